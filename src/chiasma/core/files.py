@@ -1,0 +1,105 @@
+"""Files that are either the old one or the new one, whatever happens in between."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chiasma.core.errors import StorageError
+
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre"})
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader or a crash sees the old content or the new, never a part.
+
+    Raises:
+        StorageError: The folder cannot be written to, or the disk is full; the old file is intact.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically; NaN is refused."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable; a no-op where folders cannot be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a full, read-only or forbidden disk into one line that names the path."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission is denied",
+        errno.EPERM: "permission is denied",
+        errno.EIO: "the disk reports an input/output error",
+        errno.ENOTDIR: "a part of the path is a file, not a folder",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno in reasons:
+            raise StorageError(f"Cannot write {path}: {reasons[error.errno]}.") from error
+        raise
+
+
+def refuse_network_drive(folder: Path) -> None:
+    """Refuse folders on which SQLite's locks are not reliable.
+
+    Raises:
+        StorageError: ``folder`` is on a network file system.
+    """
+    kind = file_system(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StorageError(
+            f"{folder} is on a network file system ({kind}), where SQLite's locks and WAL are not reliable and a run "
+            "could be damaged. Choose a folder on a local disk (--set run.folder=...)."
+        )
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """Return the type of the file system that holds ``folder``, or None where the system does not say."""
+    if not mounts.exists():
+        return None
+    place = str(folder.resolve())
+    best, kind = "", None
+    for line in mounts.read_text().splitlines():
+        _, mount, this_kind, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, this_kind
+    return kind

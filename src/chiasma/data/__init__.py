@@ -1,0 +1,1 @@
+"""Tables of images, texts and labels become clean, split, memory-mapped tensors."""

@@ -1,0 +1,1 @@
+"""From a design to a typed outcome: the ladder, the executor and its workers."""

@@ -1,0 +1,1 @@
+"""The composition root: only here do data, models, search and statistics meet."""

@@ -1,0 +1,109 @@
+"""What a run found: one JSON value from which the closing table and the report are made, and nothing else is."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from chiasma.core.spec import Spec
+
+
+class Interval(Spec):
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Arm(Spec):
+    """One model or floor that was measured.
+
+    Attributes:
+        name: Short and unique in the run: ``majority``, ``tfidf_logistic``, ``image_only``, ``concat``, ``winner``.
+        role: Floors are what must be beaten; a control is the best that random search found; finalists lost on select.
+        description: One line a user understands.
+        candidate: ``K`` in ``RUN#K``, or None for floors that are not designs.
+        seeds: How many trainings on fresh seeds the figures average.
+        select: Metrics on the select split.
+        test: Metrics on the sealed test split with intervals clustered by group; empty where test was not opened.
+        seconds: Training time spent on this arm.
+    """
+
+    name: str
+    role: Literal["floor", "control", "finalist", "winner"]
+    description: str
+    candidate: int | None = None
+    seeds: int = 1
+    select: Mapping[str, float] = {}
+    test: Mapping[str, Interval] = {}
+    parameters: int | None = None
+    flops: float | None = None
+    latency_seconds: float | None = None
+    seconds: float = 0.0
+
+
+class Gain(Spec):
+    """The winner against one arm on the test split, paired by example and by seed.
+
+    Attributes:
+        against: Name of the arm.
+        metric: The metric, oriented so that positive is better for the winner.
+        detectable: Smallest gain that this test set would detect with 80 % power.
+    """
+
+    against: str
+    metric: str
+    gain: Interval
+    verdict: Literal["better", "worse", "no difference"]
+    detectable: float
+
+
+class Calibration(Spec):
+    """What was fitted on the select split, and how calibrated the test probabilities are."""
+
+    temperature: float
+    threshold: float | None = None
+    expected_error_before: float
+    expected_error_after: float
+
+
+class Results(Spec):
+    """Everything the report says.
+
+    Attributes:
+        budget: What was asked for and what was spent, in words and numbers.
+        data: Counts by split, cleaning counts, duplicates, leakage, quarantine file.
+        arms: Floors first, then controls, finalists and the winner.
+        winner: Name of the winning arm.
+        proposers: For each proposer: candidates, scored, rejected, seconds, best score.
+        rejections: Counts by ``stage: reason``.
+        anytime: Points of (seconds, candidates, best select score, proposer), in order.
+        rungs: Rank correlation between neighbouring rungs on this data, with the number of pairs.
+        opening: How often this dataset's test split had been opened before.
+        provenance: Version, commit, packages, hardware, seed, command line.
+        notes: Plain sentences that a reader must know (stopped early, budget too small for seeds, ...).
+    """
+
+    run: str
+    verb: str
+    source: str
+    metric: str
+    higher_is_better: bool
+    budget: Mapping[str, Any]
+    data: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    winner: str
+    gains: tuple[Gain, ...] = ()
+    calibration: Calibration | None = None
+    proposers: tuple[Mapping[str, Any], ...] = ()
+    rejections: Mapping[str, int] = {}
+    duplicates_saved: int = 0
+    anytime: tuple[Mapping[str, Any], ...] = ()
+    rungs: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Mapping[str, float], ...] = ()
+    design: Mapping[str, Any] = {}
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    per_label: tuple[Mapping[str, Any], ...] = ()
+    opening: int | None = None
+    provenance: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()

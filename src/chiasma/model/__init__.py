@@ -1,0 +1,1 @@
+"""Architectures: specs and the modules that they build."""

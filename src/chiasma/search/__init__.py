@@ -1,0 +1,1 @@
+"""Proposers of designs, the archive that they share, and the allocator that feeds them."""

@@ -1,0 +1,187 @@
+"""The value that is searched: an architecture and how it is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from chiasma.core.spec import Spec
+from chiasma.model.multimodal import ModelSpec
+
+
+class AdamW(Spec):
+    """Loshchilov and Hutter 2019 (https://arxiv.org/abs/1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class Adam(Spec):
+    """Kingma and Ba 2015 (https://arxiv.org/abs/1412.6980); weight decay is added to the gradient."""
+
+    kind: Literal["adam"] = "adam"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class SGD(Spec):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+
+
+class Cosine(Spec):
+    """Half a cosine from the peak to ``floor`` times the peak."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class Linear(Spec):
+    """A straight line from the peak to ``floor`` times the peak."""
+
+    kind: Literal["linear"] = "linear"
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class OneCycle(Spec):
+    """Smith and Topin 2019 (https://arxiv.org/abs/1708.07120): cosine up over ``rise`` of the steps, cosine down."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    rise: float = Field(0.3, gt=0, lt=1)
+    start: float = Field(0.04, gt=0, le=1)
+    floor: float = Field(1e-4, ge=0, le=1)
+
+
+class Constant(Spec):
+    """The peak, always."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class Plateau(Spec):
+    """Multiply by ``factor`` when the steer metric has not improved for ``patience`` evaluations."""
+
+    kind: Literal["plateau"] = "plateau"
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(3, ge=1)
+
+
+class OptimSpec(Spec):
+    """Optimiser and learning-rate schedule.
+
+    Attributes:
+        algorithm: The optimiser.
+        lr: Peak learning rate.
+        weight_decay: Not applied to biases, norms and embeddings' positions (chosen by module type).
+        schedule: What happens to the rate after warm-up.
+        warmup: Fraction of the steps over which the rate rises linearly from zero.
+        clip: Largest norm of the gradient; None for no clipping.
+    """
+
+    algorithm: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW()
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Annotated[Cosine | Linear | OneCycle | Constant | Plateau, Field(discriminator="kind")] = Cosine()
+    warmup: float = Field(0.05, ge=0, lt=1)
+    clip: float | None = Field(1.0, gt=0)
+
+
+class CrossEntropy(Spec):
+    """Cross-entropy of one class out of C.
+
+    Attributes:
+        smoothing: Probability mass spread evenly over all classes (Szegedy et al. 2016).
+        balanced: Weigh each class by the inverse of its frequency in the train split.
+    """
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    balanced: bool = False
+
+
+class Focal(Spec):
+    """Lin et al. 2017 (https://arxiv.org/abs/1708.02002), with alpha depending on the class as in the paper.
+
+    Attributes:
+        gamma: How strongly easy examples are discounted.
+        alpha: Weight of the positive class, 1 - alpha for the other (two classes or labels); for more classes None.
+    """
+
+    kind: Literal["focal"] = "focal"
+    gamma: float = Field(2.0, ge=0)
+    alpha: float | None = Field(None, gt=0, lt=1)
+
+
+class BinaryCrossEntropy(Spec):
+    """For any subset of C labels; ``balanced`` weighs positives by the ratio of negatives to positives."""
+
+    kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+    balanced: bool = False
+
+
+class SquaredError(Spec):
+    """Mean squared error on standardised targets."""
+
+    kind: Literal["squared_error"] = "squared_error"
+
+
+class Huber(Spec):
+    """Huber 1964: quadratic below ``delta`` standard deviations, linear above."""
+
+    kind: Literal["huber"] = "huber"
+    delta: float = Field(1.0, gt=0)
+
+
+LossSpec = Annotated[CrossEntropy | Focal | BinaryCrossEntropy | SquaredError | Huber, Field(discriminator="kind")]
+
+
+class LoopSpec(Spec):
+    """The training loop.
+
+    Attributes:
+        epochs: Passes over the train split; a ladder rung trains a fraction of them.
+        batch_size: Examples an optimiser step sees.
+        accumulation: Micro-batches a step; ``batch_size`` must be divisible by it.
+        loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
+        ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
+        patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
+        evaluations: Evaluations on ``steer`` over the whole training, evenly spaced.
+        restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
+    """
+
+    epochs: float = Field(20.0, gt=0)
+    batch_size: int = Field(64, ge=1)
+    accumulation: int = Field(1, ge=1)
+    loss: LossSpec | None = None
+    ema: float | None = Field(None, gt=0, lt=1)
+    patience: int | None = Field(None, ge=1)
+    evaluations: int = Field(10, ge=1)
+    restore_best: bool = True
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "LoopSpec":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size must be divisible by accumulation, but batch_size={self.batch_size} "
+                f"and accumulation={self.accumulation}"
+            )
+        return self
+
+
+class TrainingSpec(Spec):
+    """Everything about training that may be searched."""
+
+    optim: OptimSpec = OptimSpec()
+    loop: LoopSpec = LoopSpec()
+
+
+class Design(Spec):
+    """The one value that every proposer edits, every job trains and every checkpoint carries."""
+
+    model: ModelSpec
+    training: TrainingSpec = TrainingSpec()
