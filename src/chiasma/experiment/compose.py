@@ -1,0 +1,162 @@
+"""From presets, files and ``--set`` to one validated :class:`RunConfig`."""
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import suggestion
+from chiasma.experiment.config import RunConfig
+
+_PATHS = (("data", "source"), ("data", "image_dir"), ("run", "folder"), ("run", "cache"))
+
+
+def load_config(
+    name_or_path: str | None = None, *, data: str | None = None, overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Compose settings and validate them as a whole.
+
+    Later wins: defaults, the preset or file (after what it includes), ``data``, ``overrides``. Where two layers choose
+    different kinds of a component (``kind: concat`` over ``kind: gated``), the later replaces the earlier whole.
+
+    Args:
+        name_or_path: A preset's name or a YAML file; None for the defaults.
+        data: The data source, over whatever the file says.
+        overrides: ``path=value`` each, the value in YAML: ``optim.lr=3e-5``, ``data.columns.text=[question,choices]``.
+
+    Raises:
+        ConfigError: A key is unknown, a file is missing, or a value breaks its rule; names the path and the value.
+    """
+    tree = _read_layer(name_or_path) if name_or_path else {}
+    if data is not None:
+        tree = _merge(tree, {"data": {"source": data}})
+    for override in overrides:
+        tree = _merge(tree, parse_override(override))
+    resolved = _resolve(_merge(RunConfig().to_dict(), tree))
+    return RunConfig.from_dict(_absolute(resolved))
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Return ``{"optim": {"lr": 3e-05}}`` for ``optim.lr=3e-5``.
+
+    Raises:
+        ConfigError: There is no ``=``, or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    names = path.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {text}: expected path=value, such as optim.lr=3e-5.")
+    try:
+        # OmegaConf's YAML reads 3e-5 as a number; plain YAML 1.1 reads it as text.
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {_first_line(error)}") from None
+    leaf: Any = tree["value"] if isinstance(tree, dict) else None
+    for name in reversed(names):
+        leaf = {name: leaf}
+    return leaf
+
+
+def preset_names() -> list[str]:
+    """Return the names that ``--config`` finds without a path."""
+    files = importlib.resources.files("chiasma.presets").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def preset_title(name: str) -> str:
+    """Return the first comment of a preset: what it is for."""
+    first = importlib.resources.files("chiasma.presets").joinpath(f"{name}.yaml").read_text().splitlines()[0]
+    return first.lstrip("# ").strip()
+
+
+def _read_layer(name_or_path: str, *, beside: Path | None = None, including: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return one file's tree over the trees it includes."""
+    name, text, folder = _find(name_or_path, beside)
+    if name in including:
+        raise ConfigError(f"Config {name} includes itself: {' -> '.join([*including, name])}.")
+    tree = _parse(text, name)
+    includes = tree.pop("include", [])
+    if not isinstance(includes, list) or not all(isinstance(item, str) for item in includes):
+        raise ConfigError(f"Config {name}: include must be a list of names or files, but got {includes!r}.")
+    merged: dict[str, Any] = {}
+    for item in includes:
+        merged = _merge(merged, _read_layer(item, beside=folder, including=(*including, name)))
+    return _merge(merged, tree)
+
+
+def _find(name_or_path: str, beside: Path | None) -> tuple[str, str, Path | None]:
+    """Return a config's name, its text, and the folder in which its includes are looked for."""
+    names = preset_names()
+    if name_or_path in names:
+        file = importlib.resources.files("chiasma.presets").joinpath(f"{name_or_path}.yaml")
+        return name_or_path, file.read_text(encoding="utf-8"), None
+    path = Path(name_or_path).expanduser()
+    path = beside / path if beside is not None else path
+    if not path.is_file():
+        near = suggestion(name_or_path, names)
+        raise ConfigError(
+            f"No config {name_or_path!r}: neither a file nor a preset.{near} Presets: {', '.join(names)}."
+        )
+    try:
+        return str(path), path.read_text(encoding="utf-8"), path.resolve().parent
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read config {path}: {_first_line(error)}") from None
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"Config {name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"Config {name} must hold settings by name, but it holds a {type(tree).__name__}.")
+    return {str(key): value for key, value in tree.items()}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
+            merged[key] = value
+        elif "kind" in value and "kind" in old and value["kind"] != old["kind"]:
+            merged[key] = dict(value)
+        else:
+            merged[key] = _merge(old, value)
+    return merged
+
+
+def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    """Fill in ``${...}``."""
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ConfigError(f"{where}{_first_line(error)}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
+    """Make relative paths absolute, so that a run can be resumed from another folder."""
+    for section, name in _PATHS:
+        place = tree.get(section)
+        value = place.get(name) if isinstance(place, dict) else None
+        if isinstance(value, str) and (section == "run" or Path(value).exists()):
+            place[name] = str(Path(value).expanduser().resolve())
+    features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
+    if isinstance(features, dict):
+        tree["data"]["features"] = {
+            key: str(Path(file).expanduser().resolve()) if isinstance(file, str) else file
+            for key, file in features.items()
+        }
+    return tree
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,257 @@
+"""The one typed tree of settings. A run stores it, resolved, as ``config.json``; only this layer holds it."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import Spec
+from chiasma.data.manifest import DataSpec
+from chiasma.data.signature import ImageInput, InputSpec, Signature, TextInput
+from chiasma.model.encoders import Bert, Convolution, EncoderSpec, Features
+from chiasma.model.fusion import FusionSpec, Multiplicative
+from chiasma.model.heads import ClassificationHead, HeadSpec, MultilabelHead, RegressionHead
+from chiasma.model.multimodal import ModelSpec
+from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
+
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+
+
+class Budget(Spec):
+    """What a search may spend: time, or a number of trials. Written ``10m``, ``90s``, ``1h30m`` or ``200`` (trials).
+
+    Attributes:
+        seconds: Wall time from start to report; None where trials are counted.
+        trials: Trainings of candidates; None where time is counted. Only then is a run repeatable bit for bit.
+    """
+
+    seconds: float | None = Field(None, gt=0)
+    trials: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return _parse_budget(value) if isinstance(value, str | int | float) else value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Budget":
+        if (self.seconds is None) == (self.trials is None):
+            raise ValueError(
+                f"a budget has either seconds or trials, but seconds={self.seconds} and trials={self.trials}"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Return the budget that a user wrote.
+
+        Raises:
+            ConfigError: The text is neither a duration nor a positive whole number.
+        """
+        try:
+            return cls(**_parse_budget(text))
+        except ValueError as error:
+            raise ConfigError(f"--budget: {error}") from None
+
+    @property
+    def words(self) -> str:
+        """Return the budget as a reader says it: ``10 minutes``, ``200 trials``."""
+        if self.trials is not None:
+            return f"{self.trials} trial{'s' if self.trials != 1 else ''}"
+        seconds = self.seconds or 0.0
+        for unit, name in (("h", "hour"), ("m", "minute"), ("s", "second")):
+            if seconds >= _SECONDS[unit] or unit == "s":
+                amount = seconds / _SECONDS[unit]
+                return f"{amount:g} {name}{'s' if amount != 1 else ''}"
+        raise AssertionError("unreachable")
+
+
+def _parse_budget(value: str | float) -> dict[str, Any]:
+    text = str(value).strip().lower()
+    if re.fullmatch(r"\d+", text) and int(text) > 0:
+        return {"trials": int(text)}
+    match = _DURATION.fullmatch(text)
+    seconds = (
+        sum(float(amount) * _SECONDS[unit] for unit, amount in match.groupdict().items() if amount) if match else 0
+    )
+    if seconds <= 0:
+        raise ValueError(
+            f"a budget is a time such as 90s, 10m or 1h30m, or a number of trials such as 200, but got {value!r}"
+        )
+    return {"seconds": seconds}
+
+
+class ModelSection(Spec):
+    """The architecture; what is left out is chosen for the data.
+
+    Attributes:
+        dim: Width D of every token.
+        encoders: By modality (``image``, ``text``). A modality not named gets the default for its kind of input;
+            ``null`` leaves the modality out.
+        fusion: How two modalities meet; None is multiplicative. Ignored where one modality is used.
+        head: None is the head of the data's task.
+    """
+
+    dim: int = Field(64, ge=1)
+    encoders: Mapping[str, EncoderSpec | None] = {}
+    fusion: FusionSpec | None = None
+    head: HeadSpec | None = None
+
+    def complete(self, signature: Signature) -> ModelSpec:
+        """Return the whole architecture for one dataset.
+
+        Raises:
+            ConfigError: An encoder is named for a modality that the data does not have, or none is left.
+        """
+        for modality, encoder in self.encoders.items():
+            if encoder is not None and modality not in signature.inputs:
+                raise ConfigError(
+                    f"model.encoders.{modality}: the data has no such modality, only {', '.join(signature.inputs)}. "
+                    f"Leave it out with --set model.encoders.{modality}=null."
+                )
+        chosen = {name: self.encoders.get(name, default_encoder(spec)) for name, spec in signature.inputs.items()}
+        encoders = {name: encoder for name, encoder in chosen.items() if encoder is not None}
+        if not encoders:
+            raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
+        fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
+        head = self.head or default_head(signature)
+        return ModelSpec(dim=self.dim, encoders=encoders, fusion=fusion, head=head)
+
+
+class SearchSection(Spec):
+    """How candidates are proposed.
+
+    Attributes:
+        proposers: Who proposes: ``random`` draws designs from the whole space and is the control; ``local`` edits
+            one part of a good design.
+        generation: Candidates that are asked for, trained and compared together.
+        floor_share: Part of the candidates that the control always gets, however well others do.
+    """
+
+    proposers: tuple[Literal["random", "local"], ...] = Field(("random", "local"), min_length=1)
+    generation: int = Field(9, ge=1)
+    floor_share: float = Field(0.2, ge=0, le=1)
+
+    @field_validator("proposers")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each proposer is named once, but got {', '.join(value)}")
+        return value
+
+
+class EvaluateSection(Spec):
+    """How candidates and floors are compared.
+
+    Attributes:
+        metric: What is maximised (or minimised, by its nature): ``accuracy``, ``balanced_accuracy``, ``f1_macro``,
+            ``auroc``, ``log_loss``, ... None is the usual one of the task.
+        objectives: What the search minimises together; ``error`` comes from the metric.
+        rungs: Parts of the full training after which candidates are compared, rising to 1.
+        eta: Of each rung's candidates, one in ``eta`` is trained on.
+        finalists: Candidates trained again on fresh seeds, from which the winner comes.
+        seeds: Fresh seeds for each finalist and each floor that is trained.
+        level: Level of every interval.
+        resamples: Bootstrap resamples of every interval.
+        max_parameters: Designs with more parameters are rejected; None for no limit.
+    """
+
+    metric: str | None = None
+    objectives: tuple[Literal["error", "flops", "parameters", "latency"], ...] = Field(("error", "flops"), min_length=1)
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.1, 0.3, 1.0), min_length=1)
+    eta: float = Field(3.0, gt=1)
+    finalists: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1)
+    level: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(2000, ge=100)
+    max_parameters: int | None = Field(None, ge=1)
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[-1] != 1 or list(value) != sorted(set(value)):
+            raise ValueError(f"rungs must rise to 1, but got {', '.join(f'{part:g}' for part in value)}")
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _error_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value[0] != "error" or len(set(value)) != len(value):
+            raise ValueError(f"objectives start with error and name each once, but got {', '.join(value)}")
+        return value
+
+
+class RunSection(Spec):
+    """Where and how a run happens.
+
+    Attributes:
+        seed: All randomness follows from it.
+        folder: Folder that holds the runs; None is ``$CHIASMA_RUNS`` or ``runs`` in the working directory.
+        name: A word for this run, put into its id; None for none.
+        device: ``auto`` takes an accelerator where there is one.
+        precision: Arithmetic of the forward pass; weights stay float32.
+        workers: Worker processes that train candidates, one thread each.
+        budget: What the search may spend: ``10m``, ``1h``, or a number of trials such as ``200``.
+        cache: Folder for prepared data; None is ``$CHIASMA_CACHE`` or ``~/.cache/chiasma``.
+    """
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    folder: str | None = None
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    workers: int = Field(2, ge=1, le=256)
+    budget: Budget = Budget(seconds=600)
+    cache: str | None = None
+
+
+class RunConfig(Spec):
+    """Everything a run can be told.
+
+    Attributes:
+        data: What to learn from, and how it is cleaned and split.
+        model: The architecture that ``train`` trains and that ``evolve`` starts from.
+        optim: Optimiser and learning-rate schedule.
+        train: The training loop.
+        search: How candidates are proposed.
+        evaluate: How candidates and floors are compared.
+        run: Where and how the run happens.
+    """
+
+    data: DataSpec = DataSpec()
+    model: ModelSection = ModelSection()
+    optim: OptimSpec = OptimSpec()
+    train: LoopSpec = LoopSpec()
+    search: SearchSection = SearchSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    run: RunSection = RunSection()
+
+    def design(self, signature: Signature) -> Design:
+        """Return the design that these settings describe for one dataset.
+
+        Raises:
+            ConfigError: The model section names a modality that the data does not have.
+        """
+        training = TrainingSpec(optim=self.optim, loop=self.train)
+        return Design(model=self.model.complete(signature), training=training)
+
+
+def default_design(signature: Signature) -> Design:
+    """Return a design that suits any dataset of this signature: what ``chiasma train`` trains without settings."""
+    return RunConfig().design(signature)
+
+
+def default_encoder(spec: InputSpec) -> EncoderSpec:
+    """Return the encoder for one kind of input."""
+    if isinstance(spec, ImageInput):
+        return Convolution()
+    return Bert() if isinstance(spec, TextInput) else Features()
+
+
+def default_head(signature: Signature) -> HeadSpec:
+    """Return the head of the data's task."""
+    heads = {"classification": ClassificationHead, "multilabel": MultilabelHead, "regression": RegressionHead}
+    return heads[signature.target.task]()
