@@ -1,1 +1,19 @@
 """Encoders: one modality in, tokens out."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from chiasma.model.encoders.bert import Bert
+from chiasma.model.encoders.convolution import Convolution
+from chiasma.model.encoders.encoder import Encoder, EncoderPlugin
+from chiasma.model.encoders.features import Features
+from chiasma.model.encoders.ngram import NGram
+from chiasma.model.encoders.pixels import Pixels
+from chiasma.model.encoders.vit import ViT
+
+EncoderSpec = Annotated[
+    Convolution | ViT | Pixels | Bert | NGram | Features | EncoderPlugin, Field(discriminator="kind")
+]
+
+__all__ = ["Bert", "Convolution", "Encoder", "EncoderPlugin", "EncoderSpec", "Features", "NGram", "Pixels", "ViT"]

@@ -1,0 +1,29 @@
+"""Fusions: the tokens of an image and of a text in, joint tokens out."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from chiasma.model.fusion.attentive import CrossAttention, Early
+from chiasma.model.fusion.fusion import Fusion, FusionPlugin
+from chiasma.model.fusion.late import Late
+from chiasma.model.fusion.pooled import Bilinear, Concat, FiLM, Gated, Multiplicative
+
+FusionSpec = Annotated[
+    Concat | Gated | Multiplicative | Bilinear | FiLM | CrossAttention | Early | Late | FusionPlugin,
+    Field(discriminator="kind"),
+]
+
+__all__ = [
+    "Bilinear",
+    "Concat",
+    "CrossAttention",
+    "Early",
+    "FiLM",
+    "Fusion",
+    "FusionPlugin",
+    "FusionSpec",
+    "Gated",
+    "Late",
+    "Multiplicative",
+]
