@@ -17,17 +17,23 @@ _PATHS = (("data", "source"), ("data", "image_dir"), ("run", "folder"), ("run", 
 
 
 def load_config(
-    name_or_path: str | None = None, *, data: str | None = None, overrides: Sequence[str] = ()
+    name_or_path: str | None = None,
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Compose settings and validate them as a whole.
 
-    Later wins: defaults, the preset or file (after what it includes), ``data``, ``overrides``. Where two layers choose
-    different kinds of a component (``kind: concat`` over ``kind: gated``), the later replaces the earlier whole.
+    Later wins: defaults, the preset or file (over what it includes), ``data``, ``overrides``, ``values``. Where two
+    layers choose different kinds of a component (``kind: concat`` over ``kind: gated``), the later replaces the
+    earlier whole.
 
     Args:
         name_or_path: A preset's name or a YAML file; None for the defaults.
-        data: The data source, over whatever the file says.
+        data: The data source.
         overrides: ``path=value`` each, the value in YAML: ``optim.lr=3e-5``, ``data.columns.text=[question,choices]``.
+        values: Values as they are, by dotted path.
 
     Raises:
         ConfigError: A key is unknown, a file is missing, or a value breaks its rule; names the path and the value.
@@ -37,6 +43,8 @@ def load_config(
         tree = _merge(tree, {"data": {"source": data}})
     for override in overrides:
         tree = _merge(tree, parse_override(override))
+    for path, value in (values or {}).items():
+        tree = _merge(tree, _nested(path.split("."), value))
     resolved = _resolve(_merge(RunConfig().to_dict(), tree))
     return RunConfig.from_dict(_absolute(resolved))
 
@@ -56,10 +64,14 @@ def parse_override(text: str) -> dict[str, Any]:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML: {_first_line(error)}") from None
-    leaf: Any = tree["value"] if isinstance(tree, dict) else None
-    for name in reversed(names):
-        leaf = {name: leaf}
-    return leaf
+    assert isinstance(tree, dict)
+    return _nested(names, tree["value"])
+
+
+def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
+    for name in reversed(names[1:]):
+        value = {name: value}
+    return {names[0]: value}
 
 
 def preset_names() -> list[str]:

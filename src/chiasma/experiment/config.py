@@ -12,7 +12,7 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.signature import ImageInput, InputSpec, Signature, TextInput
 from chiasma.model.encoders import Bert, Convolution, EncoderSpec, Features
 from chiasma.model.fusion import FusionSpec, Multiplicative
-from chiasma.model.heads import ClassificationHead, HeadSpec, MultilabelHead, RegressionHead
+from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
 
@@ -190,7 +190,6 @@ class RunSection(Spec):
     Attributes:
         seed: All randomness follows from it.
         folder: Folder that holds the runs; None is ``$CHIASMA_RUNS`` or ``runs`` in the working directory.
-        name: A word for this run, put into its id; None for none.
         device: ``auto`` takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights stay float32.
         workers: Worker processes that train candidates, one thread each.
@@ -200,7 +199,6 @@ class RunSection(Spec):
 
     seed: int = Field(0, ge=0, lt=2**63)
     folder: str | None = None
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: int = Field(2, ge=1, le=256)
@@ -253,5 +251,5 @@ def default_encoder(spec: InputSpec) -> EncoderSpec:
 
 def default_head(signature: Signature) -> HeadSpec:
     """Return the head of the data's task."""
-    heads = {"classification": ClassificationHead, "multilabel": MultilabelHead, "regression": RegressionHead}
-    return heads[signature.target.task]()
+    heads = {"classification": Classification(), "multilabel": Multilabel(), "regression": Regression()}
+    return heads[signature.target.task]
