@@ -4,14 +4,17 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chiasma.core.errors import StorageError
+from chiasma.core.errors import CorruptFileError, StorageError
 
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre"})
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre"}
+)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -21,7 +24,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         StorageError: The folder cannot be written to, or the disk is full; the old file is intact.
     """
     payload = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with storage_errors(path):
         try:
             with open(temporary, "wb") as file:
@@ -37,6 +40,23 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically; NaN is refused."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file strictly.
+
+    Raises:
+        CorruptFileError: It is not JSON, repeats a key, or holds NaN.
+    """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """Parse JSON as :func:`read_json` does; ``path`` is named in the error."""
+    try:
+        return json.loads(data, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not the JSON that was written: {error}.") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,11 +77,12 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turn the errors of a full, read-only or forbidden disk into one line that names the path."""
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "the file would be larger than this process may write",
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "permission is denied",
         errno.EPERM: "permission is denied",
@@ -76,8 +97,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def refuse_network_drive(folder: Path) -> None:
+def refuse_network_drive(folder: Path, *, remedy: str = "--set run.folder=...") -> None:
     """Refuse folders on which SQLite's locks are not reliable.
+
+    Args:
+        folder: Where the database is to lie.
+        remedy: How to choose another folder.
 
     Raises:
         StorageError: ``folder`` is on a network file system.
@@ -85,8 +110,8 @@ def refuse_network_drive(folder: Path) -> None:
     kind = file_system(folder)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageError(
-            f"{folder} is on a network file system ({kind}), where SQLite's locks and WAL are not reliable and a run "
-            "could be damaged. Choose a folder on a local disk (--set run.folder=...)."
+            f"{folder} is on a network file system ({kind}), where SQLite's locks and WAL are not reliable and records "
+            f"could be damaged. Choose a folder on a local disk ({remedy})."
         )
 
 
@@ -103,3 +128,16 @@ def file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str |
         if inside and len(mount) >= len(best):
             best, kind = mount, this_kind
     return kind
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {repeated!r} is there twice")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
