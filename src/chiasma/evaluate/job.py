@@ -1,0 +1,48 @@
+"""One training of one design, as it is sent to a worker."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from chiasma.core.spec import Spec
+from chiasma.train.design import Design
+
+Objective = Literal["error", "flops", "parameters", "latency"]
+
+
+class Job(Spec):
+    """One training of one design, and what to measure.
+
+    Attributes:
+        key: Unique in the run.
+        attempt: Which try this is; an answer to an earlier one is dropped.
+        design: What is trained.
+        dataset: Folder of the prepared dataset.
+        seed: All randomness of the training follows from it.
+        rung: Index on the ladder.
+        fraction: Part of the design's epochs that is trained.
+        metric: The metric on ``select`` from which the objective ``error`` comes.
+        objectives: What is minimised.
+        device: Where to train: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        precision: Arithmetic of the forward pass.
+        time_limit_seconds: From the start of the build to the last measurement; None for no limit.
+        max_parameters: Designs with more parameters are rejected; None for no limit.
+        keep_predictions: File for the ``select`` logits (npz), or None.
+        keep_checkpoint: Folder for the trained weights, or None.
+    """
+
+    key: str = Field(min_length=1)
+    attempt: int = Field(1, ge=1)
+    design: Design
+    dataset: str
+    seed: int = Field(0, ge=0)
+    rung: int = Field(0, ge=0)
+    fraction: float = Field(1.0, gt=0, le=1)
+    metric: str
+    objectives: tuple[Objective, ...] = Field(("error", "flops", "parameters"), min_length=1)
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    time_limit_seconds: float | None = Field(None, gt=0)
+    max_parameters: int | None = Field(None, ge=1)
+    keep_predictions: str | None = None
+    keep_checkpoint: str | None = None

@@ -1,0 +1,46 @@
+"""What all trainings of a search have in common."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from chiasma.core.spec import Spec
+from chiasma.evaluate.job import Job, Objective
+from chiasma.train.design import Design
+
+
+class Task(Spec):
+    """The data, the measure and the limits that every candidate meets alike; attributes as in :class:`Job`."""
+
+    dataset: str
+    metric: str
+    objectives: tuple[Objective, ...] = Field(("error", "flops", "parameters"), min_length=1)
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    time_limit_seconds: float | None = Field(None, gt=0)
+    max_parameters: int | None = Field(None, ge=1)
+
+    def job(
+        self,
+        key: str,
+        design: Design,
+        *,
+        seed: int,
+        rung: int = 0,
+        fraction: float = 1.0,
+        attempt: int = 1,
+        keep_predictions: str | None = None,
+        keep_checkpoint: str | None = None,
+    ) -> Job:
+        """Return the training of one design under this task."""
+        return Job(
+            key=key,
+            attempt=attempt,
+            design=design,
+            seed=seed,
+            rung=rung,
+            fraction=fraction,
+            keep_predictions=keep_predictions,
+            keep_checkpoint=keep_checkpoint,
+            **self.model_dump(),
+        )

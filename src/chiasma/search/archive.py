@@ -1,0 +1,116 @@
+"""All evaluated candidates of a run; what the proposers share, so that one's gain is the next one's ground."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.outcome import Rejected, Scored
+from chiasma.search.pareto import non_dominated
+from chiasma.search.protocols import Archive, Candidate, Evaluation
+
+RANK_TEMPERATURE = 3.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one design stands: its mean over seeds on the highest rung that it reached.
+
+    Attributes:
+        candidate: The design, as first proposed.
+        rung: Index of that rung.
+        objectives: Means over the evaluations there of what all of them measured.
+        evaluations: The evaluations that are averaged, in recorded order.
+    """
+
+    candidate: Candidate[Any]
+    rung: int
+    objectives: dict[str, float]
+    evaluations: tuple[Evaluation[Any], ...]
+
+
+class SharedArchive(Archive):
+    """Keeps evaluations in recorded order and ranks designs by their mean on the highest rung that they reached.
+
+    A design that was rejected anywhere, for example because its longer training diverged, has no standing. A failure
+    of ours is not held against it.
+    """
+
+    def __init__(self) -> None:
+        self._by_hash: dict[str, list[Evaluation[Any]]] = {}
+
+    def __len__(self) -> int:
+        """Return how many designs are known, whatever came of them."""
+        return len(self._by_hash)
+
+    def add(self, evaluation: Evaluation[Any]) -> None:
+        """Add one evaluation; the order of additions is the order of recorded rows."""
+        self._by_hash.setdefault(evaluation.candidate.hash, []).append(evaluation)
+
+    def by_hash(self, hash: str) -> list[Evaluation[Any]]:
+        """Return what is known of one design, in recorded order; nothing for an unknown one."""
+        return list(self._by_hash.get(hash, ()))
+
+    def standings(self, objective: str = "error") -> list[Standing]:
+        """Return the standing of every scored design, best first; ties go to the one known earlier.
+
+        Raises:
+            ValueError: A design was scored without ``objective``.
+        """
+        standings = self._standings([objective])
+        return sorted(standings, key=lambda standing: standing.objectives[objective])
+
+    def front(self, objectives: Sequence[str]) -> list[Evaluation[Any]]:
+        """Return the designs that no other dominates in the named objectives, all minimised, best first.
+
+        Means over seeds are compared, each design on its highest rung, and ordered by the objectives as they are
+        named; of a design's evaluations there, the first is returned.
+
+        Raises:
+            ValueError: No objective is named, or a design was scored without one of them.
+        """
+        if not objectives:
+            raise ValueError("front needs at least one objective, but got none.")
+        standings = self._standings(objectives)
+        if not standings:
+            return []
+        points = np.array([[standing.objectives[name] for name in objectives] for standing in standings])
+        order = np.lexsort(points.T[::-1])
+        kept = non_dominated(points)
+        return [standings[index].evaluations[0] for index in order if kept[index]]
+
+    def incumbent(self, rng: np.random.Generator) -> Candidate[Any] | None:
+        """Draw a design by a softmax over ranks in error, or None while nothing is scored.
+
+        The best design is drawn most often, one three ranks lower a third as often, and none never.
+        """
+        standings = self.standings()
+        if not standings:
+            return None
+        weights = np.exp(-np.arange(len(standings)) / RANK_TEMPERATURE)
+        return standings[int(rng.choice(len(standings), p=weights / weights.sum()))].candidate
+
+    def _standings(self, objectives: Sequence[str]) -> list[Standing]:
+        found = [_standing(evaluations, objectives) for evaluations in self._by_hash.values()]
+        return [standing for standing in found if standing is not None]
+
+
+def _standing(evaluations: Sequence[Evaluation[Any]], objectives: Sequence[str]) -> Standing | None:
+    """Return one design's standing, or None where it was rejected or never scored."""
+    if any(isinstance(evaluation.outcome, Rejected) for evaluation in evaluations):
+        return None
+    scored = [(evaluation, e) for evaluation in evaluations if isinstance(e := evaluation.outcome, Scored)]
+    if not scored:
+        return None
+    rung = max(evaluation.rung for evaluation, _ in scored)
+    top = [(evaluation, outcome) for evaluation, outcome in scored if evaluation.rung == rung]
+    measured = [outcome.objectives for _, outcome in top]
+    missing = [name for name in objectives if any(name not in values for values in measured)]
+    if missing:
+        raise ValueError(
+            f"Design {top[0][0].candidate.hash} was scored without {', '.join(missing)}; it has {', '.join(measured[0])}."
+        )
+    means = {name: math.fsum(values[name] for values in measured) / len(measured) for name in objectives}
+    return Standing(top[0][0].candidate, rung, means, tuple(evaluation for evaluation, _ in top))

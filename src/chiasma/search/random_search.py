@@ -1,0 +1,50 @@
+"""Random designs: the control that every other proposer must beat at equal cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chiasma.search.draws import Draws
+from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, SearchSpace
+from chiasma.train.design import Design
+
+
+class RandomSearch(Proposer[Design]):
+    """Sample the space, independently of everything that was learnt.
+
+    Args:
+        space: What to sample from.
+        seed: The run's seed.
+        name: The proposer's name in the archive and the report.
+    """
+
+    def __init__(self, space: SearchSpace[Design], *, seed: int, name: str = "random") -> None:
+        self.space = space
+        self.name = name
+        self._draws = Draws(seed, name)
+
+    @property
+    def duplicates(self) -> int:
+        """Return how many draws gave a known design and were drawn again."""
+        return self._draws.duplicates
+
+    def ask(self, count: int, archive: Archive) -> list[Candidate[Design]]:
+        """Return up to ``count`` random designs that are not known and not waiting for an answer."""
+        return self._draws.fresh(count, archive, self._sample)
+
+    def tell(self, evaluations: Sequence[Evaluation[Design]]) -> None:
+        """Forget that these were waiting; nothing else is learnt."""
+        self._draws.answer(evaluation.candidate.hash for evaluation in evaluations)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the count of draws and what waits for an answer."""
+        return self._draws.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._draws.load_state_dict(state)
+
+    def _sample(self, rng: np.random.Generator) -> Candidate[Design]:
+        genome = self.space.sample(rng)
+        return Candidate(self.name, genome, self.space.lower(genome, genome), edit="a random design")
