@@ -71,14 +71,22 @@ class Results(Spec):
     """Everything the report says.
 
     Attributes:
-        budget: What was asked for and what was spent, in words and numbers.
-        data: Counts by split, cleaning counts, duplicates, leakage, quarantine file.
+        budget: What was asked for and what was spent, in words and numbers: ``asked``, ``seconds``, ``trainings``, ...
+        data: Counts by split, cleaning counts, duplicates, leakage, quarantine file; ``lines`` are whole sentences.
         arms: Floors first, then controls, finalists and the winner.
         winner: Name of the winning arm.
-        proposers: For each proposer: candidates, scored, rejected, seconds, best score.
+        labels: Names of the outputs, in their order.
+        test_examples: Size of the test split; ``test_groups`` counts its independent groups.
+        proposers: Of each: ``name, candidates, scored, rejected, failed, seconds, best``.
         rejections: Counts by ``stage: reason``.
-        anytime: Points of (seconds, candidates, best select score, proposer), in order.
-        rungs: Rank correlation between neighbouring rungs on this data, with the number of pairs.
+        anytime: Improvements in order, each with ``seconds, candidates, score, proposer``; the score is on select.
+        rungs: Of neighbouring rungs on this data: ``lower, upper, correlation, pairs``.
+        history: The winner's training curve, as the trainer recorded it.
+        lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, score``.
+        per_label: On test, of each label: ``label, count, recall, precision, f1``; of each value of a regression
+            ``label, mae, rmse, r2``.
+        confusion: On test, how often each label (row) was given each answer (column), summed over seeds.
+        reliability: On test, after calibration: ``confidence, accuracy, count`` of each bin of confidence.
         opening: How often this dataset's test split had been opened before.
         provenance: Version, commit, packages, hardware, seed, command line.
         notes: Plain sentences that a reader must know (stopped early, budget too small for seeds, ...).
@@ -93,6 +101,9 @@ class Results(Spec):
     data: Mapping[str, Any]
     arms: tuple[Arm, ...]
     winner: str
+    labels: tuple[str, ...] = ()
+    test_examples: int | None = None
+    test_groups: int | None = None
     gains: tuple[Gain, ...] = ()
     calibration: Calibration | None = None
     proposers: tuple[Mapping[str, Any], ...] = ()
@@ -104,6 +115,8 @@ class Results(Spec):
     design: Mapping[str, Any] = {}
     lineage: tuple[Mapping[str, Any], ...] = ()
     per_label: tuple[Mapping[str, Any], ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    reliability: tuple[Mapping[str, float], ...] = ()
     opening: int | None = None
     provenance: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
