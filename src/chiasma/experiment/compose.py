@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
+from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.experiment.config import RunConfig
 
 _PATHS = (("data", "source"), ("data", "image_dir"), ("run", "folder"), ("run", "cache"))
@@ -158,16 +159,21 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     """Make relative paths absolute, so that a run can be resumed from another folder."""
     for section, name in _PATHS:
         place = tree.get(section)
-        value = place.get(name) if isinstance(place, dict) else None
-        if isinstance(value, str) and (section == "run" or Path(value).exists()):
-            place[name] = str(Path(value).expanduser().resolve())
+        if isinstance(place, dict) and isinstance(place.get(name), str):
+            place[name] = _whole_path(place[name], built_in=name == "source")
     features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
     if isinstance(features, dict):
-        tree["data"]["features"] = {
-            key: str(Path(file).expanduser().resolve()) if isinstance(file, str) else file
-            for key, file in features.items()
-        }
+        for modality, file in features.items():
+            features[modality] = _whole_path(file, built_in=False) if isinstance(file, str) else file
     return tree
+
+
+def _whole_path(text: str, *, built_in: bool) -> str:
+    """Return an absolute path; what may be a mistyped built-in name is left for the reader of data to judge."""
+    path = Path(text).expanduser()
+    if built_in and (text in BUILT_IN or not path.exists()):
+        return text
+    return str(path.resolve())
 
 
 def _first_line(error: Exception) -> str:

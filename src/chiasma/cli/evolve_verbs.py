@@ -1,0 +1,85 @@
+"""``evolve``, ``train`` and ``resume``: the verbs that make runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chiasma.cli.options import (
+    DataArgument,
+    Debug,
+    RunArgument,
+    RunFolder,
+    Settings,
+    command_line,
+    examples,
+    takes_settings,
+)
+
+
+_BUDGET = typer.Option(
+    "--budget", metavar="TIME|TRIALS", help="What to spend: 90s, 10m, 1h30m, or 200 trials.", show_default="10m"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command(
+        epilog=examples(
+            "chiasma evolve --budget 3m",
+            "chiasma evolve memes.jsonl --image img --text text --label label --budget 1h",
+        )
+    )(evolve)
+    app.command(
+        epilog=examples(
+            "chiasma train --config cross_attention", "chiasma train memes.jsonl --set model.dim=128 optim.lr=3e-4"
+        )
+    )(train)
+    app.command(epilog=examples("chiasma resume latest", "chiasma resume evolve-20260312 --budget 1h"))(resume)
+
+
+@takes_settings
+def evolve(data: DataArgument = None, *, budget: Annotated[str | None, _BUDGET] = None, settings: Settings) -> None:
+    """Search for the best classifier within a budget, and prove what it gains on a sealed test split."""
+    from chiasma.cli.display import progress
+    from chiasma.cli.results_table import print_run
+    from chiasma.experiment.evolve import evolve as run_evolve
+
+    config = settings.config_for(data, run__budget=budget)
+    with progress() as console:
+        result = run_evolve(config, console=console, command=command_line())
+    print_run(result)
+
+
+@takes_settings
+def train(data: DataArgument = None, *, settings: Settings) -> None:
+    """Train one design, measure it on the select split, and save it; the test split stays sealed."""
+    from chiasma.cli.display import progress
+    from chiasma.cli.results_table import print_run
+    from chiasma.experiment.train_run import train as run_train
+
+    config = settings.config_for(data)
+    with progress() as console:
+        result = run_train(config, console=console, command=command_line())
+    print_run(result)
+
+
+def resume(
+    run: RunArgument,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME|TRIALS", help="A new total budget.", show_default="unchanged"),
+    ] = None,
+    run_folder: RunFolder = None,
+    debug: Debug = False,
+) -> None:
+    """Continue an interrupted run, to the same result as if it had not been interrupted."""
+    from chiasma.cli.display import progress
+    from chiasma.cli.results_table import print_run
+    from chiasma.experiment.runs import resume_run
+    from chiasma.store.folders import find_run, runs_root
+
+    path = find_run(run, Path(run_folder) if run_folder else runs_root())
+    with progress() as console:
+        result = resume_run(path, budget=budget, console=console)
+    print_run(result)

@@ -1,0 +1,165 @@
+"""``evaluate``, ``predict`` and ``features``: the verbs that use models."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chiasma.cli.options import DataArgument, Debug, RunFolder, Settings, examples, takes_settings
+from chiasma.core.errors import ConfigError
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, or a run: its folder, the start of its id, latest.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command(epilog=examples("chiasma evaluate latest", "chiasma evaluate latest newer.jsonl --on select"))(evaluate)
+    app.command(
+        epilog=examples(
+            'chiasma predict latest --image meme.png --text "when you see it"',
+            "chiasma predict latest unlabelled.csv -o predicted.csv",
+        )
+    )(predict)
+    app.command(
+        epilog=examples(
+            "chiasma features photos.jsonl --extractor pixels --modality image -o pixels.npz",
+            "chiasma features photos.jsonl --import image=mobilenet_tokens.npz",
+        )
+    )(features)
+
+
+@takes_settings
+def evaluate(
+    model: ModelArgument,
+    data: DataArgument = None,
+    *,
+    on: Annotated[
+        str, typer.Option("--on", metavar="SPLIT", help="test (each opening is counted) or select.")
+    ] = "test",
+    settings: Settings,
+) -> None:
+    """Measure a saved model on the data it was trained for, or on other data with the same labels."""
+    from chiasma.cli.display import progress
+    from chiasma.cli.results_table import print_evaluation
+    from chiasma.experiment.evaluate_run import evaluate as run_evaluate
+    from chiasma.experiment.runs import find_model
+
+    if on not in ("test", "select"):
+        raise ConfigError(f"--on: expected test or select, but got {on!r}.")
+    folder = find_model(model, settings.run_folder)
+    spec = settings.config_for(data).data if data is not None else None
+    with progress() as console:
+        evaluation = run_evaluate(folder, spec, split=on, console=console)
+    print_evaluation(evaluation)
+
+
+def predict(
+    model: ModelArgument,
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(metavar="MANIFEST", help="Rows to predict: JSONL, CSV or Parquet.", show_default=False),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="FILE|COL", help="The image; with MANIFEST, its column.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT|COL[,COL]", help="The text; with MANIFEST, its columns.")
+    ] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="COL", help="Column of ids.")] = None,
+    image_dir: Annotated[
+        Path | None, typer.Option("--image-dir", metavar="FOLDER", help="What image paths are below.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where predictions go: .csv or .jsonl.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    run_folder: RunFolder = None,
+    debug: Debug = False,
+) -> None:
+    """Predict one image and text, or every row of a manifest; rows that cannot be read are named, none is lost."""
+    from chiasma.experiment.runs import find_model
+    from chiasma.experiment.saved import SavedModel
+
+    saved = SavedModel.load(find_model(model, run_folder), device=device)
+    if manifest is not None:
+        columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
+        _predict_manifest(saved, manifest, columns=columns, image_dir=image_dir, out=out, as_json=as_json)
+        return
+    if out is not None or id is not None or image_dir is not None:
+        raise ConfigError("--out, --id and --image-dir belong to a MANIFEST, but none was given.")
+    if image is None and text is None:
+        raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
+    _predict_one(saved, image=image, text=text, as_json=as_json)
+
+
+@takes_settings
+def features(
+    data: DataArgument = None,
+    *,
+    extractor: Annotated[
+        str | None,
+        typer.Option("--extractor", metavar="pixels|RUN", help="Small pictures, or the encoder of a trained model."),
+    ] = None,
+    modality: Annotated[str, typer.Option("--modality", metavar="NAME", help="image or text.")] = "image",
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="Where tokens go.")] = None,
+    imported: Annotated[
+        str | None, typer.Option("--import", metavar="MODALITY=FILE", help="Check and store tokens made elsewhere.")
+    ] = None,
+    settings: Settings,
+) -> None:
+    """Run a frozen encoder once over the data, or take in tokens made elsewhere, for --features."""
+    from chiasma.cli.display import pairs, progress
+    from chiasma.experiment.features import extract_features, import_features
+
+    if (extractor is None) == (imported is None):
+        raise ConfigError("Give either --extractor pixels|RUN with -o FILE.npz, or --import MODALITY=FILE.")
+    config = settings.config_for(data)
+    with progress() as console:
+        if imported is not None:
+            pairs(import_features(config, imported, console=console))
+        else:
+            if out is None:
+                raise ConfigError("--extractor needs -o FILE.npz for the tokens.")
+            assert extractor is not None
+            summary = extract_features(config, extractor, modality=modality, out=out, console=console)
+            pairs(summary)
+
+
+def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool) -> None:
+    from chiasma.cli.display import table
+    from chiasma.experiment.predict import predict_one
+
+    answer = predict_one(saved, image=None if image is None else Path(image), text=text)
+    if as_json:
+        typer.echo(answer.to_json())
+        return
+    ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
+    what = "value" if saved.signature.target.task == "regression" else "probability"
+    table(["label", what], ordered, title=f"Prediction: {answer.words}")
+
+
+def _predict_manifest(
+    saved: Any, manifest: Path, *, columns: dict[str, Any], image_dir: Path | None, out: Path | None, as_json: bool
+) -> None:
+    import sys
+
+    from chiasma.cli.display import progress
+    from chiasma.data.manifest import Columns
+    from chiasma.experiment.predict import predict_manifest, write_predictions
+
+    if out is not None and out.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--out must end in .csv or .jsonl, but got {out}.")
+    with progress() as console:
+        rows = predict_manifest(saved, manifest, columns=Columns(**columns), image_dir=image_dir, console=console)
+    kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"
+    text = write_predictions(rows, saved, kind=kind, out=out)
+    if out is None:
+        sys.stdout.write(text)
+    bad = sum(row.error is not None for row in rows)
+    where = f" in {out}" if out is not None else ""
+    typer.echo(f"{len(rows) - bad} rows predicted{where}, {bad} could not be read (column error).", err=True)
+    if bad == len(rows):
+        raise typer.Exit(1)

@@ -1,0 +1,155 @@
+"""Options that several verbs share, written once."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+
+import typer
+
+from chiasma.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chiasma.experiment.config import RunConfig
+
+_COLUMNS = "Columns and tasks"
+_MACHINE = "Where it runs"
+
+DataArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="A manifest (JSONL, CSV, Parquet), a Hateful Memes folder, digit_claims or digit_claims:hard.",
+        show_default="digit_claims, built in",
+    ),
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, its id or the start of it, or latest.")
+]
+RunFolder = Annotated[
+    str | None,
+    typer.Option("--run-folder", metavar="FOLDER", help="Folder that holds the runs.", show_default="runs"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
+
+
+def _option(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options from which a verb's ``RunConfig`` is composed; each beats the files and ``--set``."""
+
+    config: Annotated[
+        str | None, _option("--config", metavar="NAME|FILE", help="A preset (see chiasma config show) or a YAML file.")
+    ] = None
+    overrides: Annotated[
+        list[str] | None,
+        _option("--set", metavar="PATH=VALUE ...", help="Change settings: --set model.dim=512 optim.lr=3e-5"),
+    ] = None
+    image: Annotated[str | None, _option("--image", metavar="COL", help="Column of images.", panel=_COLUMNS)] = None
+    text: Annotated[
+        str | None, _option("--text", metavar="COL[,COL]", help="Columns of texts, joined in order.", panel=_COLUMNS)
+    ] = None
+    label: Annotated[str | None, _option("--label", metavar="COL", help="Column of labels.", panel=_COLUMNS)] = None
+    id: Annotated[str | None, _option("--id", metavar="COL", help="Column of ids.", panel=_COLUMNS)] = None
+    split: Annotated[
+        str | None, _option("--split", metavar="COL", help="Column with train, select, test.", panel=_COLUMNS)
+    ] = None
+    group: Annotated[
+        str | None, _option("--group", metavar="COL", help="Rows of one group share a split.", panel=_COLUMNS)
+    ] = None
+    image_dir: Annotated[
+        str | None, _option("--image-dir", metavar="FOLDER", help="What image paths are below.", panel=_COLUMNS)
+    ] = None
+    features: Annotated[
+        list[str] | None,
+        _option("--features", metavar="MODALITY=FILE", help="Ready-made tokens (npz, safetensors).", panel=_COLUMNS),
+    ] = None
+    task: Annotated[
+        str | None,
+        _option("--task", metavar="TASK", help="auto, classification, multilabel or regression.", panel=_COLUMNS),
+    ] = None
+    seed: Annotated[int | None, _option("--seed", help="All randomness follows from it.", panel=_MACHINE)] = None
+    workers: Annotated[int | None, _option("--workers", help="Worker processes.", panel=_MACHINE)] = None
+    device: Annotated[
+        str | None, _option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.", panel=_MACHINE)
+    ] = None
+    run_folder: Annotated[
+        str | None, _option("--run-folder", metavar="FOLDER", help="Folder that holds the runs.", panel=_MACHINE)
+    ] = None
+    debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=_MACHINE)] = False
+    homes: ClassVar[dict[str, str]] = {
+        "image": "data.columns.image",
+        "label": "data.columns.label",
+        "id": "data.columns.id",
+        "split": "data.columns.split",
+        "group": "data.columns.group",
+        "image_dir": "data.image_dir",
+        "task": "data.task",
+        "seed": "run.seed",
+        "workers": "run.workers",
+        "device": "run.device",
+        "run_folder": "run.folder",
+    }
+
+    def config_for(self, data: str | None, **values: Any) -> "RunConfig":
+        """Return the composed settings.
+
+        Args:
+            data: The DATA argument.
+            values: More settings of the verb, by dotted path with ``__`` for the dot; None leaves a setting alone.
+
+        Raises:
+            ConfigError: A key is unknown, a file is missing, or a value breaks its rule.
+        """
+        from chiasma.experiment.compose import load_config
+
+        chosen = {home: getattr(self, name) for name, home in self.homes.items()}
+        chosen |= {name.replace("__", "."): value for name, value in values.items()}
+        if self.text is not None:
+            chosen["data.columns.text"] = [name.strip() for name in self.text.split(",")]
+        for pair in self.features or ():
+            modality, equals, file = pair.partition("=")
+            if not equals:
+                raise ConfigError(f"--features {pair}: expected MODALITY=FILE, such as image=tokens.npz.")
+            chosen[f"data.features.{modality}"] = file
+        given = {path: value for path, value in chosen.items() if value is not None}
+        return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
+
+
+def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of :class:`Settings`, collected into its parameter ``settings``."""
+    shared = fields(Settings)
+    hints = get_type_hints(Settings, include_extras=True)
+    own = [item for item in inspect.signature(verb, eval_str=True).parameters.values() if item.name != "settings"]
+    added = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
+        for item in shared
+    ]
+
+    def with_settings(**values: Any) -> None:
+        chosen = {item.name: values.pop(item.name) for item in shared}
+        verb(**values, settings=Settings(**chosen))
+
+    functools.update_wrapper(with_settings, verb)
+    del with_settings.__wrapped__
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + added
+    with_settings.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    with_settings.__annotations__ = {item.name: item.annotation for item in parameters}
+    return with_settings
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a verb's help."""
+    return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])
+
+
+def command_line() -> list[str]:
+    """Return what the user typed, for a run's provenance."""
+    import sys
+
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

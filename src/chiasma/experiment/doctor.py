@@ -1,0 +1,187 @@
+"""What this machine can do, tried rather than assumed, with a remedy for what it cannot."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from chiasma.core.errors import StorageError
+from chiasma.core.files import file_system, refuse_network_drive, write_atomic
+
+_GIB = 2**30
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        state: ``error`` where Chiasma cannot work, ``warning`` where something is slower or missing.
+        found: What there is.
+        remedy: What to do about it; empty where all is well.
+    """
+
+    name: str
+    state: Literal["ok", "warning", "error"]
+    found: str
+    remedy: str = ""
+
+
+def examine(runs: Path, cache: Path) -> list[Check]:
+    """Return every check of this machine.
+
+    Args:
+        runs: Folder that holds runs; tried by writing to it, or to the nearest parent that exists.
+        cache: Folder for prepared data.
+    """
+    checks: list[Callable[[], Check]] = [
+        check_python,
+        check_packages,
+        check_device,
+        check_cores,
+        check_memory,
+        check_shared_memory,
+        check_sqlite,
+        lambda: check_folder("runs folder", runs),
+        lambda: check_folder("cache folder", cache),
+        lambda: check_disk(runs),
+        check_browser,
+    ]
+    return [check() for check in checks]
+
+
+def check_python() -> Check:
+    """Check the interpreter's version."""
+    found = (
+        f"{platform.python_version()} ({platform.python_implementation()}, {platform.system()} {platform.machine()})"
+    )
+    if sys.version_info < (3, 11):
+        return Check("python", "error", found, "Install Python 3.11 or newer.")
+    return Check("python", "ok", found)
+
+
+def check_packages() -> Check:
+    """Check that every required package is installed in the range that was asked for."""
+    wrong = [reason for line in importlib.metadata.requires("chiasma") or [] if (reason := _unmet(line))]
+    if wrong:
+        return Check("packages", "error", "; ".join(wrong), "Run: pip install --upgrade chiasma")
+    return Check("packages", "ok", f"chiasma {importlib.metadata.version('chiasma')}, torch {_version('torch')}")
+
+
+def check_device() -> Check:
+    """Check that torch computes, and on what."""
+    import torch
+
+    on = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    product = torch.ones(8, 8, device=on) @ torch.ones(8, 8, device=on)
+    if float(product.sum()) != 512:
+        return Check("device", "error", f"{on} computes {float(product.sum())} instead of 512", "Use --device cpu.")
+    name = torch.cuda.get_device_name() if on == "cuda" else platform.processor() or platform.machine()
+    return Check("device", "ok", f"{on} ({name})")
+
+
+def check_cores() -> Check:
+    """Check how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2:
+        return Check("cores", "warning", "1", "Use --workers 1: a second worker would only wait.")
+    return Check("cores", "ok", str(cores))
+
+
+def check_memory() -> Check:
+    """Check the memory that is free now."""
+    free = psutil.virtual_memory().available / _GIB
+    if free < 2:
+        return Check("memory", "warning", f"{free:.1f} GiB free", "Close other programs or use --workers 1.")
+    return Check("memory", "ok", f"{free:.1f} GiB free")
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
+    """Check the shared memory through which processes pass tensors."""
+    if not folder.is_dir():
+        return Check("shared memory", "ok", "not used on this system")
+    free = shutil.disk_usage(folder).free / _GIB
+    if free < 0.06:
+        remedy = "Give the container more, such as docker run --shm-size 1g."
+        return Check("shared memory", "warning", f"{free * 1024:.0f} MiB free in {folder}", remedy)
+    return Check("shared memory", "ok", f"{free:.1f} GiB free in {folder}")
+
+
+def check_sqlite() -> Check:
+    """Check that SQLite keeps a write-ahead log here."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = sqlite3.connect(Path(folder) / "try.db")
+        mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        database.close()
+    if mode != "wal" or sqlite3.sqlite_version_info < (3, 37):
+        found = f"SQLite {sqlite3.sqlite_version}, journal {mode}"
+        return Check("sqlite", "error", found, "Use a Python with SQLite 3.37 or newer and a local TMPDIR.")
+    return Check("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}, write-ahead log works")
+
+
+def check_folder(name: str, folder: Path) -> Check:
+    """Check that a folder is, or can be made, on a local disk that can be written to."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    trial = existing / f".chiasma-doctor-{os.getpid()}"
+    try:
+        refuse_network_drive(existing)
+        write_atomic(trial, b"written")
+    except StorageError as error:
+        return Check(name, "error", str(error), "Choose another with --run-folder, CHIASMA_RUNS or CHIASMA_CACHE.")
+    finally:
+        trial.unlink(missing_ok=True)
+    return Check(name, "ok", f"{folder} ({file_system(existing) or 'unknown file system'})")
+
+
+def check_disk(folder: Path) -> Check:
+    """Check the space where runs are written."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(existing).free / _GIB
+    if free < 1:
+        return Check("disk", "warning", f"{free:.2f} GiB free", "Free some space; a run needs up to 1 GiB.")
+    return Check("disk", "ok", f"{free:.1f} GiB free")
+
+
+def check_browser() -> Check:
+    """Check for a browser that can draw a report without a screen."""
+    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        return Check("browser", "ok", "no Chromium (optional: only for the report's own tests)")
+    return Check("browser", "ok", found)
+
+
+def _unmet(requirement: str) -> str | None:
+    """Return what is wrong with one requirement that is not an extra's, or None."""
+    if "extra ==" in requirement:
+        return None
+    match = re.match(r"([A-Za-z0-9_.-]+)\s*(?:>=\s*([0-9.]+))?", requirement)
+    assert match is not None, requirement
+    name, least = match.groups()
+    installed = _version(name)
+    if installed is None:
+        return f"{name} is missing"
+    if least and _numbers(installed) < _numbers(least):
+        return f"{name} {installed} is older than {least}"
+    return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])

@@ -1,0 +1,218 @@
+"""Looking at runs: their results, their candidates, and where their models lie."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from chiasma.core.errors import ConfigError, StorageError
+from chiasma.core.files import read_json
+from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.core.spec import Spec
+from chiasma.experiment.config import Budget, RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.results import Results
+from chiasma.store.folders import find_run, list_runs, runs_root
+from chiasma.store.rows import CandidateRow, JobRow
+from chiasma.store.run import RunStore
+
+RESULTS_FILE = "results.json"
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of ``chiasma list runs``."""
+
+    id: str
+    status: str
+    source: str
+    candidates: int
+    winner: str
+    metric: str
+    score: float | None
+
+
+@dataclass(frozen=True)
+class CandidateStory:
+    """A candidate, its ancestors from the youngest to the oldest, and what its trainings came to."""
+
+    row: CandidateRow
+    ancestors: tuple[CandidateRow, ...]
+    jobs: tuple[JobRow, ...]
+
+
+def split_reference(text: str) -> tuple[str, int | None]:
+    """Return ``("latest", 7)`` for ``latest#7``.
+
+    Raises:
+        ConfigError: What follows ``#`` is not a whole number.
+    """
+    run, mark, number = text.partition("#")
+    if mark and not number.isdecimal():
+        raise ConfigError(f"{text}: a candidate is RUN#K with a whole number K, but got {number!r}.")
+    return run, int(number) if mark else None
+
+
+def find_folder(reference: str, run_folder: str | None = None) -> Path:
+    """Return a run's folder from its path, id, unique prefix, or ``latest``."""
+    return find_run(reference, Path(run_folder).expanduser() if run_folder else runs_root())
+
+
+def find_model(reference: str, run_folder: str | None = None) -> Path:
+    """Return the folder of a saved model, from itself or from its run.
+
+    Raises:
+        StorageError: The run has no saved model yet.
+        ConfigError: Nothing is found by that name.
+    """
+    given = Path(reference).expanduser()
+    if given.is_dir() and any(given.glob("step-*")):
+        return given
+    run = find_folder(reference, run_folder)
+    folder = run / MODEL_FOLDER
+    if not any(folder.glob("step-*")):
+        raise StorageError(f"Run {run.name} has no saved model: it did not finish. Continue it: chiasma resume {run}")
+    return folder
+
+
+def read_results(run: Path) -> Results:
+    """Return what a finished run found.
+
+    Raises:
+        StorageError: The run has no results yet.
+    """
+    file = run / RESULTS_FILE
+    if not file.is_file():
+        raise StorageError(f"Run {run.name} has no results: it did not finish. Continue it: chiasma resume {run}")
+    return Results.from_dict(read_json(file))
+
+
+def summaries(run_folder: str | None = None) -> list[RunSummary]:
+    """Return one summary a run, oldest first; a damaged run says so in its status."""
+    root = Path(run_folder).expanduser() if run_folder else runs_root()
+    return [_summary(path) for path in list_runs(root)]
+
+
+def story(run: Path, number: int | None) -> CandidateStory:
+    """Return candidate ``number`` of a run, or its winner.
+
+    Raises:
+        ConfigError: The run has no such candidate.
+    """
+    with RunStore.open(run) as store:
+        chosen = number if number is not None else _winner_number(run)
+        try:
+            row = store.candidate(chosen)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        jobs = tuple(job for job in store.jobs() if job.candidate == chosen)
+        return CandidateStory(row, tuple(_ancestors(store, row)), jobs)
+
+
+def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
+    """Continue a run of whatever verb it was made by.
+
+    Raises:
+        ConfigError: The budget is not one, or is given for a training, which has none.
+        StorageError: The folder is not a run that can be continued.
+    """
+    from chiasma.experiment import evolve, train_run
+
+    if budget is not None:
+        Budget.parse(budget)
+    if run.name.startswith("train"):
+        if budget is not None:
+            raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
+        return train_run.resume(run, console=console)
+    return evolve.resume(run, budget=budget, console=console)
+
+
+def describe_spec(spec: BaseModel) -> str:
+    """Return a component in words: its kind, and what differs from the defaults: ``vit(depth=4, patch=2)``."""
+    kind = getattr(spec, "kind", type(spec).__name__.lower())
+    fields = type(spec).model_fields
+    changed = {name: value for name in fields if (value := getattr(spec, name)) != fields[name].default}
+    changed.pop("kind", None)
+    inner = ", ".join(f"{name}={_words(value)}" for name, value in changed.items())
+    return f"{kind}({inner})" if inner else str(kind)
+
+
+def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
+    """Return a design in words, part by part."""
+    from chiasma.train.design import Design
+
+    value = Design.from_dict(design)
+    model, optim, loop = value.model, value.training.optim, value.training.loop
+    words = {f"{modality} encoder": describe_spec(encoder) for modality, encoder in model.encoders.items()}
+    if model.fusion is not None:
+        words["fusion"] = describe_spec(model.fusion)
+    words["head"] = describe_spec(model.head)
+    words["width"] = str(model.dim)
+    words["optimiser"] = (
+        f"{describe_spec(optim.algorithm)}, rate {optim.lr:g}, decay {optim.weight_decay:g}, "
+        f"{describe_spec(optim.schedule)} schedule after {optim.warmup:.0%} warm-up"
+    )
+    loss = "the task's own loss" if loop.loss is None else describe_spec(loop.loss)
+    words["training"] = f"{loop.epochs:g} epochs, batches of {loop.batch_size}, {loss}"
+    return words
+
+
+def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
+    """Return an outcome in one line."""
+    if outcome is None:
+        return "not finished"
+    if isinstance(outcome, Scored):
+        return "scored " + ", ".join(f"{name} {value:.4g}" for name, value in outcome.objectives.items())
+    if isinstance(outcome, Rejected):
+        return f"rejected at {outcome.stage}: {outcome.reason}"
+    return f"failed: {outcome.error}"
+
+
+def config_of(run: Path) -> RunConfig:
+    """Return the settings a run was made with."""
+    return RunConfig.from_dict(read_json(run / "config.json"))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Spec):
+        return describe_spec(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _summary(run: Path) -> RunSummary:
+    config = read_json(run / "config.json")
+    with RunStore.open(run) as store:
+        status = "interrupted" if store.is_interrupted else store.status
+        candidates = len(store.candidates())
+    source = str(config["data"]["source"])
+    if not (run / RESULTS_FILE).is_file():
+        return RunSummary(run.name, status, source, candidates, "", "", None)
+    results = read_results(run)
+    winner = next((arm for arm in results.arms if arm.name == results.winner), None)
+    test = winner.test.get(results.metric) if winner else None
+    score = test.value if test is not None else (winner.select.get(results.metric) if winner else None)
+    split = "test" if test is not None else "select"
+    return RunSummary(run.name, status, source, candidates, results.winner, f"{results.metric} on {split}", score)
+
+
+def _winner_number(run: Path) -> int:
+    results = read_results(run)
+    winner = next(arm for arm in results.arms if arm.name == results.winner)
+    if winner.candidate is None:
+        raise ConfigError(
+            f"The winner of {run.name} is {winner.name}, which is not a candidate; name one: {run.name}#1."
+        )
+    return winner.candidate
+
+
+def _ancestors(store: RunStore, row: CandidateRow) -> list[CandidateRow]:
+    found: list[CandidateRow] = []
+    parent = store.by_hash(row.parents[0]) if row.parents else None
+    while parent is not None and parent not in found:
+        found.append(parent)
+        parent = store.by_hash(parent.parents[0]) if parent.parents else None
+    return found
