@@ -1,0 +1,165 @@
+"""A model with everything that changes while it learns, and one optimiser step."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chiasma.core.errors import NonFiniteError
+from chiasma.core.rng import seed_torch
+from chiasma.data.batch import Batch
+from chiasma.train.design import TrainingSpec
+from chiasma.train.devices import Precision, autocast, gradient_scaler
+from chiasma.train.ema import AverageWeights
+from chiasma.train.finite import explain_gradient, explain_loss, first_non_finite
+from chiasma.train.losses import Loss
+from chiasma.train.optim import NamedOptimizer
+
+# Below this loss scale float16 gradients overflow because they are wrong, not because the scale is too great.
+SMALLEST_SCALE = 1.0
+
+Part = tuple[Batch, Tensor]
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """What one step came to: mean loss, and norm of the gradient before clipping."""
+
+    loss: float
+    gradient_norm: float
+
+
+class Learner:
+    """Model, optimiser, averaged weights and loss scaler.
+
+    Args:
+        model: On ``device``.
+        loss: On ``device``.
+        training: How to optimise.
+        device: Where to compute.
+        precision: Of matrix products.
+        seed: The seed of the training; each step's randomness follows from it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        training: TrainingSpec,
+        device: torch.device,
+        precision: Precision,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.training = training
+        self.device = device
+        self.precision: Precision = precision
+        self.seed = seed
+        self.optimizer = NamedOptimizer(model, training.optim)
+        self.average = AverageWeights(model, training.loop.ema) if training.loop.ema else None
+        self.scaler = gradient_scaler(device, precision)
+
+    def learn(self, parts: Sequence[Part], *, step: int, rate: float) -> Progressed:
+        """Take one optimiser step over micro-batches.
+
+        Args:
+            parts: Inputs and labels of each micro-batch on the device; each counts by its number of examples.
+            step: Counted from 0; decides the step's randomness.
+            rate: Learning rate.
+
+        Raises:
+            NonFiniteError: Loss or gradient is NaN or infinite; the weights are as before the step.
+        """
+        seed_torch(self.seed, "step", step)
+        self.optimizer.set_rate(rate)
+        self.optimizer.zero_grad()
+        examples = sum(len(batch) for batch, _ in parts)
+        total = torch.zeros((), device=self.device)
+        for batch, labels in parts:
+            share = self._loss(batch, labels) * (len(batch) / examples)
+            self.scaler.scale(share).backward()
+            total += share.detach()
+        self.scaler.unscale_(self.optimizer.algorithm)
+        gradients = self.optimizer.gradients()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        done = Progressed(float(total), float(norm))
+        self._check(done, parts, step=step)
+        clip = self.training.optim.clip
+        if clip is not None and done.gradient_norm > clip:
+            torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), clip, norm)
+        self.scaler.step(self.optimizer.algorithm)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model, updates=step)
+        return done
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[nn.Module]:
+        """Lend the model with the weights that are evaluated and kept: the averages where there are any."""
+        if self.average is None:
+            yield self.model
+        else:
+            with self.average.applied(self.model):
+                yield self.model
+
+    def rekey(self) -> None:
+        """Follow an edit of the model: device, optimiser state and averages by parameter name.
+
+        Whatever wraps the model for several processes is to be made anew here.
+        """
+        self.model.to(self.device)
+        self.optimizer = self.optimizer.rekeyed(self.model)
+        if self.average is not None:
+            self.average = self.average.rekeyed(self.model)
+
+    def explain(self, parts: Sequence[Part], *, step: int) -> NonFiniteError:
+        """Return an error that names what made the loss of these micro-batches NaN or infinite."""
+
+        def repeat() -> None:
+            seed_torch(self.seed, "step", step)
+            for batch, labels in parts:
+                self._loss(batch, labels)
+
+        return explain_loss(self.model, parts, repeat=repeat, step=step)
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return the groups of tensors of a checkpoint.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; such a checkpoint is never written.
+        """
+        model = self.model.state_dict()
+        bad = first_non_finite(model)
+        if bad is not None:
+            raise NonFiniteError(f"Parameter {bad} holds a NaN or an infinity, so no checkpoint is written.")
+        groups: dict[str, Mapping[str, Tensor]] = {"model": model, "optimizer": self.optimizer.state()}
+        if self.average is not None:
+            groups["ema"] = self.average.average
+        return groups
+
+    def load(self, groups: Mapping[str, Mapping[str, Tensor]], *, scaler: Mapping[str, Any]) -> None:
+        """Continue from :meth:`tensors` and the scaler's state; strict."""
+        self.model.load_state_dict(groups["model"], strict=True)
+        self.optimizer.load_state(groups["optimizer"])
+        if self.average is not None:
+            self.average.load_state(groups["ema"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(scaler))
+
+    def _loss(self, batch: Batch, labels: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            output = self.model(batch)
+        return self.loss(output.logits, labels)
+
+    def _check(self, done: Progressed, parts: Sequence[Part], *, step: int) -> None:
+        if not math.isfinite(done.loss):
+            raise self.explain(parts, step=step)
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
+        if not math.isfinite(done.gradient_norm) and not overflowed:
+            raise explain_gradient(self.model, step=step)

@@ -1,0 +1,203 @@
+"""Losses, each the mean over examples, so that accumulated micro-batches add up to the big batch exactly.
+
+Class weights are scaled to a mean of one over the train split, and the sum is divided by the number of examples, not by
+the sum of the weights as torch does: torch's weighted mean depends on which examples share a micro-batch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chiasma.core.errors import ConfigError
+from chiasma.data.signature import Target
+from chiasma.train.design import BinaryCrossEntropy, CrossEntropy, Focal, Huber, LossSpec, SquaredError
+
+# Below this, (1 - p) ** gamma has no finite gradient for gamma < 1.
+SMALLEST_DOUBT = 1e-12
+
+TASKS = {
+    "cross_entropy": ("classification",),
+    "focal": ("classification", "multilabel"),
+    "binary_cross_entropy": ("multilabel",),
+    "squared_error": ("regression",),
+    "huber": ("regression",),
+}
+
+
+class Loss(nn.Module, ABC):
+    """A mean over examples; in float32 whatever the model computes in."""
+
+    @abstractmethod
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        """Return the loss of int64 ``[B]`` classes, or of float ``[B C]`` labels or standardised values."""
+
+
+class CrossEntropyLoss(Loss):
+    """Cross-entropy with label smoothing (Szegedy et al. 2016) and class weights."""
+
+    weights: Tensor | None
+
+    def __init__(self, *, smoothing: float, weights: Tensor | None) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        if self.weights is None:
+            return functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        each = functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
+        return (each * self.weights[labels]).mean()
+
+
+class FocalLoss(Loss):
+    """Focal loss of Lin et al. 2017 (https://arxiv.org/abs/1708.02002) over a softmax.
+
+    Two classes: alpha weighs class 1 and 1 - alpha class 0, as in the paper. More classes: no alpha.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, *, gamma: float, alpha: float | None) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("weights", None if alpha is None else torch.tensor([1 - alpha, alpha]), persistent=False)
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        log_p = functional.log_softmax(logits.float(), dim=-1).gather(1, labels[:, None])[:, 0]
+        each = -(_doubt(log_p) ** self.gamma) * log_p
+        return each.mean() if self.weights is None else (each * self.weights[labels]).mean()
+
+
+class MultilabelFocalLoss(Loss):
+    """Focal loss of Lin et al. 2017 over one sigmoid a label; alpha weighs positives, 1 - alpha negatives."""
+
+    def __init__(self, *, gamma: float, alpha: float | None) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        signs = 2 * labels - 1
+        log_p = functional.logsigmoid(logits.float() * signs)
+        each = -(_doubt(log_p) ** self.gamma) * log_p
+        if self.alpha is None:
+            return each.mean()
+        return (each * torch.where(labels > 0.5, self.alpha, 1 - self.alpha)).mean()
+
+
+class MultilabelCrossEntropyLoss(Loss):
+    """Binary cross-entropy, the mean over examples and labels."""
+
+    positive_weights: Tensor | None
+
+    def __init__(self, *, positive_weights: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("positive_weights", positive_weights, persistent=False)
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        return functional.binary_cross_entropy_with_logits(
+            logits.float(), labels.float(), pos_weight=self.positive_weights
+        )
+
+
+class SquaredErrorLoss(Loss):
+    """Mean squared error on standardised targets."""
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        return functional.mse_loss(logits.float(), labels.float())
+
+
+class HuberLoss(Loss):
+    """Huber 1964, the mean over examples and targets."""
+
+    def __init__(self, *, delta: float) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+        return functional.huber_loss(logits.float(), labels.float(), delta=self.delta)
+
+
+def build_loss(
+    spec: LossSpec | None, target: Target, *, class_counts: Sequence[int] | np.ndarray | None = None, examples: int = 0
+) -> Loss:
+    """Return the loss a design asks for, or the target's own.
+
+    Args:
+        spec: None for cross-entropy, binary cross-entropy or squared error, by task.
+        target: What is predicted.
+        class_counts: ``[C]``, how many train examples have each class or label; needed where the loss is balanced.
+        examples: Train examples; needed by balanced multi-label losses.
+
+    Raises:
+        ConfigError: The loss does not fit the task, or alpha is given for more than two classes.
+    """
+    chosen = _own_loss(target) if spec is None else spec
+    if target.task not in TASKS[chosen.kind]:
+        raise ConfigError(
+            f"training.loop.loss: {chosen.kind!r} is for {' and '.join(TASKS[chosen.kind])}, "
+            f"but the target's task is {target.task!r}."
+        )
+    match chosen:
+        case CrossEntropy():
+            weights = _class_weights(class_counts, target) if chosen.balanced else None
+            return CrossEntropyLoss(smoothing=chosen.smoothing, weights=weights)
+        case Focal():
+            return _focal(chosen, target)
+        case BinaryCrossEntropy():
+            positive = _positive_weights(class_counts, target, examples) if chosen.balanced else None
+            return MultilabelCrossEntropyLoss(positive_weights=positive)
+        case SquaredError():
+            return SquaredErrorLoss()
+        case Huber():
+            return HuberLoss(delta=chosen.delta)
+
+
+def _own_loss(target: Target) -> LossSpec:
+    if target.task == "classification":
+        return CrossEntropy()
+    return BinaryCrossEntropy() if target.task == "multilabel" else SquaredError()
+
+
+def _focal(spec: Focal, target: Target) -> Loss:
+    if target.task == "multilabel":
+        return MultilabelFocalLoss(gamma=spec.gamma, alpha=spec.alpha)
+    if spec.alpha is not None and target.outputs != 2:
+        raise ConfigError(
+            "training.loop.loss.alpha weighs the second of two classes, so it must be None for more, "
+            f"but alpha={spec.alpha} and there are {target.outputs} classes."
+        )
+    return FocalLoss(gamma=spec.gamma, alpha=spec.alpha)
+
+
+def _counts(class_counts: Sequence[int] | np.ndarray | None, target: Target) -> np.ndarray:
+    if class_counts is None or len(class_counts) != target.outputs:
+        got = "none" if class_counts is None else len(class_counts)
+        raise ConfigError(f"A balanced loss needs the train counts of all {target.outputs} classes, but got {got}.")
+    return np.asarray(class_counts, dtype=np.float64)
+
+
+def _class_weights(class_counts: Sequence[int] | np.ndarray | None, target: Target) -> Tensor:
+    """Return weights ``[C]``, inverse to frequency, whose mean over the train examples is one; absent classes get 1."""
+    counts = _counts(class_counts, target)
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 1.0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _positive_weights(class_counts: Sequence[int] | np.ndarray | None, target: Target, examples: int) -> Tensor:
+    """Return negatives / positives for each label; 1 for a label that all or none have."""
+    positives = _counts(class_counts, target)
+    negatives = examples - positives
+    ratio = np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
+    return torch.tensor(ratio, dtype=torch.float32)
+
+
+def _doubt(log_p: Tensor) -> Tensor:
+    """Return 1 - p without cancellation."""
+    return (-torch.expm1(log_p)).clamp(min=SMALLEST_DOUBT)

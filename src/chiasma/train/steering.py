@@ -1,0 +1,74 @@
+"""What the ``steer`` split says while a model trains."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chiasma.core.errors import DataError
+from chiasma.data.batch import Batch
+from chiasma.data.dataset import Dataset
+from chiasma.train.devices import Precision
+from chiasma.train.metrics import higher_is_better, measure
+from chiasma.train.predicting import predict_logits
+
+Part = tuple[Batch, Tensor]
+
+
+class Steering:
+    """Measures a model on ``steer`` by the metric that decides.
+
+    Args:
+        data: The dataset.
+        metric: The metric that decides.
+        precision: Of matrix products.
+
+    Raises:
+        DataError: There are no rows in ``steer``.
+    """
+
+    def __init__(self, data: Dataset, *, metric: str, precision: Precision) -> None:
+        self.data = data
+        self.metric = metric
+        self.precision: Precision = precision
+        self.rows = rows_of(data, "steer")
+        self.labels = data.labels(self.rows).numpy()
+
+    def logits(self, model: nn.Module) -> np.ndarray:
+        """Return the model's outputs on ``steer`` ``[n C]``."""
+        return predict_logits(model, self.data, self.rows, precision=self.precision)
+
+    def metrics(self, logits: np.ndarray) -> dict[str, float]:
+        """Return every metric that ``steer`` defines.
+
+        Raises:
+            DataError: The metric that decides is undefined on ``steer``: ``auroc`` where all rows have one class.
+        """
+        scale = self.data.target_scale
+        metrics = measure(logits, self.labels, self.data.signature.target, target_scale=scale)
+        if self.metric not in metrics:
+            raise DataError(
+                f"{self.metric} is undefined on the {len(self.rows)} rows of steer, whose labels do not vary enough. "
+                f"Defined there: {', '.join(metrics)}. Choose one of these as metric, or give steer more rows."
+            )
+        return metrics
+
+    def score(self, row: dict[str, float]) -> float:
+        """Return the metric that decides, oriented so that more is better."""
+        return row[self.metric] if higher_is_better(self.metric) else -row[self.metric]
+
+
+def rows_of(data: Dataset, split: str) -> np.ndarray:
+    """Return the rows of a split.
+
+    Raises:
+        DataError: There are none.
+    """
+    rows = data.rows(split)
+    if not len(rows):
+        raise DataError(f"Training needs rows in {split}, but {data.source} has none there.")
+    return rows
+
+
+def part_of(data: Dataset, rows: np.ndarray, *, device: torch.device) -> Part:
+    """Return inputs and labels of some rows on a device."""
+    return data.batch(rows).to(device), data.labels(rows).to(device)

@@ -1,0 +1,338 @@
+"""The training loop."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from chiasma.core.rng import seed_torch
+from chiasma.core.spec import replace_at
+from chiasma.data.dataset import Dataset
+from chiasma.model.multimodal import MultimodalModel
+from chiasma.store.checkpoint import load_newest
+from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop
+from chiasma.train.design import Design, Plateau
+from chiasma.train.devices import Precision, check_precision, environment, pick_device
+from chiasma.train.learner import Learner, Progressed
+from chiasma.train.losses import build_loss
+from chiasma.train.metrics import primary_metric
+from chiasma.train.order import DataOrder, evaluation_steps, micro_batches
+from chiasma.train.pace import Pace
+from chiasma.train.predicting import evaluating
+from chiasma.train.progress import TrainingProgress
+from chiasma.train.resuming import Frame, restore_tensors, save_training, saved_state
+from chiasma.train.schedule import after_evaluation, rate_factor
+from chiasma.train.state import Identity, Row, TrainingState
+from chiasma.train.steering import Steering, part_of, rows_of
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training that ended.
+
+    Attributes:
+        model: In evaluation mode, with the weights that are to be used.
+        history: One row for each evaluation on ``steer``: step, epoch, rate, train_loss and every metric.
+        steps: Steps taken.
+        seconds: Training time over all sittings.
+        stopped: ``finished``, ``early``, ``deadline``, ``interrupted``, or the reason a callback gave.
+        best: The row of the best evaluation; empty where the end came before the first.
+    """
+
+    model: MultimodalModel
+    history: list[Row]
+    steps: int
+    seconds: float
+    stopped: str
+    best: Row
+
+
+class Trainer:
+    """Trains a design on a dataset; killed at any moment, it continues to the same bits.
+
+    Args:
+        design: What to train, and how.
+        data: A prepared dataset, or its folder.
+        seed: All randomness follows from it; designs trained with one seed see the same rows in the same order.
+        fraction: The part of the design's epochs to train, with schedule and evaluations compressed into it.
+        metric: What decides on ``steer``; None for the task's own.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: Of matrix products; weights stay float32.
+        callbacks: Asked in this order after each step.
+        checkpoints: Folder to save to and to continue from; None for neither.
+        checkpoint_every_seconds: Time between checkpoints.
+        deadline: The value of ``time.monotonic()`` by which ``fit`` returns with the best so far.
+        progress: Is told how it goes; None keeps quiet.
+
+    Raises:
+        ConfigError: Device, precision or metric do not exist.
+        DataError: The dataset has no rows in ``train`` or in ``steer``.
+        ValueError: ``fraction`` is not in (0, 1], or two callbacks share a name.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        data: Dataset | str | Path,
+        *,
+        seed: int = 0,
+        fraction: float = 1.0,
+        metric: str | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
+        callbacks: Sequence[Callback] = (),
+        checkpoints: Path | None = None,
+        checkpoint_every_seconds: float = 60.0,
+        deadline: float | None = None,
+        progress: TrainingProgress | None = None,
+    ) -> None:
+        check_precision(precision)
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, but fraction={fraction}.")
+        self.design = design
+        self.data = Dataset.open(Path(data)) if isinstance(data, str | Path) else data
+        self.seed = seed
+        self.device = pick_device(device)
+        self.precision: Precision = precision
+        self.callbacks = _by_name(callbacks)
+        self.checkpoints = checkpoints
+        self.checkpoint_every_seconds = checkpoint_every_seconds
+        self.deadline = deadline
+        self.progress = progress
+        metric = primary_metric(self.data.signature.target, metric)
+        loop = design.training.loop
+        self._steering = Steering(self.data, metric=metric, precision=precision)
+        self._order = DataOrder(rows_of(self.data, "train"), batch_size=loop.batch_size, seed=seed)
+        self.total_steps = max(1, round(loop.epochs * fraction * self._order.steps_per_epoch))
+        evaluations = math.ceil(loop.evaluations * fraction)
+        self._evaluate_after = evaluation_steps(total_steps=self.total_steps, evaluations=evaluations)
+        identity = Identity(
+            design=design.content_hash(),
+            seed=seed,
+            data=self.data.fingerprint,
+            fraction=fraction,
+            metric=metric,
+            callbacks=tuple(self.callbacks),
+        )
+        self._frame = Frame(identity, environment(self.device, precision), self.data.signature)
+        self._stop_requested: str | None = None
+
+    def fit(self) -> Fit:
+        """Train to the end, or until something says to stop; continue from the newest checkpoint if there is one.
+
+        Raises:
+            NonFiniteError: A loss, gradient or output is NaN or infinite; the last good checkpoint stays.
+            ConfigError: The checkpoint belongs to another training.
+            StorageError: A checkpoint cannot be written.
+        """
+        self._begin()
+        while (reason := self._reason_to_stop()) is None:
+            self._advance()
+            if self._pace.seconds_since_save() >= self.checkpoint_every_seconds:
+                self._save()
+        self._save()
+        self._stop_requested = None
+        return self._conclude(reason)
+
+    def request_stop(self, reason: str = "interrupted") -> None:
+        """Have ``fit`` save and return after the step it is in; safe to call from a signal handler or a thread."""
+        self._stop_requested = reason
+
+    def _begin(self) -> None:
+        self._pace = Pace(self.deadline, steps_per_evaluation=len(self._steering.rows) / self._batch_size())
+        self._state = TrainingState()
+        self._best_weights: dict[str, Tensor] = {}
+        self._saved_step: int | None = None
+        found = None if self.checkpoints is None else load_newest(self.checkpoints)
+        if found is not None:
+            self._state = saved_state(found, self._frame)
+            self._saved_step = found.step
+        self._learner = self._fresh_learner()
+        if found is not None:
+            self._best_weights = restore_tensors(found, self._learner, scaler=self._state.scaler)
+        for name, state in self._state.callbacks.items():
+            self.callbacks[name].load_state_dict(state)
+        if self.progress is not None:
+            self.progress.start(self.total_steps, done=self._state.step)
+
+    def _fresh_learner(self) -> Learner:
+        training, train_rows = self.design.training, self._order.rows
+        loss = build_loss(
+            training.loop.loss,
+            self.data.signature.target,
+            class_counts=self.data.class_counts,
+            examples=len(train_rows),
+        )
+        learner = Learner(
+            self._fresh_model(self._state.edits),
+            loss.to(self.device),
+            training=training,
+            device=self.device,
+            precision=self.precision,
+            seed=self.seed,
+        )
+        learner.optimizer.scale(self._state.factors)
+        return learner
+
+    def _fresh_model(self, edits: Sequence[Mapping[str, Any]]) -> MultimodalModel:
+        """Return the model as initialised, after callbacks' edits in their order."""
+        seed_torch(self.seed, "init")
+        model = self.design.model.build(self.data.signature)
+        for position, entry in enumerate(edits):
+            seed_torch(self.seed, "edit", position)
+            self.callbacks[entry["callback"]].edit_model(model, entry["edit"])
+        return model.to(self.device)
+
+    def _reason_to_stop(self) -> str | None:
+        if self._state.stopped is not None:
+            return self._state.stopped
+        if self._stop_requested is not None:
+            return self._stop_requested
+        return "deadline" if self._pace.is_late() else None
+
+    def _advance(self) -> None:
+        """Take one step, evaluate if it is time, and do what callbacks ask."""
+        state = self._state
+        optim = self.design.training.optim
+        rate = optim.lr * state.plateau.factor * rate_factor(optim, step=state.step, total_steps=self.total_steps)
+        done = self._step(rate)
+        row = self._evaluate(rate) if state.step in self._evaluate_after else None
+        for name, callback in self.callbacks.items():
+            for action in callback.review(self._moment(done, rate=rate, metrics=row)):
+                self._act(action, callback=name)
+        if state.step == self.total_steps and state.stopped is None:
+            state.stopped = "finished"
+
+    def _step(self, rate: float) -> Progressed:
+        state, accumulation = self._state, self.design.training.loop.accumulation
+        with self._pace.timed("step"):
+            rows = self._order.batch(state.step)
+            parts = [part_of(self.data, part, device=self.device) for part in micro_batches(rows, accumulation)]
+            done = self._learner.learn(parts, step=state.step, rate=rate)
+        state.step += 1
+        state.loss_sum += done.loss
+        state.loss_steps += 1
+        if self.progress is not None:
+            self.progress.advance(examples=len(rows), loss=done.loss)
+        return done
+
+    def _evaluate(self, rate: float) -> Row:
+        """Measure on ``steer``, keep the weights if they are the best, and decide what follows from the score."""
+        state, loop = self._state, self.design.training.loop
+        with self._pace.timed("evaluation"), self._learner.evaluated_weights() as model:
+            row = self._measured(rate)
+            score = self._steering.score(row)
+            if state.best is None or score > self._steering.score(state.best):
+                self._best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                state.best, state.best_edits, state.stale = row, len(state.edits), 0
+            else:
+                state.stale += 1
+        state.history.append(row)
+        state.loss_sum, state.loss_steps = 0.0, 0
+        schedule = self.design.training.optim.schedule
+        if isinstance(schedule, Plateau):
+            state.plateau = after_evaluation(state.plateau, score=score, rules=schedule)
+        if loop.patience is not None and state.stale >= loop.patience:
+            state.stopped = "early"
+        if self.progress is not None:
+            self.progress.evaluated(row, metric=self._steering.metric)
+        return row
+
+    def _measured(self, rate: float) -> Row:
+        state, model = self._state, self._learner.model
+        logits = self._steering.logits(model)
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            bad = self._steering.rows[~finite][:1]
+            with evaluating(model):
+                raise self._learner.explain([part_of(self.data, bad, device=self.device)], step=state.step)
+        return {
+            "step": state.step,
+            "epoch": state.step / self._order.steps_per_epoch,
+            "rate": rate,
+            "train_loss": state.loss_sum / max(1, state.loss_steps),
+            **self._steering.metrics(logits),
+        }
+
+    def _moment(self, done: Progressed, *, rate: float, metrics: Row | None) -> Moment:
+        return Moment(
+            step=self._state.step,
+            total_steps=self.total_steps,
+            epoch=self._state.step / self._order.steps_per_epoch,
+            loss=done.loss,
+            gradient_norm=done.gradient_norm,
+            rate=rate,
+            metrics=metrics,
+            history=tuple(self._state.history),
+            model=self._learner.model,
+        )
+
+    def _act(self, action: Action, *, callback: str) -> None:
+        state = self._state
+        match action:
+            case EditModel(edit=edit):
+                seed_torch(self.seed, "edit", len(state.edits))
+                self.callbacks[callback].edit_model(self._learner.model, edit)
+                state.edits.append({"callback": callback, "edit": dict(edit), "step": state.step})
+                self._learner.rekey()
+            case ScaleLearningRate(factors=factors):
+                state.factors.update(factors)
+                self._learner.optimizer.scale(state.factors)
+            case Stop(reason=reason):
+                state.stopped = reason
+
+    def _save(self) -> None:
+        state = self._state
+        if self.checkpoints is None or self._saved_step == state.step:
+            return
+        state.scaler = self._learner.scaler.state_dict()
+        state.callbacks = {name: dict(callback.state_dict()) for name, callback in self.callbacks.items()}
+        state.seconds += self._pace.take_seconds()
+        with self._pace.timed("save"):
+            save_training(
+                self.checkpoints,
+                self._frame,
+                design=replace_at(self.design, "model", self._learner.model.spec),
+                state=state,
+                learner=self._learner,
+                best=self._best_weights,
+            )
+        self._saved_step = state.step
+
+    def _conclude(self, reason: str) -> Fit:
+        """Put the weights that are to be used into the model."""
+        state, restore = self._state, self.design.training.loop.restore_best
+        if state.best is None and state.step and self._pace.can_evaluate():
+            self._evaluate(self.design.training.optim.lr)
+        model = self._learner.model
+        if restore and state.best is not None:
+            if state.best_edits != len(state.edits):
+                model = self._fresh_model(state.edits[: state.best_edits])
+            model.load_state_dict(self._best_weights, strict=True)
+        elif self._learner.average is not None:
+            self._learner.average.keep(model)
+        if self.progress is not None:
+            self.progress.finish(reason)
+        return Fit(
+            model=model.eval(),
+            history=state.history,
+            steps=state.step,
+            seconds=state.seconds + self._pace.take_seconds(),
+            stopped=reason,
+            best=state.best or {},
+        )
+
+    def _batch_size(self) -> int:
+        return self.design.training.loop.batch_size
+
+
+def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    named = {callback.name: callback for callback in callbacks}
+    if len(named) != len(callbacks):
+        names = ", ".join(callback.name for callback in callbacks)
+        raise ValueError(f"Callbacks of one training must have different names, but got {names}.")
+    return named
