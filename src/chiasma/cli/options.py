@@ -81,6 +81,9 @@ class Settings:
     run_folder: Annotated[
         str | None, _option("--run-folder", metavar="FOLDER", help="Folder that holds the runs.", panel=_MACHINE)
     ] = None
+    name: Annotated[
+        str | None, _option("--name", metavar="WORD", help="A word that becomes a part of the run's id.", panel=_MACHINE)
+    ] = None
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=_MACHINE)] = False
     homes: ClassVar[dict[str, str]] = {
         "image": "data.columns.image",
@@ -94,6 +97,7 @@ class Settings:
         "workers": "run.workers",
         "device": "run.device",
         "run_folder": "run.folder",
+        "name": "run.name",
     }
 
     def config_for(self, data: str | None, **values: Any) -> "RunConfig":

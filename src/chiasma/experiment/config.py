@@ -190,6 +190,7 @@ class RunSection(Spec):
     Attributes:
         seed: All randomness follows from it.
         folder: Folder that holds the runs; None is ``$CHIASMA_RUNS`` or ``runs`` in the working directory.
+        name: A word for this run that becomes a part of its id; None for none.
         device: ``auto`` takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights stay float32.
         workers: Worker processes that train candidates, one thread each.
@@ -199,6 +200,7 @@ class RunSection(Spec):
 
     seed: int = Field(0, ge=0, lt=2**63)
     folder: str | None = None
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: int = Field(2, ge=1, le=256)
