@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from chiasma.core.errors import CorruptFileError, StorageError
+from chiasma.core.spec import strict_json
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre"}
+    | {"beegfs", "gpfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
 )
 
 
@@ -54,8 +56,8 @@ def read_json(path: Path) -> Any:
 def parse_json(data: bytes, path: Path) -> Any:
     """Parse JSON as :func:`read_json` does; ``path`` is named in the error."""
     try:
-        return json.loads(data, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return strict_json(data)
+    except ValueError as error:
         raise CorruptFileError(f"{path} is not the JSON that was written: {error}.") from None
 
 
@@ -87,6 +89,8 @@ def storage_errors(path: Path) -> Generator[None]:
         errno.EACCES: "permission is denied",
         errno.EPERM: "permission is denied",
         errno.EIO: "the disk reports an input/output error",
+        errno.ENOENT: "its folder does not exist",
+        errno.EISDIR: "it is a folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
     }
     try:
@@ -128,16 +132,3 @@ def file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str |
         if inside and len(mount) >= len(best):
             best, kind = mount, this_kind
     return kind
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {repeated!r} is there twice")
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")

@@ -6,8 +6,10 @@ A closed discriminated union of specs is the registry of components: there is no
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Self, TypeVar, get_args
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,7 +27,7 @@ class Spec(BaseModel):
 
     def to_json(self) -> str:
         """Return the canonical text: sorted keys, no spaces. Equal specs give equal texts."""
-        return canonical_json(self.to_dict())
+        return canonical_json(_without_negative_zero(self.to_dict()))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
@@ -38,6 +40,8 @@ class Spec(BaseModel):
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; names the path, the rule and the value.
         """
+        if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{where or cls.__name__}: must be a mapping of keys to values, but got {values!r}.")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -45,8 +49,16 @@ class Spec(BaseModel):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Build from what :meth:`to_json` returned."""
-        return cls.from_dict(json.loads(text))
+        """Build from what :meth:`to_json` returned.
+
+        Raises:
+            ConfigError: The text is not JSON, repeats a key, or breaks a rule.
+        """
+        try:
+            values = strict_json(text)
+        except ValueError as error:
+            raise ConfigError(f"{cls.__name__}: the text is not usable JSON: {error}.") from None
+        return cls.from_dict(values)
 
     def content_hash(self) -> str:
         """Return 16 hexadecimal digits that are equal exactly for equal specs."""
@@ -55,10 +67,24 @@ class Spec(BaseModel):
 
 S = TypeVar("S", bound=Spec)
 
+_TAG = "kind"
+
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces; NaN is refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: The text is not JSON, repeats a key, holds NaN or an infinity, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def value_at(spec: Spec, path: str) -> Any:
@@ -88,21 +114,19 @@ def replace_at(spec: S, path: str, value: Any) -> S:
     Raises:
         ConfigError: The path does not exist or the new value breaks a rule.
     """
-    *parents, last = path.split(".")
-    if parents:
-        _step(value_at(spec, ".".join(parents)), last, parents)
-    else:
-        _step(spec, last, [])
-    tree = spec.to_dict()
-    place: Any = tree
-    for name in parents:
-        place = place[int(name)] if isinstance(place, list) else place[name]
-    plain = value.to_dict() if isinstance(value, Spec) else value
-    if isinstance(place, list):
-        place[int(last)] = plain
-    else:
-        place[last] = plain
-    return type(spec).from_dict(tree)
+    value_at(spec, path)
+    return type(spec).from_dict(_put(spec.to_dict(), path.split("."), value))
+
+
+def _put(tree: Any, path: Sequence[str], value: Any) -> Any:
+    """Return plain JSON with one place replaced."""
+    if not path:
+        return value.to_dict() if isinstance(value, Spec) else value
+    name, *rest = path
+    if isinstance(tree, list):
+        items = cast("list[Any]", tree)
+        return [_put(item, rest, value) if str(index) == name else item for index, item in enumerate(items)]
+    return {**tree, name: _put(tree[name], rest, value)}
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -117,49 +141,118 @@ def explain(error: ValidationError, *, root: type[BaseModel], where: str = "") -
 
 
 def _explain_one(item: Any, root: type[BaseModel], where: str) -> str:
-    location = [str(part) for part in item["loc"]]
-    path = ".".join([where, *location] if where else location)
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(root, item["loc"][:-1])
-        return f"{path}: unknown key.{suggestion(location[-1], known)} Known here: {', '.join(sorted(known))}."
+    location, rule, context = item["loc"], item["type"], item.get("ctx", {})
+    shown, _ = _follow(root, location)
+    path = ".".join([where, *shown] if where else shown)
+    if rule == "extra_forbidden":
+        _, models = _follow(root, location[:-1])
+        known = sorted({name for model in models for name in model.model_fields})
+        return f"{path}: unknown key.{suggestion(str(location[-1]), known)} Known here: {', '.join(known)}."
+    if rule == "missing":
+        return f"{path}: is required, but it is missing."
+    if rule == "value_error":
+        return f"{path or root.__name__}: {context['error']}".rstrip(".") + "."
+    if rule == "union_tag_invalid":
+        known = re.findall(r"'([^']+)'", context["expected_tags"])
+        near = suggestion(context["tag"], known)
+        return f"{path}.{_TAG}: {context['tag']!r} is unknown.{near} Known here: {', '.join(known)}."
     value = repr(item["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
-    return f"{path or 'value'}: {item['msg']}, but got {shown}."
+    short = value if len(value) <= 80 else value[:77] + "..."
+    near = suggestion(str(item["input"]), re.findall(r"'([^']+)'", str(context.get("expected", ""))))
+    return f"{path or 'value'}: {item['msg']}, but got {short}.{near}"
 
 
-def _known_keys(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Follow a validation error's location through annotations; discriminator tags pick the union member."""
+def _follow(root: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Follow a validation error's location through annotations.
+
+    Returns:
+        The path as a user writes it, without the tags that pick a union's member; and the models that stand there.
+    """
     options: list[Any] = [root]
+    shown: list[str] = []
     for part in location:
-        following: list[Any] = []
-        for option in options:
-            if part in option.model_fields:
-                following += _models_in(option.model_fields[str(part)].annotation)
-        tagged = [o for o in options if getattr(o.model_fields.get("kind"), "default", None) == part]
-        options = following or tagged or options
-    return sorted({name for option in options for name in option.model_fields})
+        tagged = [o for o in options if _is_model(o) and part == _tag_of(o)]
+        if len(tagged) and len(options) > 1:
+            options = tagged
+            continue
+        shown.append(str(part))
+        options = [member for option in options for member in _members(_inside(option, part))]
+    return shown, [option for option in options if _is_model(option)]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _inside(annotation: Any, part: int | str) -> Any:
+    """Return the annotation one step into a model's field, a mapping's value or a tuple's item; None outside."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if not isinstance(origin, type) or not arguments:
+        return None
+    if issubclass(origin, Mapping):
+        return arguments[1]
+    if issubclass(origin, tuple) and isinstance(part, int) and arguments[-1] is not Ellipsis:
+        return arguments[part] if part < len(arguments) else None
+    return arguments[0]
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the annotation itself."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return [member for argument in get_args(annotation) for member in _members(argument)]
+    return [annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _tag_of(model: type[BaseModel]) -> Any:
+    return getattr(model.model_fields.get(_TAG), "default", None)
 
 
 def _step(value: Any, name: str, seen: list[str]) -> Any:
-    if isinstance(value, BaseModel):
-        known = list(type(value).model_fields)
-        if name in known:
-            return getattr(value, name)
-    elif isinstance(value, Mapping):
-        known = [str(key) for key in value]
-        if name in value:
-            return value[name]
-    elif isinstance(value, tuple):
-        known = [str(index) for index in range(len(value))]
-        if name in known:
-            return value[int(name)]
-    else:
-        known = []
+    inside = _children(value)
+    if name in inside:
+        return inside[name]
     path = ".".join([*seen, name])
+    known = list(inside)
     raise ConfigError(f"{path}: unknown key.{suggestion(name, known)} Known here: {', '.join(known) or 'nothing'}.")
+
+
+def _children(value: Any) -> dict[str, Any]:
+    """Return what a path can step into, by the name it has in a path."""
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, tuple | list):
+        return {str(index): item for index, item in enumerate(cast("Sequence[Any]", value))}
+    return {}
+
+
+def _without_negative_zero(value: Any) -> Any:
+    """Make the text of equal values equal: -0.0 equals 0.0 but reads otherwise."""
+    if isinstance(value, float):
+        return value + 0.0
+    if isinstance(value, dict):
+        return {name: _without_negative_zero(item) for name, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_without_negative_zero(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {repeated!r} is there twice")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,8 +1,10 @@
-"""The lock that makes one process the writer of a run; the kernel frees it however that process ends."""
+"""Locks between processes, which the kernel frees however a process ends."""
 
 import fcntl
 import os
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from chiasma.core.errors import RunBusyError
@@ -45,6 +47,22 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = -1
         _held.discard(self)
+
+
+@contextmanager
+def queued(path: Path) -> Generator[None]:
+    """Run the block while no other process runs one behind the same lock file; waits its turn.
+
+    Raises:
+        StorageError: The file cannot be written to.
+    """
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:

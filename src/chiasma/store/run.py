@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from chiasma.core.errors import StorageError
+from chiasma.core.errors import ConfigError, StorageError
 from chiasma.core.files import read_json, refuse_network_drive, storage_errors, sync_folder, write_json
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import canonical_json
 from chiasma.store.database import check_version, connect, sqlite_errors, transaction
 from chiasma.store.lock import RunLock, is_locked
 from chiasma.store.rows import SCHEMA, SCHEMA_VERSION, CandidateRow, EventRow, JobRow, candidate_row, event_row, job_row
+from chiasma.store.secrets import redact_json
 
 RunStatus = Literal["running", "finished", "stopped", "failed"]
 
@@ -62,8 +63,8 @@ class RunStore:
         draft, path = root / f".{identity}.tmp", root / identity
         with storage_errors(draft):
             draft.mkdir()
-        write_json(draft / "config.json", config)
-        write_json(draft / "provenance.json", provenance)
+        write_json(draft / "config.json", redact_json(config))
+        write_json(draft / "provenance.json", redact_json(provenance))
         _create_database(draft / "run.db")
         with storage_errors(path):
             os.rename(draft, path)
@@ -80,12 +81,13 @@ class RunStore:
 
         Raises:
             RunBusyError: ``write`` is set and another process is writing.
-            StorageError: The folder is not a run, was written by a newer version, or cannot be written to.
+            ConfigError: The folder is not a run.
+            StorageError: It was written by a newer version, or cannot be written to.
             CorruptFileError: The database is damaged.
         """
         path = Path(path)
         if not (path / "run.db").is_file():
-            raise StorageError(f"{path} is not a run folder: it has no run.db.")
+            raise ConfigError(f"{path} is not a run folder: it has no run.db.")
         if not write:
             return cls(path, lock=None)
         refuse_network_drive(path)
@@ -251,11 +253,12 @@ class RunStore:
         Returns:
             False, with nothing recorded, where a later attempt has begun or the job has already finished.
         """
+        written = canonical_json(redact_json(outcome.to_dict()))
         with self._transaction() as database:
             changed = database.execute(
                 "UPDATE jobs SET outcome = ?, seconds = ?, extra = ?, finished = ?"
                 " WHERE key = ? AND attempt = ? AND outcome IS NULL",
-                (outcome.to_json(), seconds, canonical_json(extra or {}), time.time(), key, attempt),
+                (written, seconds, canonical_json(redact_json(extra or {})), time.time(), key, attempt),
             ).rowcount
         return changed == 1
 
@@ -275,7 +278,7 @@ class RunStore:
         with self._transaction() as database:
             row = database.execute(
                 "INSERT INTO events (time, kind, data) VALUES (?, ?, ?) RETURNING number",
-                (time.time(), kind, canonical_json(data)),
+                (time.time(), kind, canonical_json(redact_json(data))),
             ).fetchone()
         return row["number"]
 
