@@ -1,10 +1,16 @@
-"""Attention."""
+"""Multi-head attention around any kernel: the kernel mixes, the frame projects, splits heads and obeys the mask."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
+import torch
+from jaxtyping import Bool, Float
 from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
 
 from chiasma.core.spec import Spec
+from chiasma.data.batch import Tokens
 from chiasma.model.plugins import Plugin
 
 
@@ -17,17 +23,121 @@ class Projections(Spec):
     o: bool = True
 
 
-class DotProduct(Spec):
-    """Scaled dot-product attention."""
+class AttentionKernel(nn.Module, ABC):
+    """Mixes values where queries meet keys, for each head alike."""
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Float[Tensor, "B H Q D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        mask: Bool[Tensor, "B 1 #Q K"],
+    ) -> Float[Tensor, "B H Q D"]:
+        """Return one vector a query. Every query may see at least one key; hidden keys must not matter."""
+
+
+class AttentionSettings(Spec):
+    """What every attention has.
+
+    Attributes:
+        projections: Which linear maps around the kernel are learned.
+    """
+
+    projections: Projections = Projections()
+
+    @abstractmethod
+    def build(self, head_dim: int) -> AttentionKernel:
+        """Return the kernel for heads of width ``head_dim``."""
+
+
+class DotProductKernel(AttentionKernel):
+    """Softmax of scaled dot products, times the values (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+
+    def forward(
+        self,
+        q: Float[Tensor, "B H Q D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        mask: Bool[Tensor, "B 1 #Q K"],
+    ) -> Float[Tensor, "B H Q D"]:
+        """Return the weighted values; a query that sees no key gets zeros."""
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class DotProduct(AttentionSettings):
+    """Scaled dot-product attention, the usual one."""
 
     kind: Literal["dot_product"] = "dot_product"
-    projections: Projections = Projections()
+
+    def build(self, head_dim: int) -> AttentionKernel:
+        """Return the kernel; it has no parameters."""
+        return DotProductKernel()
 
 
 class AttentionPlugin(Plugin):
     """Attention of a third party."""
 
     group: ClassVar[str] = "chiasma.attention"
+    settings: ClassVar[type[Spec]] = AttentionSettings
 
 
 AttentionSpec = Annotated[DotProduct | AttentionPlugin, Field(discriminator="kind")]
+
+
+class MultiHeadAttention(nn.Module):
+    """Queries of one sequence look at the tokens of another, or of the same, in several heads.
+
+    The mask is obeyed here, whatever the kernel does: masked tokens are zeroed before they are projected, a row
+    without any key shows the kernel one zero token and gets zeros, and masked queries get zeros.
+
+    Args:
+        dim: Width D of queries, keys and the result.
+        heads: Must divide ``dim``.
+        attention: Names the kernel and the projections.
+        dropout: Probability of zeroing a feature of the result.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``dim``.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, attention: AttentionSettings | AttentionPlugin, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be divisible by heads, but dim={dim} and heads={heads}.")
+        settings = resolve_attention(attention)
+        learned = settings.projections
+        self.heads = heads
+        self.kernel = settings.build(dim // heads)
+        self.q = nn.Linear(dim, dim) if learned.q else nn.Identity()
+        self.k = nn.Linear(dim, dim) if learned.k else nn.Identity()
+        self.v = nn.Linear(dim, dim) if learned.v else nn.Identity()
+        self.o = nn.Linear(dim, dim) if learned.o else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tokens, keys: Tokens) -> Float[Tensor, "B Q D"]:
+        """Return one vector a query; zeros where the query is masked."""
+        asking, seen = _zero_padding(queries), _zero_padding(keys)
+        q, k, v = self._split(self.q(asking)), self._split(self.k(seen)), self._split(self.v(seen))
+        some = keys.present()
+        first = torch.arange(keys.mask.shape[1], device=keys.mask.device) == 0
+        visible = keys.mask | (first & ~some[:, None])
+        mixed = self.kernel(q, k, v, visible[:, None, None, :])
+        mixed = mixed.masked_fill(~some[:, None, None, None], 0.0).transpose(1, 2).flatten(2)
+        return self.dropout(self.o(mixed)).masked_fill(~queries.mask[..., None], 0.0)
+
+    def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B H N d"]:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def resolve_attention(spec: AttentionSettings | AttentionPlugin) -> AttentionSettings:
+    """Return the settings that a spec stands for: a plugin's own, or the spec itself."""
+    settings = spec.resolve() if isinstance(spec, AttentionPlugin) else spec
+    assert isinstance(settings, AttentionSettings)
+    return settings
+
+
+def _zero_padding(tokens: Tokens) -> Float[Tensor, "B N D"]:
+    return tokens.x.masked_fill(~tokens.mask[..., None], 0.0)

@@ -1,26 +1,33 @@
 """The model: encoders, a fusion, a head, and the spec that builds them."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, get_args
 
+from jaxtyping import Int
 from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from chiasma.core.spec import Spec
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import Spec, suggestion
+from chiasma.data.batch import Batch, Output, TokenBatch, Tokens
 from chiasma.data.signature import Signature
 from chiasma.model.blocks import TransformerSpec
-from chiasma.model.encoders import EncoderSpec
+from chiasma.model.encoders import EncoderSpec, resolve_encoder
+from chiasma.model.encoders.encoder import EncoderSettings
 from chiasma.model.fusion import FusionSpec
 from chiasma.model.heads import Classification, HeadSpec
-from chiasma.model.plugins import ModelPlugin
+from chiasma.model.whole import ModelPlugin
+
+FUSED = ("image", "text")
 
 
 class ModelSpec(Spec):
     """An architecture.
 
     Attributes:
-        dim: Width D of all tokens.
-        encoders: By modality.
-        fusion: None exactly when there is one encoder.
+        dim: Width D of all tokens between encoders, fusion and head.
+        encoders: By modality; a model may use only some of a dataset's modalities.
+        fusion: Joins image and text; None exactly when there is one encoder.
         head: From the fused tokens to the output.
         whole: A third party's model in place of encoders, fusion and head; None in all our own designs.
     """
@@ -30,3 +37,138 @@ class ModelSpec(Spec):
     fusion: FusionSpec | None = None
     head: HeadSpec = Classification()
     whole: ModelPlugin | None = None
+
+    def check(self, signature: Signature) -> None:
+        """Refuse a dataset that this architecture cannot be built for.
+
+        Raises:
+            ConfigError: A modality is missing from the dataset or of the wrong kind, or the task is another one.
+        """
+        for name, spec in self.encoders.items():
+            if name not in signature.inputs:
+                known = ", ".join(sorted(signature.inputs))
+                near = suggestion(name, list(signature.inputs))
+                raise ConfigError(f"encoders.{name}: the data has no modality {name!r}.{near} It has: {known}.")
+            given = signature.inputs[name]
+            if not isinstance(given, resolve_encoder(spec).accepts):
+                fitting = ", ".join(encoder_kinds(given))
+                raise ConfigError(
+                    f"encoders.{name}: kind {spec.kind!r} does not read {given.kind} inputs. Kinds that do: {fitting}."
+                )
+        if self.whole is None and self.head.kind != signature.target.task:
+            raise ConfigError(
+                f"head: kind must be the target's task {signature.target.task!r}, but it is {self.head.kind!r}."
+            )
+
+    def build(self, signature: Signature) -> "MultimodalModel":
+        """Return a model with fresh weights from torch's global generator.
+
+        Raises:
+            ConfigError: The architecture does not fit the dataset.
+        """
+        self.check(signature)
+        return MultimodalModel(self, signature)
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "ModelSpec":
+        names = sorted(self.encoders)
+        if self.whole is not None:
+            if names or self.fusion is not None:
+                raise ValueError(f"a whole model replaces encoders and fusion, but encoders={names} are given too")
+            return self
+        if not names:
+            raise ValueError("encoders must name at least one modality, but there is none")
+        if len(names) == 1 and self.fusion is not None:
+            raise ValueError(
+                f"fusion must be null with one encoder, but encoders={names} and fusion={self.fusion.kind!r}"
+            )
+        if len(names) > 1 and self.fusion is None:
+            raise ValueError(f"fusion must be given with more than one encoder, but encoders={names} and fusion=null")
+        if self.fusion is not None and names != list(FUSED):
+            raise ValueError(f"fusion joins exactly the encoders {list(FUSED)}, but encoders={names}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "ModelSpec":
+        parts = {f"encoders.{name}": spec for name, spec in self.encoders.items()} | {"fusion": self.fusion}
+        for path, part in parts.items():
+            if isinstance(part, TransformerSpec) and self.dim % part.heads:
+                raise ValueError(f"dim must be divisible by {path}.heads, but dim={self.dim} and heads={part.heads}")
+        return self
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, a fusion and a head: the single entry through which everything passes.
+
+    Args:
+        spec: The architecture, also the model's own record of it.
+        signature: What the dataset looks like.
+    """
+
+    def __init__(self, spec: ModelSpec, signature: Signature) -> None:
+        super().__init__()
+        self.spec = spec
+        self.signature = signature
+        # In sorted order, as in the canonical JSON: equal specs draw equal weights from one seed.
+        self.encoders = nn.ModuleDict(
+            {
+                name: resolve_encoder(spec.encoders[name]).build(spec.dim, signature.inputs[name])
+                for name in sorted(spec.encoders)
+            }
+        )
+        self.fusion = None if spec.fusion is None else spec.fusion.build(spec.dim)
+        self.head = None if spec.whole is not None else spec.head.build(spec.dim, signature.target)
+        self.whole = None if spec.whole is None else spec.whole.build(signature)
+
+    def forward(self, batch: Batch | TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
+        """Return the output of each row.
+
+        Args:
+            batch: Raw inputs, or tokens that :meth:`encode` returned.
+            targets: Token ids to predict, for heads that generate.
+        """
+        if self.whole is not None:
+            assert isinstance(batch, Batch)
+            return self.whole(_without_absent(batch), targets)
+        tokens = batch if isinstance(batch, TokenBatch) else self.encode(batch)
+        if self.fusion is None:
+            (fused,) = (tokens.tokens[name] for name in self.encoders)
+        else:
+            fused = self.fusion(*(tokens.tokens[name] for name in FUSED))
+        assert self.head is not None
+        return self.head(fused, tokens, targets)
+
+    def encode(self, batch: Batch) -> TokenBatch:
+        """Return the tokens of each modality this model uses; absent parts are masked and zero.
+
+        Raises:
+            ValueError: The batch lacks a modality that the model uses.
+        """
+        tokens = {}
+        for name, encoder in self.encoders.items():
+            if name not in batch.inputs:
+                raise ValueError(
+                    f"The model reads {name!r}, but the batch has only: {', '.join(sorted(batch.inputs))}."
+                )
+            present = batch.present[name]
+            tokens[name] = encoder(_zero_absent(batch.inputs[name], present)).only(present)
+        return TokenBatch(tokens, batch.ids)
+
+
+def encoder_kinds(given: Spec) -> list[str]:
+    """Return the kinds of encoder that read an input; plugins are not listed."""
+    union, _ = get_args(EncoderSpec)
+    ours: list[Any] = [member for member in get_args(union) if issubclass(member, EncoderSettings)]
+    return [member.model_fields["kind"].default for member in ours if isinstance(given, member.accepts)]
+
+
+def _without_absent(batch: Batch) -> Batch:
+    inputs = {name: _zero_absent(value, batch.present[name]) for name, value in batch.inputs.items()}
+    return Batch(inputs, batch.present, batch.ids)
+
+
+def _zero_absent(value: Tensor | Tokens, present: Tensor) -> Tensor | Tokens:
+    """Zero absent rows before the encoder: a NaN there would reach shared weights through the gradient."""
+    if isinstance(value, Tokens):
+        return value.only(present)
+    return value.masked_fill(~present.reshape(-1, *[1] * (value.ndim - 1)), 0)

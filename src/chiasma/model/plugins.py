@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, suggestion
 
-GROUPS = ("chiasma.encoder", "chiasma.fusion", "chiasma.attention", "chiasma.model")
-
 
 class Plugin(Spec):
     """A component of a third party: an installed package names its spec class in an entry point.
 
-    The entry point's object is a :class:`~chiasma.core.spec.Spec` whose ``build`` takes what the union's own members
-    take. Its fields are this spec's ``options``, with defaults filled in so that equal designs have equal hashes.
+    The plugin's own spec is built from ``options``; its defaults are filled in, so that equal designs have equal
+    hashes. The spec class must inherit the settings class of its union, which says what ``build`` takes.
 
     Attributes:
         name: Name of the entry point.
@@ -24,6 +22,7 @@ class Plugin(Spec):
     """
 
     group: ClassVar[str]
+    settings: ClassVar[type[Spec]]
 
     kind: Literal["plugin"] = "plugin"
     name: str
@@ -33,40 +32,38 @@ class Plugin(Spec):
         """Return the plugin's own spec.
 
         Raises:
-            ConfigError: No such plugin is installed, or its spec refuses the options.
+            ConfigError: No such plugin is installed, it is of the wrong class, or its spec refuses the options.
         """
-        return _spec_class(self.group, self.name).from_dict(self.options, where=f"plugin {self.name!r} options")
+        found = spec_class(self.group, self.name)
+        if not (isinstance(found, type) and issubclass(found, self.settings)):
+            wanted = f"{self.settings.__module__}.{self.settings.__name__}"
+            raise ConfigError(
+                f"Plugin {self.name!r} in {self.group!r} must be a subclass of {wanted}, but is {found!r}."
+            )
+        return found.from_dict(self.options, where=f"options of plugin {self.name!r}")
 
     @model_validator(mode="after")
-    def _check_options(self) -> Self:
-        complete = self.resolve().to_dict()
-        if complete != dict(self.options):
-            # The object is still being built; nobody has seen the incomplete options yet.
-            object.__setattr__(self, "options", complete)
+    def _fill_in_options(self) -> "Plugin":
+        # The object is still being made, so nobody has seen the incomplete options.
+        object.__setattr__(self, "options", self.resolve().to_dict())
         return self
 
 
-class ModelPlugin(Plugin):
-    """A whole model of a third party: it replaces encoders, fusion and head."""
-
-    group: ClassVar[str] = "chiasma.model"
-
-
 def installed(group: str) -> dict[str, EntryPoint]:
-    """Return the installed plugins of one group, by name; nothing is imported."""
+    """Return the installed plugins of one group, by name; nothing of them is imported."""
     return {point.name: point for point in entry_points(group=group)}
 
 
-def _spec_class(group: str, name: str) -> type[Spec]:
+def spec_class(group: str, name: str) -> Any:
+    """Import what a plugin's entry point names.
+
+    Raises:
+        ConfigError: No plugin of that name is installed; the nearest one is suggested.
+    """
     known = installed(group)
     if name not in known:
         raise ConfigError(
-            f"No plugin {name!r} is installed in the entry points {group!r}.{suggestion(name, list(known))} "
+            f"No plugin {name!r} is installed under the entry points {group!r}.{suggestion(name, list(known))} "
             f"Installed: {', '.join(sorted(known)) or 'none'}."
         )
-    found = known[name].load()
-    if not (isinstance(found, type) and issubclass(found, Spec)):
-        raise ConfigError(
-            f"Plugin {name!r} in {group!r} must be a subclass of chiasma.core.spec.Spec, but is {found!r}."
-        )
-    return found
+    return known[name].load()

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from chiasma.model.encoders.bert import Bert
 from chiasma.model.encoders.convolution import Convolution
-from chiasma.model.encoders.encoder import Encoder, EncoderPlugin
+from chiasma.model.encoders.encoder import Encoder, EncoderPlugin, resolve_encoder
 from chiasma.model.encoders.features import Features
 from chiasma.model.encoders.ngram import NGram
 from chiasma.model.encoders.pixels import Pixels
@@ -16,4 +16,15 @@ EncoderSpec = Annotated[
     Convolution | ViT | Pixels | Bert | NGram | Features | EncoderPlugin, Field(discriminator="kind")
 ]
 
-__all__ = ["Bert", "Convolution", "Encoder", "EncoderPlugin", "EncoderSpec", "Features", "NGram", "Pixels", "ViT"]
+__all__ = [
+    "Bert",
+    "Convolution",
+    "Encoder",
+    "EncoderPlugin",
+    "EncoderSpec",
+    "Features",
+    "NGram",
+    "Pixels",
+    "ViT",
+    "resolve_encoder",
+]

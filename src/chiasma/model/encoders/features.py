@@ -1,13 +1,48 @@
 """An adapter on ready-made tokens."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor, nn
 
 from chiasma.core.spec import Spec
+from chiasma.data.batch import Tokens
+from chiasma.data.signature import ImageInput, TextInput, TokensInput
+from chiasma.model.blocks import Positions, perceptron
+from chiasma.model.encoders.encoder import Encoder, EncoderSettings
 
 
-class Features(Spec):
+class FeaturesEncoder(Encoder):
+    """The trainable part on top of a frozen encoder whose tokens were made once and kept.
+
+    Args:
+        dim: Width D of the tokens.
+        spec: The shape of the adapter.
+        input: Count and width of the ready-made tokens, and whether they have boxes.
+    """
+
+    def __init__(self, dim: int, spec: "Features", input: TokensInput) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(input.dim) if spec.norm else nn.Identity()
+        self.dropout = nn.Dropout(spec.dropout)
+        self.project = perceptron(input.dim, spec.hidden, dim)
+        self.boxes = nn.Linear(5, dim) if input.boxes else None
+        self.positions = Positions(input.count, dim) if spec.positions else nn.Identity()
+
+    def forward(self, inputs: Tensor | Tokens) -> Tokens:
+        """Return one token for each that came in, with its box if there is one."""
+        assert isinstance(inputs, Tokens)
+        # Kept tokens are float16; the norm would lose precision in it.
+        x = inputs.x.float().masked_fill(~inputs.mask[..., None], 0.0)
+        x = self.positions(self.project(self.dropout(self.norm(x))))
+        if self.boxes is not None:
+            if inputs.boxes is None:
+                raise ValueError("The signature says that the tokens have boxes, but these have none.")
+            x = x + self.boxes(inputs.boxes.float().masked_fill(~inputs.mask[..., None], 0.0))
+        return Tokens(x.masked_fill(~inputs.mask[..., None], 0.0), inputs.mask, inputs.boxes)
+
+
+class Features(EncoderSettings):
     """A small adapter on tokens that a frozen encoder made.
 
     Attributes:
@@ -17,8 +52,15 @@ class Features(Spec):
         positions: Add a learned vector for each place.
     """
 
+    accepts: ClassVar[tuple[type[Spec], ...]] = (TokensInput,)
+
     kind: Literal["features"] = "features"
     norm: bool = True
     hidden: int | None = Field(None, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     positions: bool = False
+
+    def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:
+        """Return the adapter of tokens of the width in ``input``."""
+        assert isinstance(input, TokensInput)
+        return FeaturesEncoder(dim, self, input)

@@ -1,11 +1,43 @@
-"""Fusions by attention."""
+"""Fusions in which tokens of one modality look at those of the other."""
 
 from typing import Literal
 
-from chiasma.model.blocks import TransformerSpec
+import torch
+from torch import nn
+
+from chiasma.data.batch import Tokens
+from chiasma.model.blocks import Mark, Transformer, TransformerSpec, at_least_one
+from chiasma.model.fusion.fusion import Fusion, FusionSettings
+from chiasma.model.fusion.pooled import either
 
 
-class CrossAttention(TransformerSpec):
+class CrossAttentionFusion(Fusion):
+    """Tokens of one modality are queries, those of the other keys; the queries' mean comes out.
+
+    Where the asking modality is absent, one zero token asks in its place.
+
+    Args:
+        dim: Width D of both modalities and of the output.
+        spec: Direction, depth and what the blocks are made of.
+    """
+
+    def __init__(self, dim: int, spec: "CrossAttention") -> None:
+        super().__init__()
+        self.image_asks = Transformer(dim, spec, crossed=True) if spec.direction != "text_to_image" else None
+        self.text_asks = Transformer(dim, spec, crossed=True) if spec.direction != "image_to_text" else None
+        self.mix = nn.Linear(2 * dim, dim) if spec.direction == "both" else nn.Identity()
+
+    def forward(self, image: Tokens, text: Tokens) -> Tokens:
+        """Return one token."""
+        answers = []
+        if self.image_asks is not None:
+            answers.append(self.image_asks(at_least_one(image), text).mean())
+        if self.text_asks is not None:
+            answers.append(self.text_asks(at_least_one(text), image).mean())
+        return Tokens.single(self.mix(torch.cat(answers, dim=-1)), either(image, text))
+
+
+class CrossAttention(TransformerSpec, FusionSettings):
     """Tokens of one modality look at those of the other.
 
     Attributes:
@@ -15,8 +47,36 @@ class CrossAttention(TransformerSpec):
     kind: Literal["cross_attention"] = "cross_attention"
     direction: Literal["image_to_text", "text_to_image", "both"] = "both"
 
+    def build(self, dim: int) -> Fusion:
+        """Return the fusion."""
+        return CrossAttentionFusion(dim, self)
 
-class Early(TransformerSpec):
+
+class EarlyFusion(Fusion):
+    """One transformer over the tokens of both modalities, each marked with a learned vector.
+
+    Args:
+        dim: Width D of both modalities and of the output.
+        spec: Depth and what the blocks are made of.
+    """
+
+    def __init__(self, dim: int, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.image_mark = Mark(dim)
+        self.text_mark = Mark(dim)
+        self.transformer = Transformer(dim, spec)
+
+    def forward(self, image: Tokens, text: Tokens) -> Tokens:
+        """Return all tokens, those of the image first."""
+        x = torch.cat([self.image_mark(image.x), self.text_mark(text.x)], dim=1)
+        return self.transformer(Tokens(x, torch.cat([image.mask, text.mask], dim=1)))
+
+
+class Early(TransformerSpec, FusionSettings):
     """One transformer over the tokens of both modalities."""
 
     kind: Literal["early"] = "early"
+
+    def build(self, dim: int) -> Fusion:
+        """Return the fusion."""
+        return EarlyFusion(dim, self)

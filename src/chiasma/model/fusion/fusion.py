@@ -1,18 +1,43 @@
-"""What a fusion is."""
+"""What a fusion is: the tokens of an image and of a text in, joint tokens out."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import nn
 
+from chiasma.core.spec import Spec
+from chiasma.data.batch import Tokens
 from chiasma.model.plugins import Plugin
 
 
 class Fusion(nn.Module, ABC):
     """Joins an image and a text."""
 
+    @abstractmethod
+    def forward(self, image: Tokens, text: Tokens) -> Tokens:
+        """Return joint tokens of the same width; one is allowed.
+
+        Nothing may depend on masked tokens. A row without an image, without a text, or without both gives finite
+        tokens; what is there must still count.
+        """
+
+
+class FusionSettings(Spec):
+    """What every fusion's spec has."""
+
+    @abstractmethod
+    def build(self, dim: int) -> Fusion:
+        """Return a fusion of tokens of width ``dim``."""
+
 
 class FusionPlugin(Plugin):
     """A fusion of a third party."""
 
     group: ClassVar[str] = "chiasma.fusion"
+    settings: ClassVar[type[Spec]] = FusionSettings
+
+    def build(self, dim: int) -> Fusion:
+        """Return what the plugin's own spec builds."""
+        settings = self.resolve()
+        assert isinstance(settings, FusionSettings)
+        return settings.build(dim)
