@@ -1,0 +1,32 @@
+"""One thread a process, shape checks on every tensor function, and third-party data where there is some."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook(["chiasma.model", "chiasma.data.batch"], "beartype.beartype")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def third_party() -> Callable[[str], Path]:
+    """Return a function that gives the folder of a third-party dataset below ``CHIASMA_TEST_DATA``, or skips."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("CHIASMA_TEST_DATA")
+        if root is None:
+            pytest.skip("CHIASMA_TEST_DATA is not set, so there is no third-party data.")
+        folder = Path(root) / name
+        if not folder.exists():
+            pytest.skip(f"CHIASMA_TEST_DATA={root} has no {name!r}.")
+        return folder
+
+    return find
