@@ -1,0 +1,221 @@
+"""Predictions for one example or for a whole manifest, in order, with a reason for every row that cannot be read."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from chiasma.core.errors import DataError
+from chiasma.core.files import write_atomic
+from chiasma.core.spec import Spec
+from chiasma.data.batch import Sample
+from chiasma.data.image import decode_file, quiet_decoding
+from chiasma.data.manifest import Columns, joined_text, resolve_roles
+from chiasma.data.records import Records, read_records
+from chiasma.experiment.console import Console
+from chiasma.experiment.saved import SavedModel
+
+BATCH = 64
+
+
+class Answer(Spec):
+    """A prediction for one example.
+
+    Attributes:
+        prediction: A label, labels, or numbers.
+        scores: Calibrated probability of each label; for a regression the values.
+    """
+
+    prediction: str | float | tuple[str, ...] | tuple[float, ...]
+    scores: Mapping[str, float]
+
+    @property
+    def words(self) -> str:
+        """Return the prediction as text."""
+        return prediction_words(self.prediction)
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """One row of a manifest.
+
+    Attributes:
+        answer: None where the row could not be read.
+        error: Why not; None where it could.
+    """
+
+    id: str
+    answer: Answer | None
+    error: str | None = None
+
+
+def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> Answer:
+    """Return the prediction for one image, one text, or a pair.
+
+    Raises:
+        DataError: The image cannot be read, or the model reads neither of what is given.
+    """
+    parts: dict[str, np.ndarray | str] = {}
+    if image is not None:
+        parts["image"] = read_image(image, max_pixels=saved.preprocessing.max_pixels)
+    if text is not None:
+        parts["text"] = text
+    _check_readable(saved, parts)
+    return _answers(saved, [Sample("1", parts)])[0]
+
+
+def predict_manifest(
+    saved: SavedModel,
+    manifest: Path,
+    *,
+    columns: Columns | None = None,
+    image_dir: Path | None = None,
+    console: Console,
+) -> list[PredictedRow]:
+    """Return a prediction or a reason for every row, in the manifest's order.
+
+    Args:
+        saved: The model.
+        manifest: JSONL, CSV or Parquet; labels are not needed and not read.
+        columns: Which columns hold what; the usual names by default.
+        image_dir: What image paths are below; the manifest's folder by default.
+        console: Where progress goes.
+
+    Raises:
+        DataError: The manifest cannot be read, or has no column that the model reads.
+    """
+    records = read_records(manifest)
+    roles = resolve_roles(records.columns, columns or Columns(), labelled=False)
+    root = image_dir if image_dir is not None else manifest.parent
+    rows: dict[int, PredictedRow] = {}
+    for bad in records.bad:
+        rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
+    with quiet_decoding():
+        for batch in _batches(_samples(saved, records, roles, root)):
+            ready = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
+            answers = _answers(saved, [sample for _, sample in ready])
+            rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(ready, answers, strict=True)}
+            rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
+            console.status(f"predicted {len(rows):,} of {records.total:,} rows")
+            if console.interrupted:
+                raise KeyboardInterrupt
+    return [rows[line] for line in sorted(rows)]
+
+
+def write_predictions(
+    rows: Sequence[PredictedRow], saved: SavedModel, *, kind: Literal["csv", "jsonl"], out: Path | None
+) -> str:
+    """Return the predictions as text, and write them atomically where ``out`` is given.
+
+    CSV has the columns ``id``, ``prediction``, ``probability`` (of what is predicted), ``error``, and one a label.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    text = _as_csv(rows, saved) if kind == "csv" else "".join(_as_json(row) + "\n" for row in rows)
+    if out is not None:
+        write_atomic(out, text)
+    return text
+
+
+def read_image(path: Path, *, max_pixels: int) -> np.ndarray:
+    """Return an image file as ``H W 3`` uint8.
+
+    Raises:
+        DataError: The file is missing, damaged, not an image, or too large.
+    """
+    return np.asarray(decode_file(path, max_pixels=max_pixels))
+
+
+def prediction_words(prediction: Any) -> str:
+    """Return a prediction as one cell of text; several labels are joined by ``|``."""
+    if isinstance(prediction, tuple):
+        return "|".join(prediction_words(item) for item in prediction)
+    return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
+
+
+def _samples(
+    saved: SavedModel, records: Records, roles: Mapping[str, tuple[str, ...]], root: Path
+) -> Iterator[tuple[int, Sample | PredictedRow]]:
+    for row, line in zip(records.rows, records.lines, strict=True):
+        identity = str(row.get(roles["id"][0])) if roles["id"] else f"line-{line}"
+        try:
+            yield line, Sample(identity, _parts(saved, row, roles, root))
+        except DataError as error:
+            yield line, PredictedRow(identity, None, str(error))
+
+
+def _parts(
+    saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]], root: Path
+) -> dict[str, np.ndarray | str]:
+    parts: dict[str, np.ndarray | str] = {}
+    text = joined_text(row, roles["text"])
+    if text is not None:
+        parts["text"] = text
+    name = row.get(roles["image"][0]) if roles["image"] else None
+    if name not in (None, "") and "image" in saved.model.spec.encoders:
+        parts["image"] = read_image(_inside(root, str(name)), max_pixels=saved.preprocessing.max_pixels)
+    _check_readable(saved, parts)
+    return parts
+
+
+def _inside(root: Path, name: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"The image path {name} leads outside the image folder {root}.")
+    return path
+
+
+def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
+    reads = list(saved.model.spec.encoders)
+    if not set(parts) & set(reads):
+        given = ", ".join(parts) or "nothing"
+        raise DataError(f"The model reads {' and '.join(reads)}, but the row has {given}.")
+
+
+def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
+    if not samples:
+        return []
+    logits = saved.predict_logits(samples)
+    return [
+        Answer(prediction=prediction, scores=dict(zip(saved.labels, map(float, row), strict=True)))
+        for prediction, row in zip(saved.decide(logits), saved.scores(logits), strict=True)
+    ]
+
+
+def _as_csv(rows: Sequence[PredictedRow], saved: SavedModel) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "prediction", "probability", "error", *saved.labels])
+    for row in rows:
+        if row.answer is None:
+            writer.writerow([row.id, "", "", row.error, *[""] * len(saved.labels)])
+            continue
+        scores = [f"{row.answer.scores[name]:.6g}" for name in saved.labels]
+        writer.writerow([row.id, row.answer.words, _probability(row.answer), "", *scores])
+    return file.getvalue()
+
+
+def _probability(answer: Answer) -> str:
+    return f"{answer.scores[answer.prediction]:.6g}" if isinstance(answer.prediction, str) else ""
+
+
+def _as_json(row: PredictedRow) -> str:
+    answer = {} if row.answer is None else row.answer.to_dict()
+    return json.dumps({"id": row.id, **answer, **({} if row.error is None else {"error": row.error})}, ensure_ascii=False)

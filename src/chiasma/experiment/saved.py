@@ -1,0 +1,146 @@
+"""A trained classifier as a folder that can be moved anywhere: weights, architecture, preprocessing, calibration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.errors import CorruptFileError, StorageError
+from chiasma.core.spec import Spec
+from chiasma.data.batch import Batch, Sample
+from chiasma.data.preprocessing import Preprocessing
+from chiasma.data.signature import Signature
+from chiasma.experiment.calibration import Calibrator
+from chiasma.model.multimodal import ModelSpec, MultimodalModel
+from chiasma.store.checkpoint import load_newest, save_checkpoint
+from chiasma.train.devices import pick_device
+from chiasma.train.predicting import predict_logits
+
+FORMAT = 1
+
+
+class Card(Spec):
+    """What a saved model's documents say about its form; read before anything else.
+
+    Attributes:
+        format: Version of the folder's layout.
+        facts: Where the model comes from: run, candidate, metric, fingerprint of its data, figures on select.
+    """
+
+    format: int = FORMAT
+    facts: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A classifier that needs nothing but its folder.
+
+    Attributes:
+        model: With its spec and signature.
+        preprocessing: From raw images and texts to the model's inputs.
+        calibrator: From the model's outputs to probabilities and decisions.
+        card: Where it comes from.
+    """
+
+    model: MultimodalModel
+    preprocessing: Preprocessing
+    calibrator: Calibrator
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature:
+        """Return what the model reads and predicts."""
+        return self.model.signature
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the outputs, in order."""
+        return self.signature.target.labels
+
+    def save(self, folder: Path) -> None:
+        """Write the model; what stood in ``folder`` before is replaced only when all is written.
+
+        Raises:
+            StorageError: The folder cannot be written to.
+        """
+        documents = {
+            "card": Card(facts=self.card).to_dict(),
+            "model": self.model.spec.to_dict(),
+            "signature": self.signature.to_dict(),
+            "calibrator": self.calibrator.to_dict(),
+            **self.preprocessing.documents(),
+        }
+        tensors = {"model": self.model.state_dict()}
+        save_checkpoint(
+            folder, 0, tensors=tensors, documents=documents, files=self.preprocessing.files(), keep=1
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> "SavedModel":
+        """Read a model that :meth:`save` wrote; every byte is checked, and nothing is unpickled.
+
+        Raises:
+            StorageError: There is no saved model, or a newer version wrote it.
+            CorruptFileError: A file is not what was written, or the weights do not fit the architecture.
+        """
+        found = load_newest(folder)
+        if found is None:
+            raise StorageError(f"{folder} holds no saved model.")
+        documents = found.documents
+        card = Card.from_dict(documents["card"], where=f"{folder}: card")
+        if card.format > FORMAT:
+            raise StorageError(
+                f"{folder} has format {card.format}, but this version reads up to {FORMAT}. Upgrade chiasma."
+            )
+        signature = Signature.from_dict(documents["signature"])
+        model = ModelSpec.from_dict(documents["model"]).build(signature)
+        try:
+            model.load_state_dict(found.tensors("model"), strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CorruptFileError(f"The weights in {folder} do not fit their architecture: {reason}") from None
+        return cls(
+            model=model.to(pick_device(device)).eval(),
+            preprocessing=Preprocessing.load(documents, found.files),
+            calibrator=Calibrator.from_dict(documents["calibrator"]),
+            card=card.facts,
+        )
+
+    def encode(self, samples: Sequence[Sample]) -> Batch:
+        """Return raw samples as the model's inputs.
+
+        Raises:
+            DataError: A sample lacks a part or holds something that cannot be read.
+        """
+        return self.preprocessing.encode(samples)
+
+    def predict_logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
+        """Return uncalibrated outputs ``[n C]``."""
+        starts = range(0, len(samples), batch_size)
+        return predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+
+    def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return calibrated probabilities ``[n C]``; for a regression the values in the data's own units."""
+        return self.scores(self.predict_logits(samples))
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Return what :meth:`predict_proba` makes of outputs ``[n C]``."""
+        values = self.calibrator.probabilities(logits)
+        return self.preprocessing.original_units(values) if self.calibrator.task == "regression" else values
+
+    def decide(self, logits: np.ndarray) -> list[Any]:
+        """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers."""
+        task = self.calibrator.task
+        if task == "classification":
+            return [self.labels[place] for place in self.calibrator.decide(logits)]
+        if task == "multilabel":
+            chosen = self.calibrator.decide(logits)
+            return [tuple(name for name, on in zip(self.labels, row, strict=True) if on) for row in chosen]
+        values = self.scores(logits)
+        return [float(row[0]) if len(row) == 1 else tuple(float(value) for value in row) for row in values]
+
+    def predict(self, samples: Sequence[Sample]) -> list[Any]:
+        """Return the prediction for each sample, with the thresholds that select chose."""
+        return self.decide(self.predict_logits(samples))
