@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Before NumPy and torch are imported: they read these once.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import pytest
-import torch
-from jaxtyping import install_import_hook
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["chiasma.model", "chiasma.data.batch"], "beartype.beartype")
 torch.set_num_threads(1)

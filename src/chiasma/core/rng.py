@@ -6,6 +6,8 @@ needs to be stored. This is the only file that touches torch's global generator.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -42,3 +44,12 @@ def seed_torch(run_seed: int, *path: Part) -> None:
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+@contextmanager
+def kept_torch_generator() -> Iterator[None]:
+    """Leave torch's global CPU generator as it was, whatever is drawn inside."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        yield
