@@ -1,6 +1,8 @@
 """What a run found: one JSON value from which the closing table and the report are made, and nothing else is."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from chiasma.core.spec import Spec
@@ -120,3 +122,22 @@ class Results(Spec):
     opening: int | None = None
     provenance: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a verb hands back.
+
+    Attributes:
+        run_path: The run's folder.
+        results: What was found.
+        model_path: The saved model's folder.
+        report_path: The report, one HTML file.
+        stopped: ``finished``, or ``interrupted`` where the user stopped it.
+    """
+
+    run_path: Path
+    results: Results
+    model_path: Path
+    report_path: Path
+    stopped: str

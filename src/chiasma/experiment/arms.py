@@ -1,0 +1,142 @@
+"""The models that are compared at the end, whatever made them, with one way to get their outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from chiasma.data.dataset import Dataset
+from chiasma.data.signature import Signature
+from chiasma.experiment.calibration import THRESHOLD_METRICS, Calibrator, fit_calibrator
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.floors import ClassicalFloor
+from chiasma.experiment.results import Arm, Interval
+from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.model.multimodal import MultimodalModel
+from chiasma.store.checkpoint import load_newest
+from chiasma.train.design import Design
+from chiasma.train.devices import pick_device
+from chiasma.train.metrics import METRICS, measure
+from chiasma.train.predicting import predict_logits
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An arm and its outputs on select, one training a seed.
+
+    Attributes:
+        select: Outputs on the select split ``[S n C]``.
+        trained: Where its models lie, or None for a classical floor.
+        classical: The fitted floor, or None.
+    """
+
+    name: str
+    role: Literal["floor", "control", "finalist", "winner"]
+    description: str
+    dataset: Dataset
+    metric: str
+    select: np.ndarray
+    trained: TrainedArm | None = None
+    classical: ClassicalFloor | None = None
+
+    @cached_property
+    def calibrators(self) -> list[Calibrator]:
+        """Return what is fitted on select for each seed: temperature and threshold."""
+        labels = self.dataset.labels(self.dataset.rows("select")).numpy()
+        target = self.dataset.signature.target
+        return [fit_calibrator(logits, labels, target, metric=self.metric) for logits in self.select]
+
+    def outputs(self, rows: np.ndarray, *, device: str) -> np.ndarray:
+        """Return raw outputs for any rows ``[S n C]``."""
+        if self.classical is not None:
+            return self.classical.logits(self.dataset, rows)[None]
+        assert self.trained is not None
+        models = [load_trained(training.folder, device=device) for training in self.trained.trainings]
+        return np.stack([predict_logits(model, self.dataset, rows) for model in models])
+
+    def judged(self, outputs: np.ndarray, metric: str) -> np.ndarray:
+        """Return outputs ``[S n C]`` as this metric must see them: thresholded for decisions, else calibrated."""
+        decides = metric in THRESHOLD_METRICS
+        pairs = zip(self.calibrators, outputs, strict=True)
+        return np.stack([c.decision_logits(logits) if decides else c.apply(logits) for c, logits in pairs])
+
+    def select_metrics(self) -> dict[str, float]:
+        """Return the metrics on select, averaged over seeds, without the threshold that was fitted there."""
+        labels = self.dataset.labels(self.dataset.rows("select")).numpy()
+        target = self.dataset.signature.target
+        each = [measure(o, labels, target, target_scale=self.dataset.target_scale) for o in self.select]
+        return {name: float(np.mean([row[name] for row in each])) for name in each[0]}
+
+    def test_metrics(self, outputs: np.ndarray, bootstrap: Bootstrap) -> dict[str, Interval]:
+        """Return the metrics on the test split with their intervals; undefined ones are left out."""
+        found: dict[str, Interval] = {}
+        for metric in METRICS[self.dataset.signature.target.task]:
+            try:
+                found[metric] = bootstrap.interval(self.judged(outputs, metric), metric)
+            except UndefinedMetricError:
+                continue
+        return found
+
+    def arm(self, test: Mapping[str, Interval]) -> Arm:
+        """Return the line of the table."""
+        measured = self.trained.best.outcome if self.trained else None
+        sizes = {**measured.objectives, **measured.metrics} if measured else {}
+        parameters = sizes.get("parameters")
+        return Arm(
+            name=self.name,
+            role=self.role,
+            description=self.description,
+            candidate=self.trained.arm.candidate if self.trained else None,
+            seeds=len(self.select),
+            select=self.select_metrics(),
+            test=test,
+            parameters=int(parameters) if parameters is not None else None,
+            flops=sizes.get("flops"),
+            latency_seconds=sizes.get("latency"),
+            seconds=sum(t.seconds for t in self.trained.trainings) if self.trained else self.classical_seconds,
+        )
+
+    @property
+    def classical_seconds(self) -> float:
+        """Return what fitting a classical floor cost."""
+        return self.classical.seconds if self.classical else 0.0
+
+
+def contestant_of(trained: TrainedArm, dataset: Dataset, *, metric: str, winner: bool) -> Contestant:
+    """Return a trained arm with the predictions that its worker kept."""
+    select = np.stack([kept_logits(training.folder) for training in trained.trainings])
+    arm = trained.arm
+    role = "winner" if winner else arm.role
+    name = "winner" if winner else arm.name
+    return Contestant(name, role, arm.description, dataset, metric, select, trained=trained)
+
+
+def contestant_of_floor(floor: ClassicalFloor, dataset: Dataset, *, metric: str) -> Contestant:
+    """Return a classical floor with its outputs on select."""
+    select = floor.logits(dataset, dataset.rows("select"))[None]
+    return Contestant(floor.name, "floor", floor.description, dataset, metric, select, classical=floor)
+
+
+def kept_logits(folder: Path) -> np.ndarray:
+    """Return the outputs on select ``[n C]`` that a worker kept."""
+    with np.load(folder / "select.npz", allow_pickle=False) as file:
+        return file["logits"]
+
+
+def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel:
+    """Return the model that a worker kept, in evaluation mode.
+
+    Raises:
+        CorruptFileError: No checkpoint there verifies.
+        FileNotFoundError: There is none.
+    """
+    checkpoint = load_newest(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(f"No trained model was kept in {folder}.")
+    design = Design.from_dict(checkpoint.documents["design"])
+    model = design.model.build(Signature.from_dict(checkpoint.documents["signature"]))
+    model.load_state_dict(checkpoint.tensors("model"), strict=True)
+    return model.to(pick_device(device)).eval()

@@ -1,0 +1,53 @@
+"""Begin a run, or check that an old one may be continued; shared by all verbs that make runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from chiasma.core.errors import DataError
+from chiasma.data.dataset import Dataset
+from chiasma.data.prepare import DataReport, prepare
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
+from chiasma.store.folders import cache_folder, runs_root
+from chiasma.store.provenance import provenance
+from chiasma.store.run import RunStore
+
+
+def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataReport]:
+    """Clean, split and store the data, or reopen what an earlier run prepared from the same files and settings.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
+    cache = Path(config.run.cache).expanduser() if config.run.cache else cache_folder()
+    return prepare(config.data, seed=config.run.seed, cache=cache, progress=console.status)
+
+
+def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequence[str]) -> RunStore:
+    """Make the folder of a new run.
+
+    Raises:
+        StorageError: It cannot be written to.
+    """
+    store = RunStore.create(
+        Path(config.run.folder).expanduser() if config.run.folder else runs_root(),
+        verb=verb if config.run.name is None else f"{verb}-{config.run.name}",
+        config=config.to_dict(),
+        provenance=provenance(command, config.run.seed),
+    )
+    store.record_event("dataset", {"folder": str(dataset.folder), "fingerprint": dataset.fingerprint})
+    return store
+
+
+def check_same_data(store: RunStore, dataset: Dataset) -> None:
+    """Refuse to continue a run on other data than it began with.
+
+    Raises:
+        DataError: The fingerprints differ.
+    """
+    known = store.events("dataset")[0].data["fingerprint"]
+    if known != dataset.fingerprint:
+        raise DataError(
+            f"The data of {store.id} have changed: their fingerprint was {known} and is now "
+            f"{dataset.fingerprint}. Start a new run."
+        )

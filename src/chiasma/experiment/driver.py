@@ -1,0 +1,175 @@
+"""Carry out jobs and record them: what is recorded is never trained again, and a resume replays it.
+
+The loop that decides what to run next sees the same sequence of outcomes whether they come from worker processes now
+or from the run's database, so that a killed run continues to the identical result.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.evaluate.executor import Executor
+from chiasma.evaluate.job import Job
+from chiasma.experiment.console import Console
+from chiasma.store.run import RunStore
+
+POLL_SECONDS = 0.2
+
+
+class StopRequestedError(Exception):
+    """The user asked to stop; everything that ended before is recorded."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training that the run wants.
+
+    Attributes:
+        job: What a worker is told; its key identifies the work before and after a resume.
+        candidate: K in ``RUN#K``.
+        purpose: ``warmup``, ``floor``, ``search`` or ``final``.
+        until: Seconds after the run's start at which it must have ended; None for no limit.
+    """
+
+    job: Job
+    candidate: int | None
+    purpose: str
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A work and what it came to.
+
+    Attributes:
+        seconds: What it cost.
+        elapsed: Seconds after the run's start at which it was recorded.
+    """
+
+    work: Work
+    outcome: Scored | Rejected | Failed
+    seconds: float
+    elapsed: float
+
+
+@dataclass
+class Clock:
+    """Seconds that the run has spent, also before it was interrupted."""
+
+    spent_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> float:
+        """Return the seconds spent so far."""
+        return self.spent_before + time.monotonic() - self.started
+
+
+class Driver:
+    """The only writer of a run: hands work to the executor, records outcomes, and remembers decisions.
+
+    Args:
+        store: The run, open for writing.
+        executor: Where jobs are carried out.
+        console: Asked whether the user wants to stop.
+        clock: The run's clock.
+        workers: How many jobs run at a time.
+    """
+
+    def __init__(self, store: RunStore, executor: Executor, *, console: Console, clock: Clock, workers: int) -> None:
+        self.store = store
+        self.console = console
+        self.clock = clock
+        self.workers = workers
+        self._executor = executor
+        self._queue: deque[Work] = deque()
+        self._ready: deque[Finished] = deque()
+        self._running: dict[str, tuple[Work, Any, int]] = {}
+
+    def decide(self, name: str, choose: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return the recorded decision of this name, or take it now and record it.
+
+        Whatever depends on the clock goes through here, so that a resume repeats it.
+        """
+        for event in self.store.events("decision"):
+            if event.data["name"] == name:
+                return event.data["value"]
+        value = dict(choose())
+        self.store.record_event("decision", {"name": name, "value": value, "elapsed": self.clock.elapsed()})
+        return value
+
+    def decided(self, name: str) -> bool:
+        """Return whether the decision of this name was taken."""
+        return any(event.data["name"] == name for event in self.store.events("decision"))
+
+    def submit(self, work: Work) -> None:
+        """Queue work; what the database already answers is answered from there."""
+        row = self.store.job(work.job.key)
+        if row is not None and row.outcome is not None:
+            self._ready.append(Finished(work, row.outcome, row.seconds or 0.0, float(row.extra["elapsed"])))
+        else:
+            self._queue.append(work)
+
+    @property
+    def pending(self) -> int:
+        """Return how much work has been submitted and not yet returned."""
+        return len(self._queue) + len(self._ready) + len(self._running)
+
+    def next(self) -> Finished | None:
+        """Return the next outcome, or None after a short wait without one.
+
+        Raises:
+            StopRequestedError: The user asked to stop.
+        """
+        if self._ready:
+            return self._ready.popleft()
+        if self.console.interrupted:
+            raise StopRequestedError
+        self._feed()
+        if not self._running:
+            return None
+        for job, outcome, seconds in self._executor.as_completed(time.monotonic() + POLL_SECONDS):
+            work, _, attempt = self._running.pop(job.key)
+            elapsed = self.clock.elapsed()
+            # Record before anyone is told: a crash between the two replays this training instead of losing it.
+            if self.store.finish_job(job.key, attempt, outcome=outcome, seconds=seconds, extra={"elapsed": elapsed}):
+                self._ready.append(Finished(work, outcome, seconds, elapsed))
+            self._feed()
+            break
+        return self._ready.popleft() if self._ready else None
+
+    def drop(self) -> int:
+        """Forget queued work and stop what is running; return how many trainings were cut."""
+        cut = len(self._running)
+        for _, handle, _ in self._running.values():
+            self._executor.cancel(handle)
+        self._running.clear()
+        self._queue.clear()
+        return cut
+
+    def finish_all(self, until: float | None = None) -> list[Finished]:
+        """Return all outstanding outcomes, in the order they were recorded; what is late is dropped."""
+        found: list[Finished] = []
+        while self.pending:
+            finished = self.next()
+            if finished is not None:
+                found.append(finished)
+            if until is not None and self.clock.elapsed() > until and not self._ready:
+                self.drop()
+        return found
+
+    def _feed(self) -> None:
+        """Keep every worker busy; hold the rest back so that a time limit counts from the moment a job starts."""
+        while self._queue and len(self._running) < self.workers:
+            work = self._queue.popleft()
+            job = work.job
+            if work.until is not None:
+                left = work.until - self.clock.elapsed()
+                if left < 0.5:
+                    continue
+                job = job.model_copy(update={"limit_seconds": left})
+            attempt = self.store.begin_job(job.key, work.candidate, rung=job.rung, seed=job.seed, purpose=work.purpose)
+            handle = self._executor.submit(job.model_copy(update={"attempt": attempt}))
+            self._running[job.key] = (work, handle, attempt)

@@ -1,0 +1,122 @@
+"""Measure a saved model on a split; the test split through the ledger, like everything else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from chiasma.core.errors import DataError
+from chiasma.core.spec import Spec
+from chiasma.data.dataset import Dataset
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
+from chiasma.experiment.calibration import THRESHOLD_METRICS
+from chiasma.experiment.console import Console
+from chiasma.experiment.diagnosis import label_table
+from chiasma.experiment.results import Calibration, Interval
+from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.sealed import open_test, opening_words
+from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.store.folders import cache_folder, ledger_folder
+from chiasma.train.metrics import METRICS
+from chiasma.train.predicting import predict_logits
+
+
+class Evaluation(Spec):
+    """What a saved model reaches on a split.
+
+    Attributes:
+        examples: Rows that were judged.
+        groups: Independent groups among them; intervals are clustered by these.
+        opening: How often the test split had been opened before; None for select.
+        metrics: Each with its interval.
+        per_label: How it does on each label.
+    """
+
+    model: str
+    source: str
+    split: Literal["test", "select"]
+    examples: int
+    groups: int
+    opening: int | None
+    metrics: Mapping[str, Interval]
+    calibration: Calibration | None
+    per_label: tuple[Mapping[str, Any], ...]
+
+
+def evaluate(
+    model: Path,
+    data: DataSpec | None,
+    *,
+    split: Literal["test", "select"] = "test",
+    console: Console,
+    device: str = "auto",
+) -> Evaluation:
+    """Measure a saved model.
+
+    Args:
+        model: The model's folder.
+        data: Data with the same labels and kinds of input; None for those it was trained on.
+        split: ``test`` records an opening in the ledger.
+
+    Raises:
+        DataError: The data do not fit the model, or have no such split.
+    """
+    saved = SavedModel.load(model, device=device)
+    spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
+    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache_folder(), progress=console.status)
+    _check_fit(saved, dataset)
+    before = None
+    if split == "test":
+        if not dataset.test_count:
+            raise DataError(f"{spec.source} has no test split; measure on select with --on select.")
+        rows, before = open_test(dataset, ledger_folder=ledger_folder(), run=str(saved.card["run"]), verb="evaluate")
+        console.say(opening_words(before))
+    else:
+        rows = dataset.rows("select")
+    logits = _logits(saved, dataset, rows)
+    bootstrap = Bootstrap(
+        labels=dataset.labels(rows).numpy(),
+        groups=dataset.groups(rows),
+        target=dataset.signature.target,
+        target_scale=dataset.target_scale,
+    )
+    metrics: dict[str, Interval] = {}
+    for metric in METRICS[dataset.signature.target.task]:
+        decides = metric in THRESHOLD_METRICS
+        judged = saved.calibrator.decision_logits(logits) if decides else saved.calibrator.apply(logits)
+        try:
+            metrics[metric] = bootstrap.interval(judged[None], metric)
+        except UndefinedMetricError:
+            continue
+    return Evaluation(
+        model=str(model),
+        source=spec.source,
+        split=split,
+        examples=len(rows),
+        groups=bootstrap.count,
+        opening=before,
+        metrics=metrics,
+        calibration=saved.calibrator.describe(logits, bootstrap.labels),
+        per_label=label_table(
+            saved.calibrator.decision_logits(logits)[None],
+            bootstrap.labels,
+            dataset.signature.target,
+            target_scale=dataset.target_scale,
+        ),
+    )
+
+
+def _logits(saved: SavedModel, dataset: Dataset, rows: Any) -> Any:
+    """Predict with the model's own preprocessing: its tokenizer and image size, not those of the new data."""
+    if dataset.fingerprint == saved.card["fingerprint"]:
+        return predict_logits(saved.model, dataset, rows)
+    return saved.predict_logits(dataset.samples(rows))
+
+
+def _check_fit(saved: SavedModel, dataset: Dataset) -> None:
+    ours, theirs = saved.signature.target, dataset.signature.target
+    if ours.task != theirs.task or (ours.task != "regression" and ours.labels != theirs.labels):
+        raise DataError(
+            f"The model predicts {ours.task} of {', '.join(ours.labels[:8])}, but the data hold {theirs.task} of "
+            f"{', '.join(theirs.labels[:8])}."
+        )

@@ -1,0 +1,130 @@
+"""The product's main job: floors, search, finals, the sealed test, the report, all within one budget."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from chiasma.data.dataset import Dataset
+from chiasma.data.prepare import DataReport
+from chiasma.evaluate.executor import LocalExecutor
+from chiasma.evaluate.ladder import Ladder, Rung
+from chiasma.evaluate.tasks import Task
+from chiasma.experiment import stages
+from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data
+from chiasma.experiment.config import Budget, RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
+from chiasma.experiment.finals import TrainedArm, full_cost
+from chiasma.experiment.floors import fit_floors
+from chiasma.experiment.judge import Evidence, judge
+from chiasma.experiment.plan import SearchPlan
+from chiasma.experiment.results import RunResult
+from chiasma.experiment.setting import Setting
+from chiasma.search.archive import SharedArchive
+from chiasma.store.logs import log_to
+from chiasma.store.run import RunStore
+from chiasma.train.metrics import primary_metric
+
+
+def evolve(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult:
+    """Search for the best classifier that the budget buys, prove its gain on the sealed test, and save both.
+
+    Args:
+        config: Everything the run is told.
+        console: Where progress goes, and whether the user wants to stop.
+        command: The command line, for the provenance.
+
+    Raises:
+        ChiasmaError: The data or a setting cannot be used; nothing has been trained.
+    """
+    clock = Clock()
+    dataset, report = prepare_data(config, console)
+    with begin_run(config, dataset, verb="evolve", command=command) as store:
+        return _drive(config, dataset, report, store=store, console=console, clock=clock)
+
+
+def resume(path: Path, *, budget: str | None = None, console: Console) -> RunResult:
+    """Continue an interrupted or killed search to the result that it would have had.
+
+    Args:
+        path: The run's folder.
+        budget: A larger budget than the run was made with; None for the same.
+
+    Raises:
+        RunBusyError: Another process is writing to the run.
+        DataError: The data have changed since.
+    """
+    with RunStore.open(path, write=True) as store:
+        config = RunConfig.from_dict(store.config)
+        if budget is not None:
+            run = config.run.model_copy(update={"budget": Budget.parse(budget)})
+            config = config.model_copy(update={"run": run})
+        dataset, report = prepare_data(config, console)
+        check_same_data(store, dataset)
+        clock = Clock(spent_before=_spent(store))
+        return _drive(config, dataset, report, store=store, console=console, clock=clock)
+
+
+def _spent(store: RunStore) -> float:
+    jobs = [float(row.extra["elapsed"]) for row in store.jobs() if row.outcome is not None]
+    decisions = [float(event.data["elapsed"]) for event in store.events("decision")]
+    return max([0.0, *jobs, *decisions])
+
+
+def _drive(
+    config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console, clock: Clock
+) -> RunResult:
+    metric = primary_metric(dataset.signature.target, config.evaluate.metric)
+    ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in config.evaluate.rungs), eta=config.evaluate.eta)
+    task = Task(
+        dataset=str(dataset.folder),
+        metric=metric,
+        objectives=config.evaluate.objectives,
+        device=config.run.device,
+        precision=config.run.precision,
+        max_parameters=config.evaluate.max_parameters,
+    )
+    store.set_status("running")
+    with log_to(store.path), LocalExecutor(config.run.workers, log=store.path / "workers.log") as executor:
+        console.say(f"run {store.id} in {store.path}")
+        driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
+        setting = Setting(config, dataset, report, store, driver, console, metric, ladder, task)
+        evidence = _gather(setting)
+    result = judge(setting, evidence)
+    store.set_status("stopped" if evidence.interrupted else "finished")
+    return result
+
+
+def _gather(setting: Setting) -> Evidence:
+    """Run every stage, or as many as there is time for; whatever happens, there is a best so far."""
+    archive = SharedArchive()
+    first = stages.first_arms(setting)
+    floors = [arm for arm in first if arm.role == "floor"]
+    finished: list[Finished] = []
+    trained: list[TrainedArm] = []
+    search_plan, final_plan, loop, interrupted = SearchPlan(), None, None, False
+    with ThreadPoolExecutor(1, thread_name_prefix="floors") as thread:
+        classical = thread.submit(fit_floors, setting.dataset)
+        try:
+            search_plan = stages.plan(setting, first)
+            finished += stages.train_first(setting, first, search_plan, archive)
+            loop = stages.make_search(setting, search_plan, archive)
+            stages.search(setting, loop, search_plan)
+            arms = stages.arms_for_finals(setting, archive, floors)
+            costs = full_cost([*finished, *loop.finished])
+            final_plan, trained = stages.finals(setting, arms, search_plan, costs=costs)
+        except StopRequestedError:
+            interrupted = True
+            setting.driver.drop()
+            if loop is not None:
+                loop.settle()
+            setting.console.say("stopping: the best so far is saved; `chiasma resume` goes on from here")
+        return Evidence(
+            interrupted=interrupted,
+            archive=archive,
+            loop=loop,
+            search_plan=search_plan,
+            final_plan=final_plan,
+            trained=tuple(trained or stages.best_so_far(setting, archive, floors)),
+            classical=tuple(classical.result()),
+        )

@@ -1,0 +1,200 @@
+"""Choose the winner on select, save it, open the sealed test once, and write down what it showed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.errors import ChiasmaError
+from chiasma.core.files import write_json
+from chiasma.experiment import summary
+from chiasma.experiment.arms import Contestant, contestant_of, contestant_of_floor, load_trained
+from chiasma.experiment.diagnosis import confusion, label_table
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.floors import ClassicalFloor
+from chiasma.experiment.plan import FinalPlan, SearchPlan
+from chiasma.experiment.report.render import write_report
+from chiasma.experiment.results import Gain, Results, RunResult
+from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.sealed import open_test, opening_words
+from chiasma.experiment.search_loop import SearchLoop
+from chiasma.experiment.setting import CONTROL, Setting
+from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.search.archive import SharedArchive
+from chiasma.store.folders import ledger_folder
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the stages of a run found.
+
+    Attributes:
+        interrupted: The user stopped it; the test split stays sealed.
+        loop: The search, or None where it never began.
+        trained: All arms that are designs, with their trainings.
+        classical: The floors that are not.
+    """
+
+    interrupted: bool
+    archive: SharedArchive
+    loop: SearchLoop | None
+    search_plan: SearchPlan
+    final_plan: FinalPlan | None
+    trained: tuple[TrainedArm, ...]
+    classical: tuple[ClassicalFloor, ...]
+
+
+@dataclass(frozen=True)
+class TestFindings:
+    """What the opened test split showed; empty where it stayed sealed."""
+
+    __test__ = False
+
+    parts: dict[str, Any]
+    tests: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def judge(setting: Setting, evidence: Evidence) -> RunResult:
+    """Turn evidence into a saved model, results and a report.
+
+    Raises:
+        ChiasmaError: Nothing was trained, so that there is no model to hand back.
+    """
+    if not evidence.trained:
+        raise ChiasmaError(
+            f"No design was trained within {setting.config.run.budget.words}, so there is no model to save. "
+            f"Go on with a larger budget: chiasma resume {setting.store.path} --budget ..."
+        )
+    best = min(evidence.trained, key=lambda arm: (arm.error, arm.arm.candidate))
+    contestants = _contestants(setting, evidence, best)
+    winner = contestants[-1]
+    _save(setting, winner, best)
+    setting.console.status("judging")
+    findings = (
+        TestFindings({}, {}, ["The run was interrupted: figures are on select, and the test split is still sealed."])
+        if evidence.interrupted
+        else _open(setting, evidence, contestants)
+    )
+    notes = [*findings.notes, *summary.notes(setting, evidence, best)]
+    arms = tuple(contestant.arm(findings.tests.get(contestant.name, {})) for contestant in contestants)
+    results = Results(
+        arms=arms,
+        winner=winner.name,
+        notes=tuple(notes),
+        **summary.of_run(setting, evidence, best),
+        **findings.parts,
+    )
+    write_json(setting.store.path / "results.json", results.to_dict())
+    report = write_report(results, setting.store.path / "report.html")
+    return RunResult(
+        run_path=setting.store.path,
+        results=results,
+        model_path=setting.store.model_folder,
+        report_path=report,
+        stopped="interrupted" if evidence.interrupted else "finished",
+    )
+
+
+def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list[Contestant]:
+    """Return floors first, then the control, the finalists and, last, the winner."""
+    dataset, metric = setting.dataset, setting.metric
+    others = [arm for arm in evidence.trained if arm is not best]
+    floors = [contestant_of_floor(floor, dataset, metric=metric) for floor in evidence.classical]
+    found = floors + [contestant_of(arm, dataset, metric=metric, winner=False) for arm in others]
+    order = {"floor": 0, "control": 1, "finalist": 2}
+    found.sort(key=lambda contestant: order[contestant.role])
+    return [*found, contestant_of(best, dataset, metric=metric, winner=True)]
+
+
+def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
+    """Save the winner's training with the lowest error on select."""
+    place = best.trainings.index(best.best)
+    SavedModel(
+        model=load_trained(best.best.folder),
+        preprocessing=setting.dataset.preprocessing(),
+        calibrator=winner.calibrators[place],
+        card={
+            "run": setting.store.id,
+            "candidate": best.arm.candidate,
+            "metric": setting.metric,
+            "fingerprint": setting.dataset.fingerprint,
+            "select": best.best.outcome.to_dict(),
+            "data": setting.config.data.to_dict(),
+            "seed": setting.config.run.seed,
+        },
+    ).save(setting.store.model_folder)
+
+
+def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -> TestFindings:
+    """Open the test split once for all arms, and compare the winner with each."""
+    dataset, store, config = setting.dataset, setting.store, setting.config
+    if dataset.test_count == 0:
+        return TestFindings({}, {}, ["The data have no test split: all figures are on select, which chose the winner."])
+    rows, before = open_test(dataset, ledger_folder=ledger_folder(), run=store.id, verb="evolve")
+    setting.console.say(opening_words(before))
+    bootstrap = Bootstrap(
+        labels=dataset.labels(rows).numpy(),
+        groups=dataset.groups(rows),
+        target=dataset.signature.target,
+        target_scale=dataset.target_scale,
+        level=config.evaluate.level,
+        resamples=config.evaluate.resamples,
+        seed=config.run.seed,
+    )
+    winner = contestants[-1]
+    compared = [c for c in contestants if c.role in ("floor", "control", "winner") or _is_control(c, contestants)]
+    outputs = {c.name: c.outputs(rows, device=config.run.device) for c in compared}
+    tests = {c.name: c.test_metrics(outputs[c.name], bootstrap) for c in compared}
+    gains = tuple(_gain(winner, c, outputs, bootstrap, setting.metric) for c in compared if c is not winner)
+    decided = winner.judged(outputs["winner"], "accuracy")
+    _keep_predictions(store.path / "predictions.npz", setting, rows, outputs)
+    target = dataset.signature.target
+    parts: dict[str, Any] = {
+        "gains": tuple(gain for gain in gains if gain is not None),
+        "opening": before,
+        "calibration": winner.calibrators[0].describe(outputs["winner"], bootstrap.labels),
+        "per_label": label_table(decided, bootstrap.labels, target, target_scale=dataset.target_scale),
+        "confusion": confusion(decided, bootstrap.labels, target),
+        "reliability": winner.calibrators[0].reliability(outputs["winner"], bootstrap.labels),
+        "test_examples": len(rows),
+        "test_groups": bootstrap.count,
+    }
+    return TestFindings(parts, tests, [])
+
+
+def _is_control(contestant: Contestant, contestants: list[Contestant]) -> bool:
+    """Return whether a finalist stands for random search, because it found the control's best design."""
+    if any(other.role == "control" for other in contestants) or contestant.trained is None:
+        return False
+    mine = [c for c in contestants if c.trained is not None and c.trained.arm.proposer == CONTROL and c.role != "floor"]
+    return bool(mine) and contestant is mine[0]
+
+
+def _gain(
+    winner: Contestant, other: Contestant, outputs: dict[str, np.ndarray], bootstrap: Bootstrap, metric: str
+) -> Gain | None:
+    try:
+        return bootstrap.gain_against(
+            other.name,
+            winner.judged(outputs[winner.name], metric),
+            other.judged(outputs[other.name], metric),
+            metric=metric,
+        )
+    except UndefinedMetricError:
+        return None
+
+
+def _keep_predictions(path: Path, setting: Setting, rows: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
+    """Keep the winner's predictions on test, so that runs can be compared without opening it again."""
+    dataset = setting.dataset
+    summary.write_arrays(
+        path,
+        {
+            "ids": np.array([str(identity) for identity in dataset.ids(rows)]),
+            "groups": dataset.groups(rows),
+            "labels": dataset.labels(rows).numpy(),
+            "winner": outputs["winner"],
+        },
+    )

@@ -1,0 +1,79 @@
+"""How a budget is spent: pure functions of what was measured, recorded as decisions so that a resume repeats them."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from chiasma.core.spec import Spec
+
+SEARCH_SHARE = 0.42
+CANDIDATES_WANTED = 24
+FIRST_DEEP_ARMS = 3.5
+SAFETY = 0.88
+
+
+class SearchPlan(Spec):
+    """The search's part of a budget.
+
+    Attributes:
+        top: Part of a design's own epochs that the highest rung of the search trains.
+        search_until: Seconds after the start at which the search ends; None where trials are counted.
+        finish_by: Seconds after the start at which trainings must have ended; None where trials are counted.
+    """
+
+    top: float = Field(1.0, gt=0, le=1)
+    search_until: float | None = None
+    finish_by: float | None = None
+
+
+class FinalPlan(Spec):
+    """The final trainings on fresh seeds.
+
+    Attributes:
+        fraction: Part of each design's own epochs, the same for the winner and all that it is compared with.
+        rounds: Fresh seeds; in each round every arm is trained once.
+    """
+
+    fraction: float = Field(gt=0, le=1)
+    rounds: int = Field(ge=1)
+
+
+def plan_search(
+    *, budget: float, elapsed: float, full_seconds: float, ladder_cost: float, workers: int, test_seconds: float
+) -> SearchPlan:
+    """Divide a time budget between search, final trainings and the report.
+
+    Args:
+        budget: Seconds in all.
+        elapsed: Seconds already spent.
+        full_seconds: One full training of an ordinary design on one worker, as measured.
+        ladder_cost: Cost of a candidate on the ladder, in parts of the training on its highest rung.
+        workers: Trainings at a time.
+        test_seconds: Expected cost of the predictions on the test split and of the report.
+    """
+    finish_by = max(elapsed, budget - test_seconds - 0.02 * budget)
+    search = SEARCH_SHARE * (finish_by - elapsed)
+    full_trainings = CANDIDATES_WANTED * ladder_cost + FIRST_DEEP_ARMS
+    affordable = search * workers / (full_trainings * max(full_seconds, 1e-6))
+    return SearchPlan(top=min(1.0, max(0.01, affordable)), search_until=elapsed + search, finish_by=finish_by)
+
+
+def ladder_cost(fractions: Sequence[float], eta: float) -> float:
+    """Return the mean cost of a candidate under successive halving, in parts of the last rung's training."""
+    return sum(fraction / eta**rung for rung, fraction in enumerate(fractions)) / fractions[-1]
+
+
+def plan_finals(*, seconds: float, costs: Sequence[float], workers: int, seeds: int) -> FinalPlan:
+    """Choose how long and how often the final arms are trained: first as long as they need, then on more seeds.
+
+    Args:
+        seconds: What is left until the trainings must have ended.
+        costs: Expected seconds of each arm's full training on one worker.
+        workers: Trainings at a time.
+        seeds: Most rounds.
+    """
+    full_round = max(max(costs), sum(costs) / workers)
+    usable = SAFETY * max(seconds, 0.0)
+    fraction = min(1.0, max(0.01, usable / max(full_round, 1e-6)))
+    rounds = int(usable // max(fraction * sum(costs) / workers, fraction * max(costs), 1e-6))
+    return FinalPlan(fraction=fraction, rounds=max(1, min(seeds, rounds)))

@@ -1,0 +1,231 @@
+"""The visible loop of search: ask, train up the ladder, tell.
+
+Two generations are under way at a time, so that no worker waits for the slowest training of one. A generation is asked
+for when the one before the last has been told, and generations are told in order: what is proposed depends on recorded
+rows alone, not on the order in which results arrive or on the number of workers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chiasma.core.outcome import Scored
+from chiasma.core.rng import derive_seed
+from chiasma.evaluate.job import Job
+from chiasma.evaluate.ladder import Ladder, RungRow, promote
+from chiasma.experiment.driver import Driver, Finished, Work
+from chiasma.search.archive import SharedArchive
+from chiasma.search.protocols import Allocator, Candidate, Evaluation, Proposer, Spend
+from chiasma.train.design import Design
+
+UNDER_WAY = 2
+
+JobMaker = Callable[..., Job]
+
+
+@dataclass
+class Generation:
+    """Candidates that were asked for together, and what is known of them."""
+
+    number: int
+    candidates: dict[int, Candidate[Design]]
+    rung: int = 0
+    waiting: set[str] = field(default_factory=set)
+    finished: list[tuple[int, Finished]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[RungRow]:
+        """Return the recorded trainings as promotion sees them."""
+        return [RungRow(number, item.work.job.rung, item.outcome) for number, item in self.finished]
+
+    @property
+    def done(self) -> bool:
+        """Return whether nothing more will be trained."""
+        return not self.waiting
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step of the anytime curve."""
+
+    seconds: float
+    candidates: int
+    error: float
+    proposer: str
+
+
+class SearchLoop:
+    """Runs generations until the budget of trials is spent or it is told to close.
+
+    Args:
+        driver: Carries out trainings.
+        archive: Shared by all proposers; the floors are in it already.
+        proposers: By name.
+        allocator: Chooses who makes the next candidate.
+        ladder: Lengths of training.
+        top: Part of a design's own epochs on the ladder's last rung.
+        generation: Candidates asked for together.
+        trials: Most candidates; None where time decides.
+        seed: The run's seed.
+        make_job: Makes the job of a design from ``key, design, seed, fraction, rung``.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        archive: SharedArchive,
+        *,
+        proposers: Mapping[str, Proposer[Design]],
+        allocator: Allocator,
+        ladder: Ladder,
+        top: float,
+        generation: int,
+        trials: int | None,
+        seed: int,
+        make_job: JobMaker,
+    ) -> None:
+        self.driver = driver
+        self.archive = archive
+        self.proposers = proposers
+        self.allocator = allocator
+        self.ladder = ladder
+        self.top = top
+        self.generation = generation
+        self.trials = trials
+        self.seed = seed
+        self.make_job = make_job
+        self.ledger: list[Spend] = []
+        self.rows: list[RungRow] = []
+        self.anytime: list[Point] = []
+        self.asked = 0
+        self.finished: list[Finished] = []
+        self._numbered = 0
+        self._active: list[Generation] = []
+        self._exhausted = False
+
+    def run(self, close: Callable[[], bool]) -> None:
+        """Search until the trials are spent, the space is exhausted, or ``close()`` says that time is up.
+
+        Raises:
+            StopRequestedError: The user asked to stop.
+        """
+        self._start_generations()
+        while self._active:
+            finished = self.driver.next()
+            if finished is not None:
+                self._note(finished)
+            elif close():
+                return
+
+    def settle(self) -> None:
+        """Keep what the unfinished generations found, after the search was closed or interrupted."""
+        while self._active:
+            self._tell(self._active.pop(0))
+
+    def _start_generations(self) -> None:
+        while len(self._active) < UNDER_WAY and not self._exhausted:
+            wanted = self.generation if self.trials is None else min(self.generation, self.trials - self.asked)
+            candidates = self._ask(wanted) if wanted > 0 else {}
+            if not candidates:
+                self._exhausted = True
+                return
+            generation = Generation(self._numbered, candidates)
+            self._active.append(generation)
+            self._numbered += 1
+            self.asked += len(candidates)
+            self._train(generation, list(candidates))
+
+    def _ask(self, count: int) -> dict[int, Candidate[Design]]:
+        """Ask for candidates one by one, so that each is charged to the proposer before the next is chosen."""
+        under_way = [c.proposer for generation in self._active for c in generation.candidates.values()]
+        ledger = [*self.ledger, *(Spend(name, 0.0, 0.0) for name in under_way)]
+        found: dict[int, Candidate[Design]] = {}
+        for _ in range(count):
+            name = self.allocator.next(ledger)
+            ledger.append(Spend(name, 0.0, 0.0))
+            for candidate in self.proposers[name].ask(1, self.archive):
+                if not self._is_under_way(candidate.hash, found):
+                    found[self._record(candidate)] = candidate
+        return found
+
+    def _is_under_way(self, hash: str, fresh: Mapping[int, Candidate[Design]]) -> bool:
+        groups = [fresh, *(generation.candidates for generation in self._active)]
+        return any(candidate.hash == hash for group in groups for candidate in group.values())
+
+    def _record(self, candidate: Candidate[Design]) -> int:
+        return self.driver.store.add_candidate(
+            candidate.hash,
+            proposer=candidate.proposer,
+            generation=self._numbered,
+            genome=candidate.design.to_dict(),
+            design=candidate.design.to_dict(),
+            parents=candidate.parents,
+            edit=candidate.edit,
+        )
+
+    def _train(self, generation: Generation, numbers: Sequence[int]) -> None:
+        rung = generation.rung
+        for number in numbers:
+            job = self.make_job(
+                key=f"search/{number}/{rung}",
+                design=generation.candidates[number].design,
+                seed=derive_seed(self.seed, "rung", rung),
+                fraction=self.ladder.rungs[rung].fraction * self.top,
+                rung=rung,
+            )
+            generation.waiting.add(job.key)
+            self.driver.submit(Work(job, number, "search"))
+
+    def _note(self, finished: Finished) -> None:
+        generation = next(g for g in self._active if finished.work.job.key in g.waiting)
+        generation.waiting.discard(finished.work.job.key)
+        self.finished.append(finished)
+        assert finished.work.candidate is not None
+        generation.finished.append((finished.work.candidate, finished))
+        if generation.done and generation.rung < self.ladder.top:
+            climbing = promote(generation.rows, rung=generation.rung, eta=self.ladder.eta)
+            generation.rung += 1
+            self._train(generation, sorted(climbing))
+        while self._active and self._active[0].done:
+            self._tell(self._active.pop(0))
+            # Ask before the next one is told, even if it has ended: what it knows must not depend on who was faster.
+            self._start_generations()
+
+    def _tell(self, generation: Generation) -> None:
+        """Archive a generation in candidate order, charge its proposers, and let them learn."""
+        told: dict[str, list[Evaluation[Any]]] = {}
+        by_candidate: dict[int, list[Finished]] = {number: [] for number in generation.candidates}
+        for number, finished in generation.finished:
+            by_candidate[number].append(finished)
+        for number, candidate in sorted(generation.candidates.items()):
+            before = self._best_error()
+            items = sorted(by_candidate[number], key=lambda item: item.work.job.rung)
+            for item in items:
+                job = item.work.job
+                evaluation = Evaluation(candidate, item.outcome, job.rung, job.seed, item.seconds)
+                self.archive.add(evaluation)
+                self.rows.append(RungRow(number, job.rung, item.outcome))
+                told.setdefault(candidate.proposer, []).append(evaluation)
+            after = self._best_error()
+            gain = max(0.0, before - after) if before is not None and after is not None else 0.0
+            self.ledger.append(Spend(candidate.proposer, sum(item.seconds for item in items), gain))
+            if after is not None and (before is None or after < before):
+                moment = max(item.elapsed for item in items)
+                self.anytime.append(Point(moment, len(self.ledger), after, candidate.proposer))
+        for name, evaluations in told.items():
+            self.proposers[name].tell(evaluations)
+        self._say(generation)
+
+    def _best_error(self) -> float | None:
+        """Return the lowest error on the ladder's last rung, where scores can be compared."""
+        found = [s.objectives["error"] for s in self.archive.standings() if s.rung >= self.ladder.top]
+        return min(found, default=None)
+
+    def _say(self, generation: Generation) -> None:
+        scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
+        best = self._best_error()
+        shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
+        self.driver.console.say(
+            f"generation {generation.number + 1}: {len(generation.candidates)} candidates, {scored} of "
+            f"{len(generation.finished)} trainings scored; {shown}; {self.driver.clock.elapsed():.0f} s"
+        )

@@ -1,0 +1,61 @@
+"""What stays the same through a run: its settings, data, store and workers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chiasma.data.dataset import Dataset
+from chiasma.data.prepare import DataReport
+from chiasma.evaluate.job import Job
+from chiasma.evaluate.ladder import Ladder
+from chiasma.evaluate.tasks import Task
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.driver import Driver
+from chiasma.store.run import RunStore
+from chiasma.train.design import Design
+
+CONTROL = "random"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The fixed surroundings of every stage of a run."""
+
+    config: RunConfig
+    dataset: Dataset
+    data_report: DataReport
+    store: RunStore
+    driver: Driver
+    console: Console
+    metric: str
+    ladder: Ladder
+    task: Task
+
+    def make_job(
+        self,
+        *,
+        key: str,
+        design: Design,
+        seed: int,
+        fraction: float,
+        rung: int,
+        keep: Path | None = None,
+        time_limit_seconds: float | None = None,
+    ) -> Job:
+        """Return the job of one training; what is on the last rung is kept, so that there always is a best so far."""
+        if keep is None and rung == self.ladder.top:
+            keep = self.kept(key)
+        job = self.task.job(
+            key,
+            design,
+            seed=seed,
+            fraction=fraction,
+            rung=rung,
+            keep_checkpoint=str(keep) if keep else None,
+            keep_predictions=str(keep / "select.npz") if keep else None,
+        )
+        return job.model_copy(update={"time_limit_seconds": time_limit_seconds})
+
+    def kept(self, key: str) -> Path:
+        """Return the folder in which a job's checkpoint and predictions are kept."""
+        return self.store.path / "trained" / key.replace("/", "-")

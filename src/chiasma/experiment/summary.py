@@ -1,0 +1,144 @@
+"""What a run did, counted from its recorded rows."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chiasma.core.files import write_atomic
+from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.evaluate.ladder import rank_correlations
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.setting import Setting
+from chiasma.store.checkpoint import load_newest
+from chiasma.store.rows import CandidateRow
+from chiasma.train.metrics import higher_is_better
+
+if TYPE_CHECKING:
+    from chiasma.experiment.judge import Evidence
+
+
+def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str, Any]:
+    """Return everything in the results that is not about the arms."""
+    loop = evidence.loop
+    jobs = setting.store.jobs()
+    return {
+        "run": setting.store.id,
+        "verb": "evolve",
+        "source": setting.config.data.source,
+        "metric": setting.metric,
+        "higher_is_better": higher_is_better(setting.metric),
+        "budget": {
+            "asked": setting.config.run.budget.words,
+            "seconds": setting.config.run.budget.seconds,
+            "trials": setting.config.run.budget.trials,
+            "spent_seconds": setting.driver.clock.elapsed(),
+            "candidates": loop.asked if loop else 0,
+            "trainings": sum(job.outcome is not None for job in jobs),
+            "workers": setting.config.run.workers,
+        },
+        "data": setting.data_report.to_dict(),
+        "proposers": proposers(setting, evidence),
+        "rejections": rejections(setting),
+        "duplicates_saved": sum(getattr(p, "duplicates", 0) for p in loop.proposers.values()) if loop else 0,
+        "anytime": tuple(
+            {"seconds": p.seconds, "candidates": p.candidates, "error": p.error, "proposer": p.proposer}
+            for p in (loop.anytime if loop else ())
+        ),
+        "rungs": tuple(r.to_dict() for r in rank_correlations(loop.rows)) if loop else (),
+        "history": history(best.best.folder),
+        "design": best.arm.design.to_dict(),
+        "lineage": lineage(setting, best),
+        "provenance": setting.store.provenance,
+    }
+
+
+def proposers(setting: Setting, evidence: "Evidence") -> tuple[dict[str, Any], ...]:
+    """Return, for each proposer, its candidates, their outcomes, its cost and the lowest error that it found."""
+    if evidence.loop is None:
+        return ()
+    top = setting.ladder.top
+    found: list[dict[str, Any]] = []
+    by_proposer = {row.number: row.proposer for row in setting.store.candidates()}
+    for name in evidence.loop.proposers:
+        rows = [row for row in evidence.loop.rows if by_proposer[row.candidate] == name]
+        last = [row.outcome for row in rows if row.rung == top and isinstance(row.outcome, Scored)]
+        found.append(
+            {
+                "proposer": name,
+                "candidates": len({row.candidate for row in rows}),
+                "trainings": len(rows),
+                "scored": len({row.candidate for row in rows if isinstance(row.outcome, Scored)}),
+                "rejected": len({row.candidate for row in rows if isinstance(row.outcome, Rejected)}),
+                "failed": len({row.candidate for row in rows if isinstance(row.outcome, Failed)}),
+                "seconds": sum(spend.seconds for spend in evidence.loop.ledger if spend.proposer == name),
+                "best_error": min((outcome.objectives["error"] for outcome in last), default=None),
+            }
+        )
+    return tuple(found)
+
+
+def rejections(setting: Setting) -> dict[str, int]:
+    """Return how many trainings were rejected, by stage and reason, and how many failed through no fault of theirs."""
+    counts: Counter[str] = Counter()
+    for job in setting.store.jobs():
+        if isinstance(job.outcome, Rejected):
+            counts[f"{job.outcome.stage}: {job.outcome.reason}"] += 1
+        elif isinstance(job.outcome, Failed):
+            counts[f"failed: {job.outcome.error}"] += 1
+    return dict(counts)
+
+
+def lineage(setting: Setting, best: TrainedArm) -> tuple[dict[str, Any], ...]:
+    """Return the winner's ancestors, the oldest first, each with the edit that made it."""
+    rows = {row.hash: row for row in setting.store.candidates()}
+    scores = {job.candidate: job.outcome for job in setting.store.jobs() if job.purpose in ("search", "floor")}
+    chain: list[CandidateRow] = []
+    row = next((row for row in rows.values() if row.number == best.arm.candidate), None)
+    while row is not None and row not in chain:
+        chain.append(row)
+        row = rows.get(row.parents[0]) if row.parents else None
+    found: list[dict[str, Any]] = []
+    for row in reversed(chain):
+        outcome = scores.get(row.number)
+        error = outcome.objectives["error"] if isinstance(outcome, Scored) else None
+        found.append({"candidate": row.number, "proposer": row.proposer, "edit": row.edit, "error": error})
+    return tuple(found)
+
+
+def history(folder: Path) -> tuple[Mapping[str, float], ...]:
+    """Return the shipped training's rows, one an evaluation on steer."""
+    checkpoint = load_newest(folder)
+    return tuple(checkpoint.documents.get("history", ())) if checkpoint else ()
+
+
+def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]:
+    """Return the sentences that a reader must know to judge the figures."""
+    found: list[str] = []
+    plan = evidence.final_plan
+    if plan is None and not evidence.interrupted:
+        found.append("There was no time for final trainings: figures come from the search's own trainings.")
+    elif plan is not None and plan.rounds == 1:
+        found.append("The budget allowed one fresh seed, so intervals do not cover the luck of training.")
+    if plan is not None and plan.fraction < 1:
+        found.append(f"The budget allowed {plan.fraction:.0%} of each design's full training, for all arms alike.")
+    if best.arm.role == "floor":
+        found.append(
+            f"No searched design was better on select than the floor {best.arm.name}, so that floor is shipped."
+        )
+    if best.arm.proposer == "random":
+        found.append("Random search itself, the control, found the winner.")
+    cut = [arm.arm.name for arm in evidence.trained if any(t.outcome.metrics.get("cut_short") for t in arm.trainings)]
+    if cut:
+        found.append(f"The time ran out before the full length of the final training of: {', '.join(cut)}.")
+    return found
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as ``npz``, atomically and without objects."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
+    write_atomic(path, buffer.getvalue())

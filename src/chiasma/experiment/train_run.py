@@ -1,0 +1,135 @@
+"""Train the one design that the settings describe, as a run that can be killed and resumed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from chiasma.core.errors import DataError
+from chiasma.core.files import write_json
+from chiasma.data.dataset import Dataset
+from chiasma.data.prepare import DataReport
+from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data
+from chiasma.experiment.calibration import fit_calibrator
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.report.render import write_report
+from chiasma.experiment.results import Arm, Results, RunResult
+from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.watching import WatchedTraining
+from chiasma.model.cost import cost
+from chiasma.store.logs import log_to
+from chiasma.store.run import RunStore
+from chiasma.train.metrics import higher_is_better, measure, primary_metric
+from chiasma.train.predicting import predict_logits
+from chiasma.train.trainer import Fit, Trainer
+
+
+def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult:
+    """Train the settings' design and save it; the test split stays sealed until ``chiasma evaluate`` opens it.
+
+    Args:
+        config: Everything the run is told.
+        console: Where progress goes, and whether the user wants to stop.
+        command: The command line, for the provenance.
+
+    Raises:
+        ChiasmaError: The data or a setting cannot be used; nothing has been trained.
+    """
+    dataset, report = prepare_data(config, console)
+    config.design(dataset.signature)
+    with begin_run(config, dataset, verb="train", command=command) as store:
+        return _train(config, dataset, report, store=store, console=console)
+
+
+def resume(path: Path, *, console: Console) -> RunResult:
+    """Continue a training from its newest checkpoint that verifies.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        RunBusyError: Another process is writing to the run.
+        DataError: The data have changed since.
+    """
+    with RunStore.open(path, write=True) as store:
+        config = RunConfig.from_dict(store.config)
+        dataset, report = prepare_data(config, console)
+        check_same_data(store, dataset)
+        return _train(config, dataset, report, store=store, console=console)
+
+
+def _train(config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console) -> RunResult:
+    metric = primary_metric(dataset.signature.target, config.evaluate.metric)
+    store.set_status("running")
+    console.say(f"run {store.id} in {store.path}")
+    watched = WatchedTraining(console)
+    trainer = Trainer(
+        config.design(dataset.signature),
+        dataset,
+        seed=config.run.seed,
+        metric=metric,
+        device=config.run.device,
+        precision=config.run.precision,
+        checkpoints=store.checkpoints_folder,
+        progress=watched,
+    )
+    watched.trainer = trainer
+    with log_to(store.path):
+        fit = trainer.fit()
+    result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
+    store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
+    return result
+
+
+def _write_down(
+    config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, fit: Fit, trainer: Trainer, metric: str
+) -> RunResult:
+    """Measure on select, calibrate there, save the model and write the report."""
+    rows = dataset.rows("select")
+    if not len(rows):
+        raise DataError("The data have no select split, so the model cannot be measured; raise data.select_fraction.")
+    logits = predict_logits(fit.model, dataset, rows, precision=config.run.precision)
+    labels = dataset.labels(rows).numpy()
+    target = dataset.signature.target
+    metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
+    SavedModel(
+        model=fit.model,
+        preprocessing=dataset.preprocessing(),
+        calibrator=fit_calibrator(logits, labels, target, metric=metric),
+        card={
+            "run": store.id,
+            "metric": metric,
+            "fingerprint": dataset.fingerprint,
+            "select": metrics,
+            "data": config.data.to_dict(),
+            "seed": config.run.seed,
+        },
+    ).save(store.model_folder)
+    size = cost(fit.model.spec, dataset.signature)
+    arm = Arm(
+        name="winner",
+        role="winner",
+        description="the design of the settings",
+        select=metrics,
+        parameters=size.parameters,
+        flops=size.flops,
+        seconds=fit.seconds,
+    )
+    results = Results(
+        run=store.id,
+        verb="train",
+        source=config.data.source,
+        metric=metric,
+        higher_is_better=higher_is_better(metric),
+        budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": fit.seconds, "steps": fit.steps},
+        data=report.to_dict(),
+        arms=(arm,),
+        winner="winner",
+        history=tuple(fit.history),
+        design=trainer.design.to_dict(),
+        provenance=store.provenance,
+        notes=(f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select."),
+    )
+    write_json(store.path / "results.json", results.to_dict())
+    report_path = write_report(results, store.path / "report.html")
+    stopped = "interrupted" if fit.stopped == "interrupted" else "finished"
+    return RunResult(store.path, results, store.model_folder, report_path, stopped)

@@ -1,0 +1,73 @@
+"""How a budget is divided."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chiasma.experiment.plan import ladder_cost, plan_finals, plan_search
+
+
+def search(budget: float = 600.0, full_seconds: float = 10.0, elapsed: float = 5.0, test_seconds: float = 5.0):
+    return plan_search(
+        budget=budget,
+        elapsed=elapsed,
+        full_seconds=full_seconds,
+        ladder_cost=0.31,
+        workers=2,
+        test_seconds=test_seconds,
+    )
+
+
+def test_cheap_designs_are_searched_at_their_full_length():
+    assert search(full_seconds=1.0).top == 1.0
+
+
+def test_expensive_designs_are_searched_on_a_part_of_their_training():
+    assert search(full_seconds=300.0).top < 0.2
+
+
+def test_a_search_leaves_more_than_half_of_the_time_to_the_final_trainings():
+    plan = search()
+    assert plan.search_until is not None
+    assert plan.finish_by is not None
+    assert plan.finish_by - plan.search_until > plan.search_until - 5.0
+
+
+@given(
+    budget=st.floats(5, 1e5),
+    full_seconds=st.floats(0, 1e5),
+    elapsed=st.floats(0, 1e5),
+    test_seconds=st.floats(0, 1e4),
+)
+def test_a_plan_never_goes_backwards_nor_past_its_budget(budget, full_seconds, elapsed, test_seconds):
+    plan = search(budget, full_seconds, elapsed, test_seconds)
+    assert elapsed <= plan.search_until <= plan.finish_by <= max(elapsed, budget)
+    assert 0.01 <= plan.top <= 1
+
+
+def test_the_cost_of_a_candidate_counts_how_few_reach_the_later_rungs():
+    assert ladder_cost([0.1, 0.3, 1.0], 3.0) == pytest.approx(0.1 + 0.1 + 1 / 9)
+
+
+def test_final_trainings_are_full_and_repeated_where_there_is_time():
+    plan = plan_finals(seconds=1000.0, costs=[10.0, 20.0, 10.0], workers=2, seeds=3)
+    assert (plan.fraction, plan.rounds) == (1.0, 3)
+
+
+def test_final_trainings_are_shortened_for_all_arms_before_a_round_is_left_out():
+    plan = plan_finals(seconds=50.0, costs=[100.0, 100.0], workers=2, seeds=3)
+    assert plan.rounds == 1
+    assert plan.fraction == pytest.approx(0.44)
+
+
+@given(
+    seconds=st.floats(0, 1e4),
+    costs=st.lists(st.floats(0.01, 1e3), min_size=1, max_size=10),
+    workers=st.integers(1, 8),
+    seeds=st.integers(1, 5),
+)
+def test_final_trainings_fit_into_the_time_that_is_left(seconds, costs, workers, seeds):
+    plan = plan_finals(seconds=seconds, costs=costs, workers=workers, seeds=seeds)
+    assert 1 <= plan.rounds <= seeds
+    if plan.fraction > 0.01:
+        assert plan.rounds * plan.fraction * sum(costs) / workers <= seconds + 1e-6

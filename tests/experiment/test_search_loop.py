@@ -1,0 +1,61 @@
+"""The search loop: what it does must depend on recorded rows alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chiasma.store.run import RunStore
+
+from .toy_run import ToyExecutor, new_store, run_search, trace
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    with new_store(tmp_path_factory.mktemp("reference")) as store:
+        return trace(store, run_search(store, ToyExecutor(), workers=1))
+
+
+def test_a_search_asks_for_as_many_candidates_as_the_budget_counts(reference):
+    candidates, *_ = reference
+    assert len(candidates) == 30
+
+
+@pytest.mark.parametrize(("workers", "order"), [(1, 1), (2, 0), (2, 5), (8, 3)])
+def test_the_result_depends_neither_on_workers_nor_on_the_order_of_arrival(tmp_path, reference, workers, order):
+    with new_store(tmp_path) as store:
+        assert trace(store, run_search(store, ToyExecutor(order), workers=workers)) == reference
+
+
+@pytest.mark.parametrize("answers", [1, 7, 23, 40])
+def test_an_interrupted_search_continues_to_the_identical_result(tmp_path, reference, answers):
+    with new_store(tmp_path) as store:
+        path = store.path
+        with pytest.raises(KeyboardInterrupt):
+            run_search(store, ToyExecutor(answers, answers=answers), workers=2)
+    with RunStore.open(path, write=True) as store:
+        executor = ToyExecutor(99)
+        assert trace(store, run_search(store, executor, workers=2)) == reference
+        assert len(executor.answered) + answers == len(store.jobs())
+
+
+def test_a_killed_search_continues_to_the_identical_result(tmp_path, reference):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from tests.experiment.toy_run import KillingExecutor, new_store, run_search\n"
+        "run_search(new_store(Path(sys.argv[1])), KillingExecutor(3, answers=11), workers=2)\n"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, capture_output=True)
+    assert ended.returncode == -9
+    (path,) = (folder for folder in tmp_path.iterdir() if (folder / "run.db").exists())
+    with RunStore.open(path, write=True) as store:
+        assert sum(job.outcome is not None for job in store.jobs()) == 11
+        assert trace(store, run_search(store, ToyExecutor(4), workers=2)) == reference
+
+
+def test_the_control_is_never_starved(reference):
+    candidates, *_ = reference
+    share = sum(proposer == "random" for _, _, proposer, _, _ in candidates) / len(candidates)
+    assert share >= 0.2
