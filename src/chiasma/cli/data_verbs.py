@@ -19,10 +19,12 @@ def register(app: typer.Typer) -> None:
 @takes_settings
 def check(data: DataArgument = None, *, settings: Settings) -> None:
     """Clean and split the data, and say what was found; exit code 1 where it cannot be learned from."""
-    from chiasma.cli.display import output
-    from chiasma.experiment.data_look import prepare_data
+    from chiasma.cli.display import output, progress
+    from chiasma.experiment.beginning import prepare_data
 
-    _, report = prepare_data(settings.config_for(data))
+    config = settings.config_for(data)
+    with progress() as console:
+        _, report = prepare_data(config, console)
     for line in report.lines():
         output().print(line, markup=False, soft_wrap=True)
 
@@ -30,10 +32,13 @@ def check(data: DataArgument = None, *, settings: Settings) -> None:
 @takes_settings
 def show(data: DataArgument = None, *, settings: Settings) -> None:
     """Print shapes, splits, labels and a few samples; never from the sealed test split."""
-    from chiasma.cli.display import output, pairs, table
-    from chiasma.experiment.data_look import describe_inputs, describe_splits, prepare_data, samples
+    from chiasma.cli.display import output, pairs, progress, table
+    from chiasma.experiment.beginning import prepare_data
+    from chiasma.experiment.data_look import describe_inputs, describe_splits, samples
 
-    dataset, _ = prepare_data(settings.config_for(data))
+    config = settings.config_for(data)
+    with progress() as console:
+        dataset, _ = prepare_data(config, console)
     pairs({"source": dataset.source, "fingerprint": dataset.fingerprint, **describe_inputs(dataset)})
     splits = describe_splits(dataset)
     table(["split", "rows", "labels"], splits)

@@ -1,6 +1,5 @@
 """``evolve``, ``train`` and ``resume``: the verbs that make runs."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,6 @@ from chiasma.cli.options import (
     examples,
     takes_settings,
 )
-
 
 _BUDGET = typer.Option(
     "--budget", metavar="TIME|TRIALS", help="What to spend: 90s, 10m, 1h30m, or 200 trials.", show_default="10m"
@@ -76,10 +74,9 @@ def resume(
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_run
-    from chiasma.experiment.runs import resume_run
-    from chiasma.store.folders import find_run, runs_root
+    from chiasma.experiment.runs import find_folder, resume_run
 
-    path = find_run(run, Path(run_folder) if run_folder else runs_root())
+    path = find_folder(run, run_folder)
     with progress() as console:
         result = resume_run(path, budget=budget, console=console)
     print_run(result)

@@ -44,14 +44,15 @@ def evaluate(
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_evaluation
     from chiasma.experiment.evaluate_run import evaluate as run_evaluate
-    from chiasma.experiment.runs import find_model
+    from chiasma.experiment.runs import data_like, find_model
 
-    if on not in ("test", "select"):
+    if on != "test" and on != "select":
         raise ConfigError(f"--on: expected test or select, but got {on!r}.")
     folder = find_model(model, settings.run_folder)
-    spec = settings.config_for(data).data if data is not None else None
+    config = settings.config_for(data)
+    spec = None if data is None else data_like(folder, config.data)
     with progress() as console:
-        evaluation = run_evaluate(folder, spec, split=on, console=console)
+        evaluation = run_evaluate(folder, spec, split=on, console=console, device=config.run.device)
     print_evaluation(evaluation)
 
 

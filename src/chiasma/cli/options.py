@@ -82,7 +82,7 @@ class Settings:
         str | None, _option("--run-folder", metavar="FOLDER", help="Folder that holds the runs.", panel=_MACHINE)
     ] = None
     name: Annotated[
-        str | None, _option("--name", metavar="WORD", help="A word that becomes a part of the run's id.", panel=_MACHINE)
+        str | None, _option("--name", metavar="WORD", help="A word that joins the run's id.", panel=_MACHINE)
     ] = None
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=_MACHINE)] = False
     homes: ClassVar[dict[str, str]] = {

@@ -7,7 +7,9 @@ import typer
 
 from chiasma.cli.display import output, table
 from chiasma.experiment.compare import interval_words
+from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.results import Arm, Results, RunResult
+from chiasma.experiment.sealed import opening_words
 
 
 def print_run(result: RunResult) -> None:
@@ -37,6 +39,15 @@ def print_results(results: Results) -> None:
     table(["arm", "role", f"{metric} on select", *judged, "parameters"], rows)
     for note in results.notes:
         output().print(f"- {note}", markup=False, soft_wrap=shutil.get_terminal_size().columns < 60)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print each metric of a saved model with its interval."""
+    title = f"{evaluation.source}, {evaluation.split}: {evaluation.examples:,} examples in {evaluation.groups:,} groups"
+    rows = [(name, interval.value, interval.low, interval.high) for name, interval in evaluation.metrics.items()]
+    table(["metric", "value", "low", "high"], rows, title=title)
+    if evaluation.opening is not None:
+        output().print(opening_words(evaluation.opening), markup=False, soft_wrap=True)
 
 
 def _select(arm: Arm, metric: str) -> float | None:

@@ -25,19 +25,18 @@ def show(
 ) -> None:
     """Show the winner or a candidate: its design, what it costs, where it comes from, how it did."""
     from chiasma.cli.display import output, pairs, table
-    from chiasma.experiment.runs import describe_design, find_folder, outcome_words, split_reference, story
+    from chiasma.experiment.runs import costs, describe_design, find_folder, outcome_words, split_reference, story
 
     reference, number = split_reference(run)
     folder = find_folder(reference, run_folder)
     found = story(folder, number)
-    row = found.row
-    output().print(f"{folder.name}#{row.number}, proposed by {row.proposer}: {row.edit}", markup=False)
-    pairs(describe_design(row.design) | _costs(folder, row.design))
+    output().print(found.title, markup=False, soft_wrap=True)
+    pairs(describe_design(found.design) | costs(folder, found.design))
     if found.ancestors:
-        lines = [(f"#{item.number}", item.proposer, item.edit) for item in found.ancestors]
-        table(["ancestor", "proposer", "edit"], lines, title="Lineage, youngest first")
-    lines = [(job.purpose, job.rung, str(job.seed), job.seconds, outcome_words(job.outcome)) for job in found.jobs]
-    table(["purpose", "rung", "seed", "seconds", "outcome"], lines, title="Trainings")
+        table(["ancestor", "proposer", "edit"], found.ancestors, title="Lineage, youngest first")
+    if found.jobs:
+        lines = [(job.purpose, job.rung, str(job.seed), job.seconds, outcome_words(job.outcome)) for job in found.jobs]
+        table(["purpose", "rung", "seed", "seconds", "outcome"], lines, title="Trainings")
 
 
 def report(run: RunArgument, run_folder: RunFolder = None, debug: Debug = False) -> None:
@@ -85,14 +84,5 @@ def list_components(debug: Debug = False) -> None:
     from chiasma.cli.display import table
     from chiasma.experiment.components import components
 
-    table(["part", "kind", "what it is"], [(c.part, c.kind, c.summary) for c in components()])
-
-
-def _costs(folder: object, design: object) -> dict[str, object]:
-    from pathlib import Path
-
-    from chiasma.experiment.runs import costs
-
-    assert isinstance(folder, Path)
-    assert isinstance(design, dict)
-    return costs(folder, design)
+    rows = [(c.part, c.name, c.summary, c.origin) for c in components()]
+    table(["part", "kind", "what it is", "from"], rows)

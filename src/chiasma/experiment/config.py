@@ -14,6 +14,7 @@ from chiasma.model.encoders import Bert, Convolution, EncoderSpec, Features
 from chiasma.model.fusion import FusionSpec, Multiplicative
 from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
+from chiasma.model.whole import ModelPlugin
 from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
 
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -93,12 +94,14 @@ class ModelSection(Spec):
             ``null`` leaves the modality out.
         fusion: How two modalities meet; None is multiplicative. Ignored where one modality is used.
         head: None is the head of the data's task.
+        whole: A third party's model in place of encoders, fusion and head.
     """
 
     dim: int = Field(64, ge=1)
     encoders: Mapping[str, EncoderSpec | None] = {}
     fusion: FusionSpec | None = None
     head: HeadSpec | None = None
+    whole: ModelPlugin | None = None
 
     def complete(self, signature: Signature) -> ModelSpec:
         """Return the whole architecture for one dataset.
@@ -106,6 +109,8 @@ class ModelSection(Spec):
         Raises:
             ConfigError: An encoder is named for a modality that the data does not have, or none is left.
         """
+        if self.whole is not None:
+            return ModelSpec(dim=self.dim, head=self.head or default_head(signature), whole=self.whole)
         for modality, encoder in self.encoders.items():
             if encoder is not None and modality not in signature.inputs:
                 raise ConfigError(

@@ -82,7 +82,8 @@ def predict_manifest(
     Args:
         saved: The model.
         manifest: JSONL, CSV or Parquet; labels are not needed and not read.
-        columns: Which columns hold what; the usual names by default.
+        columns: Which columns hold what; where none is named, those the model was trained on, if the manifest has
+            them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
         console: Where progress goes.
 
@@ -90,7 +91,7 @@ def predict_manifest(
         DataError: The manifest cannot be read, or has no column that the model reads.
     """
     records = read_records(manifest)
-    roles = resolve_roles(records.columns, columns or Columns(), labelled=False)
+    roles = resolve_roles(records.columns, _columns(saved, columns or Columns(), records), labelled=False)
     root = image_dir if image_dir is not None else manifest.parent
     rows: dict[int, PredictedRow] = {}
     for bad in records.bad:
@@ -137,6 +138,17 @@ def prediction_words(prediction: Any) -> str:
     if isinstance(prediction, tuple):
         return "|".join(prediction_words(item) for item in prediction)
     return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
+
+
+def _columns(saved: SavedModel, chosen: Columns, records: Records) -> Columns:
+    """Return the named columns, completed by those of the model's own data that this manifest has too."""
+    known = saved.data(str(records.stamp)).columns
+    present = set(records.columns)
+    return Columns(
+        id=chosen.id or (known.id if known.id in present else None),
+        image=chosen.image or (known.image if known.image in present else None),
+        text=chosen.text or (known.text if set(known.text) <= present else ()),
+    )
 
 
 def _samples(
@@ -192,7 +204,7 @@ def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
 def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
     if not samples:
         return []
-    logits = saved.predict_logits(samples)
+    logits = saved.logits(samples)
     return [
         Answer(prediction=prediction, scores=dict(zip(saved.labels, map(float, row), strict=True)))
         for prediction, row in zip(saved.decide(logits), saved.scores(logits), strict=True)
@@ -218,4 +230,5 @@ def _probability(answer: Answer) -> str:
 
 def _as_json(row: PredictedRow) -> str:
     answer = {} if row.answer is None else row.answer.to_dict()
-    return json.dumps({"id": row.id, **answer, **({} if row.error is None else {"error": row.error})}, ensure_ascii=False)
+    error = {} if row.error is None else {"error": row.error}
+    return json.dumps({"id": row.id, **answer, **error}, ensure_ascii=False)

@@ -12,9 +12,11 @@ from chiasma.core.errors import ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec
-from chiasma.experiment.config import Budget, RunConfig
+from chiasma.data.manifest import Columns, DataSpec
+from chiasma.experiment.config import Budget
 from chiasma.experiment.console import Console
 from chiasma.experiment.results import Results
+from chiasma.experiment.saved import SavedModel
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
 from chiasma.store.run import RunStore
@@ -37,12 +39,20 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
-class CandidateStory:
-    """A candidate, its ancestors from the youngest to the oldest, and what its trainings came to."""
+class Story:
+    """A candidate or a trained design: what it is, where it comes from, and what its trainings came to.
 
-    row: CandidateRow
-    ancestors: tuple[CandidateRow, ...]
-    jobs: tuple[JobRow, ...]
+    Attributes:
+        title: Which one it is, in words.
+        design: As plain JSON.
+        ancestors: ``(number, proposer, edit)`` from the youngest to the oldest.
+        jobs: Its trainings; none for a run of ``chiasma train``.
+    """
+
+    title: str
+    design: Mapping[str, Any]
+    ancestors: tuple[tuple[str, str, str], ...] = ()
+    jobs: tuple[JobRow, ...] = ()
 
 
 def split_reference(text: str) -> tuple[str, int | None]:
@@ -79,6 +89,13 @@ def find_model(reference: str, run_folder: str | None = None) -> Path:
     return folder
 
 
+def data_like(model: Path, spec: DataSpec) -> DataSpec:
+    """Return how to read other data for a saved model: columns and task are those it was trained on, unless named."""
+    known = SavedModel.load(model, device="cpu").data(spec.source)
+    columns = known.columns if spec.columns == Columns() else spec.columns
+    return spec.model_copy(update={"columns": columns, "task": known.task if spec.task == "auto" else spec.task})
+
+
 def read_results(run: Path) -> Results:
     """Return what a finished run found.
 
@@ -97,20 +114,42 @@ def summaries(run_folder: str | None = None) -> list[RunSummary]:
     return [_summary(path) for path in list_runs(root)]
 
 
-def story(run: Path, number: int | None) -> CandidateStory:
+def story(run: Path, number: int | None) -> Story:
     """Return candidate ``number`` of a run, or its winner.
 
     Raises:
         ConfigError: The run has no such candidate.
+        StorageError: No number is given, and the run has no winner yet.
     """
+    chosen = number if number is not None else _winner_number(run)
+    if chosen is None:
+        return Story(f"{run.name}: the design of its settings", read_results(run).design)
     with RunStore.open(run) as store:
-        chosen = number if number is not None else _winner_number(run)
         try:
             row = store.candidate(chosen)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         jobs = tuple(job for job in store.jobs() if job.candidate == chosen)
-        return CandidateStory(row, tuple(_ancestors(store, row)), jobs)
+        ancestors = tuple((f"#{item.number}", item.proposer, item.edit) for item in _ancestors(store, row))
+        return Story(f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}", row.design, ancestors, jobs)
+
+
+def costs(run: Path, design: Mapping[str, Any]) -> dict[str, str]:
+    """Return parameters and FLOPs of a design for the run's data; nothing while the run has no model.
+
+    The shapes of the data are those saved with the run's model.
+    """
+    from chiasma.model.cost import cost
+    from chiasma.train.design import Design
+
+    folder = run / MODEL_FOLDER
+    if not any(folder.glob("step-*")):
+        return {}
+    size = cost(Design.from_dict(design).model, SavedModel.load(folder, device="cpu").signature)
+    words = {"parameters": f"{size.parameters:,}", "FLOPs an example": f"{size.flops:,.0f}"}
+    if size.uncounted:
+        words["not counted"] = ", ".join(size.uncounted)
+    return words
 
 
 def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
@@ -172,11 +211,6 @@ def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
     return f"failed: {outcome.error}"
 
 
-def config_of(run: Path) -> RunConfig:
-    """Return the settings a run was made with."""
-    return RunConfig.from_dict(read_json(run / "config.json"))
-
-
 def _words(value: Any) -> str:
     if isinstance(value, Spec):
         return describe_spec(value)
@@ -199,14 +233,10 @@ def _summary(run: Path) -> RunSummary:
     return RunSummary(run.name, status, source, candidates, results.winner, f"{results.metric} on {split}", score)
 
 
-def _winner_number(run: Path) -> int:
+def _winner_number(run: Path) -> int | None:
+    """Return the winner's number, or None for a run that trained the one design of its settings."""
     results = read_results(run)
-    winner = next(arm for arm in results.arms if arm.name == results.winner)
-    if winner.candidate is None:
-        raise ConfigError(
-            f"The winner of {run.name} is {winner.name}, which is not a candidate; name one: {run.name}#1."
-        )
-    return winner.candidate
+    return next(arm.candidate for arm in results.arms if arm.name == results.winner)
 
 
 def _ancestors(store: RunStore, row: CandidateRow) -> list[CandidateRow]:

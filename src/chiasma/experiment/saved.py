@@ -10,6 +10,7 @@ import numpy as np
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
+from chiasma.data.manifest import DataSpec
 from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.signature import Signature
 from chiasma.experiment.calibration import Calibrator
@@ -73,9 +74,7 @@ class SavedModel:
             **self.preprocessing.documents(),
         }
         tensors = {"model": self.model.state_dict()}
-        save_checkpoint(
-            folder, 0, tensors=tensors, documents=documents, files=self.preprocessing.files(), keep=1
-        )
+        save_checkpoint(folder, 0, tensors=tensors, documents=documents, files=self.preprocessing.files(), keep=1)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> "SavedModel":
@@ -116,14 +115,19 @@ class SavedModel:
         """
         return self.preprocessing.encode(samples)
 
-    def predict_logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
+    def logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
         """Return uncalibrated outputs ``[n C]``."""
         starts = range(0, len(samples), batch_size)
         return predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
 
+    def data(self, source: str) -> DataSpec:
+        """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
+        known = DataSpec.from_dict(self.card.get("data", {}))
+        return DataSpec(source=source, columns=known.columns, task=known.task, max_pixels=known.max_pixels)
+
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return calibrated probabilities ``[n C]``; for a regression the values in the data's own units."""
-        return self.scores(self.predict_logits(samples))
+        return self.scores(self.logits(samples))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Return what :meth:`predict_proba` makes of outputs ``[n C]``."""
@@ -143,4 +147,4 @@ class SavedModel:
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         """Return the prediction for each sample, with the thresholds that select chose."""
-        return self.decide(self.predict_logits(samples))
+        return self.decide(self.logits(samples))
