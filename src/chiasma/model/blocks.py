@@ -21,10 +21,10 @@ class TransformerSpec(Spec):
         attention: The attention inside.
     """
 
-    depth: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    expansion: int = Field(2, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    depth: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    expansion: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     attention: AttentionSpec = DotProduct()
 
 

@@ -32,7 +32,7 @@ class ModelSpec(Spec):
         whole: A third party's model in place of encoders, fusion and head; None in all our own designs.
     """
 
-    dim: int = Field(64, ge=1)
+    dim: int = Field(default=64, ge=1)
     encoders: Mapping[str, EncoderSpec] = {}
     fusion: FusionSpec | None = None
     head: HeadSpec = Classification()

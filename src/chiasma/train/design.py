@@ -12,25 +12,25 @@ class AdamW(Spec):
     """Loshchilov and Hutter 2019 (https://arxiv.org/abs/1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
 
 
 class Adam(Spec):
     """Kingma and Ba 2015 (https://arxiv.org/abs/1412.6980); weight decay is added to the gradient."""
 
     kind: Literal["adam"] = "adam"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
 
 
 class SGD(Spec):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
 
 
@@ -38,23 +38,23 @@ class Cosine(Spec):
     """Half a cosine from the peak to ``floor`` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
-    floor: float = Field(0.0, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
 
 
 class Linear(Spec):
     """A straight line from the peak to ``floor`` times the peak."""
 
     kind: Literal["linear"] = "linear"
-    floor: float = Field(0.0, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
 
 
 class OneCycle(Spec):
     """Smith and Topin 2019 (https://arxiv.org/abs/1708.07120): cosine up over ``rise`` of the steps, cosine down."""
 
     kind: Literal["one_cycle"] = "one_cycle"
-    rise: float = Field(0.3, gt=0, lt=1)
-    start: float = Field(0.04, gt=0, le=1)
-    floor: float = Field(1e-4, ge=0, le=1)
+    rise: float = Field(default=0.3, gt=0, lt=1)
+    start: float = Field(default=0.04, gt=0, le=1)
+    floor: float = Field(default=1e-4, ge=0, le=1)
 
 
 class Constant(Spec):
@@ -67,8 +67,8 @@ class Plateau(Spec):
     """Multiply by ``factor`` when the steer metric has not improved for ``patience`` evaluations."""
 
     kind: Literal["plateau"] = "plateau"
-    factor: float = Field(0.5, gt=0, lt=1)
-    patience: int = Field(3, ge=1)
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    patience: int = Field(default=3, ge=1)
 
 
 class OptimSpec(Spec):
@@ -84,11 +84,11 @@ class OptimSpec(Spec):
     """
 
     algorithm: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW()
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     schedule: Annotated[Cosine | Linear | OneCycle | Constant | Plateau, Field(discriminator="kind")] = Cosine()
-    warmup: float = Field(0.05, ge=0, lt=1)
-    clip: float | None = Field(1.0, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    clip: float | None = Field(default=1.0, gt=0)
 
 
 class CrossEntropy(Spec):
@@ -100,7 +100,7 @@ class CrossEntropy(Spec):
     """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
     balanced: bool = False
 
 
@@ -113,8 +113,8 @@ class Focal(Spec):
     """
 
     kind: Literal["focal"] = "focal"
-    gamma: float = Field(2.0, ge=0)
-    alpha: float | None = Field(None, gt=0, lt=1)
+    gamma: float = Field(default=2.0, ge=0)
+    alpha: float | None = Field(default=None, gt=0, lt=1)
 
 
 class BinaryCrossEntropy(Spec):
@@ -134,7 +134,7 @@ class Huber(Spec):
     """Huber 1964: quadratic below ``delta`` standard deviations, linear above."""
 
     kind: Literal["huber"] = "huber"
-    delta: float = Field(1.0, gt=0)
+    delta: float = Field(default=1.0, gt=0)
 
 
 LossSpec = Annotated[CrossEntropy | Focal | BinaryCrossEntropy | SquaredError | Huber, Field(discriminator="kind")]
@@ -154,13 +154,13 @@ class LoopSpec(Spec):
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
     """
 
-    epochs: float = Field(20.0, gt=0)
-    batch_size: int = Field(64, ge=1)
-    accumulation: int = Field(1, ge=1)
+    epochs: float = Field(default=20.0, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     loss: LossSpec | None = None
-    ema: float | None = Field(None, gt=0, lt=1)
-    patience: int | None = Field(None, ge=1)
-    evaluations: int = Field(10, ge=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
+    evaluations: int = Field(default=10, ge=1)
     restore_best: bool = True
 
     @model_validator(mode="after")

@@ -98,10 +98,10 @@ class Convolution(EncoderSettings):
     accepts: ClassVar[tuple[type[Spec], ...]] = (ImageInput,)
 
     kind: Literal["convolution"] = "convolution"
-    widths: tuple[int, ...] = Field((16, 32, 64), min_length=1)
-    grid: int = Field(8, ge=1)
-    kernel: int = Field(3, ge=1)
-    residuals: int = Field(0, ge=0)
+    widths: tuple[int, ...] = Field(default=(16, 32, 64), min_length=1)
+    grid: int = Field(default=8, ge=1)
+    kernel: int = Field(default=3, ge=1)
+    residuals: int = Field(default=0, ge=0)
     pool: Literal["none", "mean", "flatten"] = "none"
     positions: bool = True
 

@@ -56,8 +56,8 @@ class Features(EncoderSettings):
 
     kind: Literal["features"] = "features"
     norm: bool = True
-    hidden: int | None = Field(None, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    hidden: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     positions: bool = False
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:

@@ -73,8 +73,8 @@ class NGram(EncoderSettings):
     accepts: ClassVar[tuple[type[Spec], ...]] = (TextInput,)
 
     kind: Literal["ngram"] = "ngram"
-    orders: int = Field(2, ge=1, le=5)
-    buckets: int = Field(4096, ge=1)
+    orders: int = Field(default=2, ge=1, le=5)
+    buckets: int = Field(default=4096, ge=1)
     weighting: Literal["count", "sqrt", "log", "binary"] = "log"
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:

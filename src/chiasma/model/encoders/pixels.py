@@ -43,7 +43,7 @@ class Pixels(EncoderSettings):
     accepts: ClassVar[tuple[type[Spec], ...]] = (ImageInput,)
 
     kind: Literal["pixels"] = "pixels"
-    size: int = Field(16, ge=1)
+    size: int = Field(default=16, ge=1)
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:
         """Return the encoder of images of the size in ``input``."""

@@ -62,7 +62,7 @@ class ViT(TransformerSpec, EncoderSettings):
 
     kind: Literal["vit"] = "vit"
     stem: Literal["patch", "convolution"] = "patch"
-    grid: int = Field(8, ge=1)
+    grid: int = Field(default=8, ge=1)
     pool: Literal["none", "cls", "mean"] = "none"
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:

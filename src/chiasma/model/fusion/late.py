@@ -55,7 +55,7 @@ class Late(FusionSettings):
 
     kind: Literal["late"] = "late"
     method: Literal["concat", "add", "attention"] = "add"
-    hidden: int | None = Field(None, ge=1)
+    hidden: int | None = Field(default=None, ge=1)
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""

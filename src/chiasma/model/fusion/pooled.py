@@ -37,7 +37,7 @@ class Concat(FusionSettings):
     """
 
     kind: Literal["concat"] = "concat"
-    hidden: int | None = Field(None, ge=1)
+    hidden: int | None = Field(default=None, ge=1)
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""
@@ -112,7 +112,7 @@ class Multiplicative(FusionSettings):
     """
 
     kind: Literal["multiplicative"] = "multiplicative"
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(default=None, ge=1)
     sums: bool = True
 
     def build(self, dim: int) -> Fusion:
@@ -155,7 +155,7 @@ class Bilinear(FusionSettings):
     """
 
     kind: Literal["bilinear"] = "bilinear"
-    rank: int = Field(4, ge=1)
+    rank: int = Field(default=4, ge=1)
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""
@@ -198,7 +198,7 @@ class FiLM(FusionSettings):
     """
 
     kind: Literal["film"] = "film"
-    depth: int = Field(2, ge=1)
+    depth: int = Field(default=2, ge=1)
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""
