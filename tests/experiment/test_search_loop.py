@@ -22,7 +22,7 @@ def test_a_search_asks_for_as_many_candidates_as_the_budget_counts(reference):
     assert len(candidates) == 30
 
 
-@pytest.mark.parametrize(("workers", "order"), [(1, 1), (2, 0), (2, 5), (8, 3)])
+@pytest.mark.parametrize(("workers", "order"), [(1, 1), (2, 0), (2, 5), (8, 3), (12, None)])
 def test_the_result_depends_neither_on_workers_nor_on_the_order_of_arrival(tmp_path, reference, workers, order):
     with new_store(tmp_path) as store:
         assert trace(store, run_search(store, ToyExecutor(order), workers=workers)) == reference

@@ -36,10 +36,10 @@ def toy_outcome(job: Job) -> Scored | Rejected:
 
 
 class ToyExecutor(Executor):
-    """Answers in an order of its own; can kill the process or the patience of the caller after so many answers."""
+    """Answers in an order of its own, the newest job first for ``order_seed=None``; gives up after so many answers."""
 
-    def __init__(self, order_seed: int = 0, *, answers: int | None = None) -> None:
-        self._rng = random.Random(order_seed)
+    def __init__(self, order_seed: int | None = 0, *, answers: int | None = None) -> None:
+        self._rng = None if order_seed is None else random.Random(order_seed)
         self._jobs: dict[int, Job] = {}
         self._next = 0
         self.answered: list[str] = []
@@ -55,7 +55,7 @@ class ToyExecutor(Executor):
         while self._jobs:
             if self._left == 0:
                 raise KeyboardInterrupt
-            handle = self._rng.choice(sorted(self._jobs))
+            handle = self._rng.choice(sorted(self._jobs)) if self._rng else max(self._jobs)
             job = self._jobs.pop(handle)
             self.answered.append(job.key)
             if self._left is not None:

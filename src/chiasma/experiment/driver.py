@@ -31,7 +31,7 @@ class Work:
         job: What a worker is told; its key identifies the work before and after a resume.
         candidate: K in ``RUN#K``.
         purpose: ``warmup``, ``floor``, ``search`` or ``final``.
-        until: Seconds after the run's start at which it must have ended; None for no limit.
+        until: Seconds after the run's start by which it ends with the best so far; None for no limit.
     """
 
     job: Job
@@ -169,7 +169,7 @@ class Driver:
                 left = work.until - self.clock.elapsed()
                 if left < 0.5:
                     continue
-                job = job.model_copy(update={"limit_seconds": left})
+                job = job.model_copy(update={"finish_within_seconds": 0.93 * left})
             attempt = self.store.begin_job(job.key, work.candidate, rung=job.rung, seed=job.seed, purpose=work.purpose)
             handle = self._executor.submit(job.model_copy(update={"attempt": attempt}))
             self._running[job.key] = (work, handle, attempt)
