@@ -26,23 +26,25 @@ class Job(Spec):
         device: Where to train: ``auto``, ``cpu``, ``cuda``, ``mps``.
         precision: Arithmetic of the forward pass.
         time_limit_seconds: From the start of the build to the last measurement; None for no limit.
+        finish_within_seconds: The training ends by then with the best so far and is scored, with the metric ``cut_short``;
+            None lets it run its length.
         max_parameters: Designs with more parameters are rejected; None for no limit.
         keep_predictions: File for the ``select`` logits (npz), or None.
         keep_checkpoint: Folder for the trained weights, or None.
     """
 
     key: str = Field(min_length=1)
-    attempt: int = Field(1, ge=1)
+    attempt: int = Field(default=1, ge=1)
     design: Design
     dataset: str
-    seed: int = Field(0, ge=0)
-    rung: int = Field(0, ge=0)
-    fraction: float = Field(1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    rung: int = Field(default=0, ge=0)
+    fraction: float = Field(default=1.0, gt=0, le=1)
     metric: str
-    objectives: tuple[Objective, ...] = Field(("error", "flops", "parameters"), min_length=1)
+    objectives: tuple[Objective, ...] = Field(default=("error", "flops", "parameters"), min_length=1)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    time_limit_seconds: float | None = Field(None, gt=0)
-    max_parameters: int | None = Field(None, ge=1)
+    time_limit_seconds: float | None = Field(default=None, gt=0)
+    max_parameters: int | None = Field(default=None, ge=1)
     keep_predictions: str | None = None
     keep_checkpoint: str | None = None

@@ -1,5 +1,6 @@
 """Train many a little, few for longer: successive halving, and how far the short trainings can be trusted."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -35,7 +36,7 @@ class Ladder(Spec):
     """
 
     rungs: tuple[Rung, ...] = (Rung(fraction=0.1), Rung(fraction=0.3), Rung(fraction=1.0))
-    eta: float = Field(3.0, gt=1)
+    eta: float = Field(default=3.0, gt=1)
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -92,8 +93,8 @@ def promote(
 ) -> list[int]:
     """Return the candidates that should now be trained on rung + 1, best first.
 
-    Of those scored on ``rung``, the best one in ``eta`` climb; seeds are averaged, ties go to the earlier candidate. What was
-    rejected or failed, on this rung or the next, is never promoted, and nothing is promoted twice.
+    Of those scored on ``rung``, the best one in ``eta`` climb; seeds are averaged, ties go to the earlier candidate.
+    What was rejected or failed, on this rung or the next, is never promoted, and nothing is promoted twice.
 
     Args:
         rows: Recorded trainings in any order: the answer depends on their content only.
@@ -129,7 +130,7 @@ def rank_correlations(rows: Sequence[RungRow], *, objective: str = "error") -> l
     """Return the rank correlation between each two neighbouring rungs that appear in the rows."""
     rungs = sorted({row.rung for row in rows})
     found: list[RungCorrelation] = []
-    for lower, upper in zip(rungs, rungs[1:], strict=False):
+    for lower, upper in itertools.pairwise(rungs):
         below = rung_scores(rows, rung=lower, objective=objective)
         above = rung_scores(rows, rung=upper, objective=objective)
         both = sorted(below.keys() & above.keys())

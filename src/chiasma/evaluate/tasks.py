@@ -14,11 +14,11 @@ class Task(Spec):
 
     dataset: str
     metric: str
-    objectives: tuple[Objective, ...] = Field(("error", "flops", "parameters"), min_length=1)
+    objectives: tuple[Objective, ...] = Field(default=("error", "flops", "parameters"), min_length=1)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    time_limit_seconds: float | None = Field(None, gt=0)
-    max_parameters: int | None = Field(None, ge=1)
+    time_limit_seconds: float | None = Field(default=None, gt=0)
+    max_parameters: int | None = Field(default=None, ge=1)
 
     def job(
         self,

@@ -77,7 +77,7 @@ class SharedArchive(Archive):
         if not standings:
             return []
         points = np.array([[standing.objectives[name] for name in objectives] for standing in standings])
-        order = np.lexsort(points.T[::-1])
+        order: list[int] = np.lexsort(points.T[::-1]).tolist()
         kept = non_dominated(points)
         return [standings[index].evaluations[0] for index in order if kept[index]]
 
@@ -110,7 +110,8 @@ def _standing(evaluations: Sequence[Evaluation[Any]], objectives: Sequence[str])
     missing = [name for name in objectives if any(name not in values for values in measured)]
     if missing:
         raise ValueError(
-            f"Design {top[0][0].candidate.hash} was scored without {', '.join(missing)}; it has {', '.join(measured[0])}."
+            f"Design {top[0][0].candidate.hash} was scored without {', '.join(missing)}; "
+            f"it has {', '.join(measured[0])}."
         )
     means = {name: math.fsum(values[name] for values in measured) / len(measured) for name in objectives}
     return Standing(top[0][0].candidate, rung, means, tuple(evaluation for evaluation, _ in top))

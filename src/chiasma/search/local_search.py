@@ -25,9 +25,7 @@ class LocalSearch(Proposer[Design]):
         ValueError: ``crossover`` is not a probability.
     """
 
-    def __init__(
-        self, space: SearchSpace[Design], *, seed: int, name: str = "local", crossover: float = 0.15
-    ) -> None:
+    def __init__(self, space: SearchSpace[Design], *, seed: int, name: str = "local", crossover: float = 0.15) -> None:
         if not 0 <= crossover <= 1:
             raise ValueError(f"crossover must be within 0..1, but got {crossover}.")
         self.space = space

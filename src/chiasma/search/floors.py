@@ -1,0 +1,94 @@
+"""Floors as designs: simple models that enter the archive first, so that nothing worse than them is ever shipped."""
+
+from dataclasses import dataclass
+
+from chiasma.core.spec import Spec
+from chiasma.data.signature import ImageInput, InputSpec, Signature, TextInput
+from chiasma.model.encoders import Bert, Convolution, Features, NGram, Pixels
+from chiasma.model.fusion import Concat, Late
+from chiasma.model.heads import Classification, Multilabel, Regression
+from chiasma.model.multimodal import ModelSpec
+from chiasma.search.design_space import DesignSpace, modalities
+from chiasma.train.design import Design, OptimSpec, TrainingSpec
+
+DIM = 64
+LINEAR_RATE = 3e-3
+DEEP_RATE = 2e-3
+
+
+@dataclass(frozen=True)
+class FloorDesign:
+    """A floor that is a design like any other.
+
+    Attributes:
+        name: Unique among the floors: ``linear``, ``image_linear``, ``image_only``, ``concat``, ...
+        description: One line a user understands.
+        design: What is trained.
+        linear: Whether its outputs are linear in features of the input, so that it trains in seconds.
+    """
+
+    name: str
+    description: str
+    design: Design
+    linear: bool
+
+
+def floor_designs(signature: Signature, space: DesignSpace) -> list[FloorDesign]:
+    """Return the floors of one kind of data, the linear ones first.
+
+    With image and text: both linear and added, each alone linear, each alone deep, and both deep behind concatenation
+    with a hidden layer. With one modality: it alone, linear and deep.
+
+    Args:
+        signature: What the data looks like.
+        space: Its usual training is the floors', with rates of their own.
+    """
+    inputs = {name: signature.inputs[name] for name in modalities(signature)}
+    linear = {name: _linear_encoder(input) for name, input in inputs.items()}
+    deep = {name: _deep_encoder(input) for name, input in inputs.items()}
+
+    def floor(
+        name: str, description: str, encoders: dict[str, Spec], fusion: Spec | None = None, *, linear: bool
+    ) -> FloorDesign:
+        return FloorDesign(name, description, _design(space, encoders, fusion, linear), linear)
+
+    floors: list[FloorDesign] = []
+    both = len(inputs) > 1
+    if both:
+        text = "linear on image and on text, scores added"
+        floors.append(floor("linear", text, linear, Late(method="add"), linear=True))
+    for name, encoder in linear.items():
+        floors.append(floor(f"{name}_linear", f"linear on {name} alone", {name: encoder}, linear=True))
+    for name, encoder in deep.items():
+        kind = encoder.to_dict()["kind"]
+        floors.append(floor(f"{name}_only", f"{name} alone, {kind} encoder", {name: encoder}, linear=False))
+    if both:
+        text = "image and text encoders side by side, one hidden layer"
+        floors.append(floor("concat", text, deep, Concat(hidden=2 * DIM), linear=False))
+    return floors
+
+
+def _linear_encoder(input: InputSpec) -> Spec:
+    if isinstance(input, ImageInput):
+        return Pixels()
+    return NGram() if isinstance(input, TextInput) else Features(norm=False)
+
+
+def _deep_encoder(input: InputSpec) -> Spec:
+    if isinstance(input, ImageInput):
+        return Convolution(grid=min(8, max(2, max(input.height, input.width) // 2)), pool="flatten")
+    return Bert(pool="mean") if isinstance(input, TextInput) else Features(hidden=2 * DIM, dropout=0.1)
+
+
+def _design(space: DesignSpace, encoders: dict[str, Spec], fusion: Spec | None, linear: bool) -> Design:
+    heads = {"classification": Classification, "multilabel": Multilabel, "regression": Regression}
+    model = ModelSpec.from_dict(
+        {
+            "dim": DIM,
+            "encoders": {name: encoder.to_dict() for name, encoder in encoders.items()},
+            "fusion": None if fusion is None else fusion.to_dict(),
+            "head": heads[space.signature.target.task]().to_dict(),
+        }
+    )
+    optim = OptimSpec(lr=LINEAR_RATE if linear else DEEP_RATE)
+    return Design(model=model, training=TrainingSpec(optim=optim, loop=space.training.loop))

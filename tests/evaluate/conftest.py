@@ -1,0 +1,32 @@
+"""Designs, jobs and executors for tests of evaluation."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chiasma.evaluate.executor import LocalExecutor
+from chiasma.evaluate.job import Job
+from chiasma.model.encoders import NGram
+from chiasma.model.multimodal import ModelSpec
+from chiasma.train.design import Design
+
+TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
+TEXT_ONLY = Design(model=ModelSpec(dim=8, encoders={"text": NGram(orders=1, buckets=16)}))
+
+
+@pytest.fixture
+def toy_job() -> Callable[..., Job]:
+    def make(key: str, **settings: object) -> Job:
+        return Job(key=key, design=TEXT_ONLY, dataset="nowhere", metric="accuracy", **settings)
+
+    return make
+
+
+@pytest.fixture
+def toy_executor(tmp_path: Path) -> Callable[..., LocalExecutor]:
+    def make(workers: int = 1, **settings: object) -> LocalExecutor:
+        return LocalExecutor(workers, **{"command": TOY, "log": tmp_path / "worker.log", **settings})
+
+    return make
