@@ -29,12 +29,12 @@ def ledger_folder() -> Path:
 
 
 def list_runs(root: Path | None = None) -> list[Path]:
-    """Return the run folders below ``root``, newest first."""
+    """Return the run folders below ``root``, oldest first."""
     folder = runs_root() if root is None else root
     if not folder.is_dir():
         return []
     runs = [path for path in folder.iterdir() if not path.name.startswith(".") and (path / "run.db").is_file()]
-    return sorted(runs, key=_age, reverse=True)
+    return sorted(runs, key=_age)
 
 
 def find_run(reference: str, root: Path | None = None) -> Path:
@@ -54,7 +54,7 @@ def find_run(reference: str, root: Path | None = None) -> Path:
     if not runs:
         raise ConfigError(f"run {reference!r} was not found: there are no runs in {folder.absolute()}.")
     if reference == "latest":
-        return runs[0]
+        return runs[-1]
     names = [path.name for path in runs]
     if reference in names:
         return folder / reference
@@ -63,10 +63,10 @@ def find_run(reference: str, root: Path | None = None) -> Path:
         return begun[0]
     if begun:
         raise ConfigError(
-            f"run {reference!r} is the beginning of {len(begun)} ids: {', '.join(path.name for path in begun[:5])}."
+            f"run {reference!r} is the beginning of {len(begun)} ids: {', '.join(path.name for path in begun[-5:])}."
         )
     raise ConfigError(
-        f"run {reference!r} was not found in {folder.absolute()}.{suggestion(reference, names)} The newest: {names[0]}."
+        f"run {reference!r} was not found in {folder.absolute()}.{suggestion(reference, names)} The newest: {names[-1]}."
     )
 
 

@@ -196,12 +196,12 @@ class RunStore:
         """Return candidate K.
 
         Raises:
-            ValueError: The run has no such candidate.
+            ConfigError: The run has no such candidate.
         """
         rows = self._query("SELECT * FROM candidates WHERE number = ?", (number,))
         if not rows:
             ((count,),) = self._query("SELECT count(*) FROM candidates")
-            raise ValueError(f"{self.id} has no candidate {number}: it has {count}, counted from 1.")
+            raise ConfigError(f"{self.id} has no candidate {number}: it has {count}, counted from 1.")
         return candidate_row(rows[0])
 
     def by_hash(self, hash: str) -> CandidateRow | None:
