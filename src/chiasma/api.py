@@ -254,7 +254,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _samples(self, table: Any) -> list[Sample]:
         given, image_dir = self._rows_to_predict(table)
-        max_pixels = self._fitted().preprocessing.max_pixels
+        max_pixels = self._fitted().max_pixels
         return samples_of(given, self._columns(), image_dir=image_dir, max_pixels=max_pixels)
 
     def _rows_to_predict(self, table: Any) -> tuple[GivenRows, Path]:

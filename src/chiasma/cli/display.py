@@ -17,11 +17,13 @@ from rich.status import Status
 from rich.table import Table
 
 _PLAIN_SECONDS = 15.0
+_PIPE_WIDTH = 200
 
 
 def output() -> rich.console.Console:
     """Return the console for results; made anew, because tests and pipes replace the stream."""
-    return rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return rich.console.Console(file=sys.stdout, highlight=False, width=width)
 
 
 class TerminalConsole:

@@ -82,7 +82,7 @@ def paired(first: Path, second: Path, *, metric: str) -> Gain:
         labels=here.labels,
         groups=here.groups,
         target=saved.signature.target,
-        target_scale=saved.preprocessing.target_scale,
+        target_scale=saved.target_scale,
         level=level,
     )
     return bootstrap.gain_against(second.name, here.outputs[:seeds], aligned[:seeds], metric=metric)

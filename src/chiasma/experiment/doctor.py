@@ -70,7 +70,7 @@ def check_python() -> Check:
 
 def check_packages() -> Check:
     """Check that every required package is installed in the range that was asked for."""
-    wrong = [reason for line in importlib.metadata.requires("chiasma") or [] if (reason := _unmet(line))]
+    wrong = [reason for line in importlib.metadata.requires("chiasma") or [] if (reason := unmet(line))]
     if wrong:
         return Check("packages", "error", "; ".join(wrong), "Run: pip install --upgrade chiasma")
     return Check("packages", "ok", f"chiasma {importlib.metadata.version('chiasma')}, torch {_version('torch')}")
@@ -158,7 +158,7 @@ def check_browser() -> Check:
     return Check("browser", "ok", found)
 
 
-def _unmet(requirement: str) -> str | None:
+def unmet(requirement: str) -> str | None:
     """Return what is wrong with one requirement that is not an extra's, or None."""
     if "extra ==" in requirement:
         return None

@@ -62,7 +62,7 @@ def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> A
     """
     parts: dict[str, np.ndarray | str] = {}
     if image is not None:
-        parts["image"] = read_image(image, max_pixels=saved.preprocessing.max_pixels)
+        parts["image"] = read_image(image, max_pixels=saved.max_pixels)
     if text is not None:
         parts["text"] = text
     _check_readable(saved, parts)
@@ -171,7 +171,7 @@ def _parts(
         parts["text"] = text
     name = row.get(roles["image"][0]) if roles["image"] else None
     if name not in (None, "") and "image" in saved.model.spec.encoders:
-        parts["image"] = read_image(_inside(root, str(name)), max_pixels=saved.preprocessing.max_pixels)
+        parts["image"] = read_image(_inside(root, str(name)), max_pixels=saved.max_pixels)
     _check_readable(saved, parts)
     return parts
 

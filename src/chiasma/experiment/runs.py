@@ -13,10 +13,8 @@ from chiasma.core.files import read_json
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import Columns, DataSpec
-from chiasma.experiment.config import Budget
 from chiasma.experiment.console import Console
 from chiasma.experiment.results import Results
-from chiasma.experiment.saved import SavedModel
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
 from chiasma.store.run import RunStore
@@ -91,6 +89,8 @@ def find_model(reference: str, run_folder: str | None = None) -> Path:
 
 def data_like(model: Path, spec: DataSpec) -> DataSpec:
     """Return how to read other data for a saved model: columns and task are those it was trained on, unless named."""
+    from chiasma.experiment.saved import SavedModel
+
     known = SavedModel.load(model, device="cpu").data(spec.source)
     columns = known.columns if spec.columns == Columns() else spec.columns
     return spec.model_copy(update={"columns": columns, "task": known.task if spec.task == "auto" else spec.task})
@@ -139,6 +139,7 @@ def costs(run: Path, design: Mapping[str, Any]) -> dict[str, str]:
 
     The shapes of the data are those saved with the run's model.
     """
+    from chiasma.experiment.saved import SavedModel
     from chiasma.model.cost import cost
     from chiasma.train.design import Design
 
@@ -160,6 +161,7 @@ def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
         StorageError: The folder is not a run that can be continued.
     """
     from chiasma.experiment import evolve, train_run
+    from chiasma.experiment.config import Budget
 
     if budget is not None:
         Budget.parse(budget)

@@ -60,6 +60,19 @@ class SavedModel:
         """Return the names of the outputs, in order."""
         return self.signature.target.labels
 
+    @property
+    def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return mean and standard deviation ``[C]`` of the train targets of a regression, else None."""
+        spec = self.preprocessing.spec
+        if spec.target_mean is None or spec.target_deviation is None:
+            return None
+        return np.array(spec.target_mean), np.array(spec.target_deviation)
+
+    @property
+    def max_pixels(self) -> int:
+        """Return the size from which an image is refused."""
+        return self.preprocessing.spec.max_pixels
+
     def save(self, folder: Path) -> None:
         """Write the model; what stood in ``folder`` before is replaced only when all is written.
 
@@ -132,7 +145,10 @@ class SavedModel:
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Return what :meth:`predict_proba` makes of outputs ``[n C]``."""
         values = self.calibrator.probabilities(logits)
-        return self.preprocessing.original_units(values) if self.calibrator.task == "regression" else values
+        if self.target_scale is None:
+            return values
+        mean, deviation = self.target_scale
+        return values * deviation + mean
 
     def decide(self, logits: np.ndarray) -> list[Any]:
         """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers."""

@@ -1,0 +1,44 @@
+"""What the doctor finds, and what it advises."""
+
+import os
+
+import pytest
+
+from chiasma.experiment import doctor
+
+
+def test_every_check_passes_or_has_a_remedy(tmp_path):
+    checks = doctor.examine(tmp_path / "runs", tmp_path / "cache")
+    assert [check.name for check in checks if check.state != "ok" and not check.remedy] == []
+    assert {check.name for check in checks} >= {"python", "packages", "device", "sqlite", "runs folder", "disk"}
+
+
+def test_a_folder_that_does_not_exist_yet_is_tried_at_its_parent(tmp_path):
+    assert doctor.check_folder("runs folder", tmp_path / "not" / "yet").state == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    check = doctor.check_folder("runs folder", tmp_path)
+    assert check.state == "error"
+    assert "permission is denied" in check.found
+
+
+@pytest.mark.parametrize(
+    ("requirement", "reason"),
+    [
+        ("numpy>=1.26", None),
+        ("numpy>=99.1", "is older than 99.1"),
+        ("no-such-package>=1", "no-such-package is missing"),
+        ('ray>=2; extra == "ray"', None),
+    ],
+)
+def test_a_package_is_missing_or_too_old(requirement, reason):
+    found = doctor.unmet(requirement)
+    assert found == reason if reason is None else reason in found
+
+
+def test_shared_memory_that_is_missing_is_no_problem(tmp_path):
+    assert doctor.check_shared_memory(tmp_path / "none").state == "ok"
