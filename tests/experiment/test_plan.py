@@ -4,26 +4,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasma.experiment.plan import ladder_cost, plan_finals, plan_search
+from chiasma.experiment.plan import SearchPlan, ladder_cost, plan_finals, plan_search
 
 
-def search(budget: float = 600.0, full_seconds: float = 10.0, elapsed: float = 5.0, test_seconds: float = 5.0):
+def search(
+    budget: float = 600.0, visit_seconds: float = 1e-4, elapsed: float = 5.0, test_seconds: float = 5.0
+) -> SearchPlan:
     return plan_search(
         budget=budget,
         elapsed=elapsed,
-        full_seconds=full_seconds,
+        visit_seconds=visit_seconds,
+        most_visits=300_000,
         ladder_cost=0.31,
         workers=2,
         test_seconds=test_seconds,
     )
 
 
-def test_cheap_designs_are_searched_at_their_full_length():
-    assert search(full_seconds=1.0).top == 1.0
+def test_cheap_designs_are_searched_at_their_full_length_and_trained_no_longer_than_needed():
+    plan = search(visit_seconds=1e-5)
+    assert (plan.top, plan.visits) == (1.0, 300_000)
 
 
-def test_expensive_designs_are_searched_on_a_part_of_their_training():
-    assert search(full_seconds=300.0).top < 0.2
+def test_expensive_designs_are_trained_for_a_fixed_part_of_the_budget():
+    plan = search(visit_seconds=1e-3)
+    assert plan.visits == 96_000
+    assert plan.top < 0.6
 
 
 def test_a_search_leaves_more_than_half_of_the_time_to_the_final_trainings():
@@ -35,12 +41,12 @@ def test_a_search_leaves_more_than_half_of_the_time_to_the_final_trainings():
 
 @given(
     budget=st.floats(5, 1e5),
-    full_seconds=st.floats(0, 1e5),
+    visit_seconds=st.floats(0, 1),
     elapsed=st.floats(0, 1e5),
     test_seconds=st.floats(0, 1e4),
 )
-def test_a_plan_never_goes_backwards_nor_past_its_budget(budget, full_seconds, elapsed, test_seconds):
-    plan = search(budget, full_seconds, elapsed, test_seconds)
+def test_a_plan_never_goes_backwards_nor_past_its_budget(budget, visit_seconds, elapsed, test_seconds):
+    plan = search(budget, visit_seconds, elapsed, test_seconds)
     assert elapsed <= plan.search_until <= plan.finish_by <= max(elapsed, budget)
     assert 0.01 <= plan.top <= 1
 

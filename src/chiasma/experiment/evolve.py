@@ -14,7 +14,7 @@ from chiasma.experiment.beginning import begin_run, check_same_data, prepare_dat
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
-from chiasma.experiment.finals import TrainedArm, full_cost
+from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
 from chiasma.experiment.floors import fit_floors
 from chiasma.experiment.judge import Evidence, judge
 from chiasma.experiment.plan import SearchPlan
@@ -98,17 +98,19 @@ def _drive(
 def _gather(setting: Setting) -> Evidence:
     """Run every stage, or as many as there is time for; whatever happens, there is a best so far."""
     archive = SharedArchive()
-    first = stages.first_arms(setting)
-    floors = [arm for arm in first if arm.role == "floor"]
     finished: list[Finished] = []
+    floors: list[ArmDesign] = []
     trained: list[TrainedArm] = []
     search_plan, final_plan, loop, interrupted = SearchPlan(), None, None, False
     with ThreadPoolExecutor(1, thread_name_prefix="floors") as thread:
-        classical = thread.submit(fit_floors, setting.dataset)
+        classical = thread.submit(fit_floors, setting.dataset, seed=setting.config.run.seed)
         try:
-            search_plan = stages.plan(setting, first)
+            search_plan = stages.plan(setting)
+            space = stages.make_space(setting, search_plan)
+            first = stages.first_arms(setting, space)
+            floors = [arm for arm in first if arm.role == "floor"]
             finished += stages.train_first(setting, first, search_plan, archive)
-            loop = stages.make_search(setting, search_plan, archive)
+            loop = stages.make_search(setting, search_plan, archive, space)
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)
             costs = full_cost([*finished, *loop.finished])

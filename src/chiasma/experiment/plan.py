@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from chiasma.core.spec import Spec
+from chiasma.search.design_space import VISITS
 
 SEARCH_SHARE = 0.42
+FULL_TRAINING_SHARE = 0.08
+FEWEST_VISITS = 20_000
+MOST_EPOCHS = 60
 CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 3.5
 SAFETY = 0.88
@@ -16,11 +20,13 @@ class SearchPlan(Spec):
     """The search's part of a budget.
 
     Attributes:
+        visits: Examples that a full training of usual length sees, all epochs together.
         top: Part of a design's own epochs that the highest rung of the search trains.
         search_until: Seconds after the start at which the search ends; None where trials are counted.
         finish_by: Seconds after the start at which trainings must have ended; None where trials are counted.
     """
 
+    visits: int = Field(VISITS, ge=1)
     top: float = Field(1.0, gt=0, le=1)
     search_until: float | None = None
     finish_by: float | None = None
@@ -39,23 +45,39 @@ class FinalPlan(Spec):
 
 
 def plan_search(
-    *, budget: float, elapsed: float, full_seconds: float, ladder_cost: float, workers: int, test_seconds: float
+    *,
+    budget: float,
+    elapsed: float,
+    visit_seconds: float,
+    most_visits: int,
+    ladder_cost: float,
+    workers: int,
+    test_seconds: float,
 ) -> SearchPlan:
     """Divide a time budget between search, final trainings and the report.
 
     Args:
         budget: Seconds in all.
         elapsed: Seconds already spent.
-        full_seconds: One full training of an ordinary design on one worker, as measured.
+        visit_seconds: What training an ordinary design on one example once costs a worker, as measured.
+        most_visits: More than this no training needs.
         ladder_cost: Cost of a candidate on the ladder, in parts of the training on its highest rung.
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.
     """
     finish_by = max(elapsed, budget - test_seconds - 0.02 * budget)
     search = SEARCH_SHARE * (finish_by - elapsed)
+    cost = max(visit_seconds, 1e-7)
+    visits = int(min(most_visits, max(FEWEST_VISITS, FULL_TRAINING_SHARE * budget * workers / cost)))
     full_trainings = CANDIDATES_WANTED * ladder_cost + FIRST_DEEP_ARMS
-    affordable = search * workers / (full_trainings * max(full_seconds, 1e-6))
-    return SearchPlan(top=min(1.0, max(0.01, affordable)), search_until=elapsed + search, finish_by=finish_by)
+    affordable = search * workers / (full_trainings * visits * cost)
+    top = min(1.0, max(0.01, affordable))
+    return SearchPlan(visits=visits, top=top, search_until=elapsed + search, finish_by=finish_by)
+
+
+def epochs_for(visits: int, rows: int) -> float:
+    """Return how many passes over ``rows`` examples make about so many visits: at least one, at most sixty."""
+    return float(min(MOST_EPOCHS, max(1, round(visits / max(1, rows)))))
 
 
 def ladder_cost(fractions: Sequence[float], eta: float) -> float:

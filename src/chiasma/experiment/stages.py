@@ -9,35 +9,56 @@ from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, final_arms, train_finals
-from chiasma.experiment.plan import FinalPlan, SearchPlan, ladder_cost, plan_finals, plan_search
+from chiasma.experiment.plan import (
+    MOST_EPOCHS,
+    FinalPlan,
+    SearchPlan,
+    epochs_for,
+    ladder_cost,
+    plan_finals,
+    plan_search,
+)
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.search.allocator import BanditAllocator
 from chiasma.search.archive import SharedArchive
-from chiasma.search.design_space import DesignSpace, usual_epochs
+from chiasma.search.design_space import DesignSpace
 from chiasma.search.floors import floor_designs
 from chiasma.search.local_search import LocalSearch
 from chiasma.search.protocols import Candidate, Evaluation, Proposer
 from chiasma.search.random_search import RandomSearch
-from chiasma.train.design import Design, LoopSpec
+from chiasma.train.design import Design, LoopSpec, TrainingSpec
 
-WARMUP_FRACTION = 0.02
-SLOWEST = 6.0
+WARMUP_VISITS = 4000
+UNKNOWN_VISIT_SECONDS = 1e-3
+TRAIN_OVER_PREDICT = 2.5
 COMPARED_ARMS = 7
 
 
-def first_arms(setting: Setting) -> list[ArmDesign]:
+def make_space(setting: Setting, search_plan: SearchPlan) -> DesignSpace:
+    """Return the space of designs, built around the settings' own way of training."""
+    rows = len(setting.dataset.rows("train"))
+    training = _training(setting, search_plan.visits)
+    return DesignSpace(setting.dataset.signature, train_rows=rows, training=training)
+
+
+def first_arms(setting: Setting, space: DesignSpace) -> list[ArmDesign]:
     """Record the run's first candidates: the floors that are designs, and the design that the settings describe."""
-    dataset = setting.dataset
-    rows = len(dataset.rows("train"))
-    floors = floor_designs(dataset.signature, train_rows=rows)
+    signature = setting.dataset.signature
+    floors = floor_designs(signature, space)
     arms = [_record(setting, floor.name, "floor", floor.description, floor.design) for floor in floors]
-    design = setting.config.design(dataset.signature)
-    if setting.config.train.epochs == LoopSpec().epochs:
-        design = replace_at(design, "training.loop.epochs", usual_epochs(rows))
+    design = Design(model=setting.config.design(signature).model, training=space.training)
     if design.content_hash() not in {arm.design.content_hash() for arm in arms}:
         arms.append(_record(setting, "settings", "finalist", "the design of the settings", design))
     return arms
+
+
+def _training(setting: Setting, visits: int) -> TrainingSpec:
+    """Return the settings' training, as long as the plan says unless the settings name a length."""
+    training = setting.config.design(setting.dataset.signature).training
+    if training.loop.epochs != LoopSpec().epochs:
+        return training
+    return replace_at(training, "loop.epochs", epochs_for(visits, len(setting.dataset.rows("train"))))
 
 
 def _record(
@@ -55,7 +76,7 @@ def _record(
     return ArmDesign(name, role, description, number, design, proposer)
 
 
-def plan(setting: Setting, arms: Sequence[ArmDesign]) -> SearchPlan:
+def plan(setting: Setting) -> SearchPlan:
     """Divide a time budget by a measured warm-up; a budget of trials needs no plan.
 
     Raises:
@@ -65,40 +86,44 @@ def plan(setting: Setting, arms: Sequence[ArmDesign]) -> SearchPlan:
     if budget.seconds is None:
         return SearchPlan()
     seconds = budget.seconds
-    full_seconds = _warm_up(setting, arms[-1])
+    rows = len(setting.dataset.rows("train"))
+    cost = _visit_seconds(setting, rows)
     driver, ladder = setting.driver, setting.ladder
-    rows = len(setting.dataset.rows("train")) * arms[-1].design.training.loop.epochs
-    per_example = full_seconds / max(rows, 1.0) / 2.5
     choose = partial(
         plan_search,
         budget=seconds,
         elapsed=driver.clock.elapsed(),
-        full_seconds=full_seconds,
+        visit_seconds=cost,
+        most_visits=MOST_EPOCHS * rows,
         ladder_cost=ladder_cost([rung.fraction for rung in ladder.rungs], ladder.eta),
         workers=setting.config.run.workers,
-        test_seconds=3.0 + per_example * setting.dataset.test_count * COMPARED_ARMS,
+        test_seconds=3.0 + cost / TRAIN_OVER_PREDICT * setting.dataset.test_count * COMPARED_ARMS,
     )
     chosen = SearchPlan.from_dict(driver.decide(f"plan for {budget.words}", lambda: choose().to_dict()))
     setting.console.say(
-        f"a full training takes about {full_seconds:.0f} s on one worker; searching on {chosen.top:.0%} of it "
-        f"until {chosen.search_until:.0f} s, final trainings until {chosen.finish_by:.0f} s"
+        f"plan: a full training is {chosen.visits:,} examples, about {chosen.visits * cost:.0f} s on one worker; "
+        f"search on {chosen.top:.0%} of it until {chosen.search_until:.0f} s, finals until {chosen.finish_by:.0f} s"
     )
     return chosen
 
 
-def _warm_up(setting: Setting, arm: ArmDesign) -> float:
+def _visit_seconds(setting: Setting, rows: int) -> float:
+    """Return what training the settings' design on one example once costs a worker, evaluations included."""
+    model = setting.config.design(setting.dataset.signature).model
+    design = Design(model=model, training=_training(setting, WARMUP_VISITS))
     job = setting.make_job(
-        key=f"warmup/{arm.candidate}",
-        design=arm.design,
+        key="warmup",
+        design=design,
         seed=derive_seed(setting.config.run.seed, "warmup"),
-        fraction=WARMUP_FRACTION,
+        fraction=min(1.0, WARMUP_VISITS / (rows * design.training.loop.epochs)),
         rung=0,
     )
-    setting.driver.submit(Work(job, arm.candidate, "warmup"))
+    setting.driver.submit(Work(job, None, "warmup"))
     (finished,) = setting.driver.finish_all()
     if not isinstance(finished.outcome, Scored):
-        return 60.0
-    return finished.outcome.metrics["train_seconds"] / WARMUP_FRACTION
+        return UNKNOWN_VISIT_SECONDS
+    metrics = finished.outcome.metrics
+    return metrics["train_seconds"] / (metrics["epochs"] * rows)
 
 
 def train_first(
@@ -131,11 +156,9 @@ def train_first(
     return finished
 
 
-def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchive) -> SearchLoop:
+def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchive, space: DesignSpace) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
     config = setting.config
-    dataset = setting.dataset
-    space = DesignSpace(dataset.signature, train_rows=len(dataset.rows("train")))
     makers = {"random": RandomSearch, "local": LocalSearch}
     proposers: dict[str, Proposer[Design]] = {
         name: makers[name](space, seed=config.run.seed) for name in config.search.proposers
