@@ -73,19 +73,20 @@ class Results(Spec):
     """Everything the report says.
 
     Attributes:
-        budget: What was asked for and what was spent, in words and numbers: ``asked``, ``seconds``, ``trainings``, ...
-        data: Counts by split, cleaning counts, duplicates, leakage, quarantine file; ``lines`` are whole sentences.
+        budget: What was asked for and what was spent: ``asked, spent_seconds, candidates, trainings, workers, ...``.
+        data: A :class:`chiasma.data.report.DataReport` as JSON.
         arms: Floors first, then controls, finalists and the winner.
         winner: Name of the winning arm.
-        labels: Names of the outputs, in their order.
         test_examples: Size of the test split; ``test_groups`` counts its independent groups.
-        proposers: Of each: ``name, candidates, scored, rejected, failed, seconds, best``.
+        proposers: Of each ``proposer, candidates, trainings, scored, rejected, failed, seconds, best_error``.
         rejections: Counts by ``stage: reason``.
-        anytime: Improvements in order, each with ``seconds, candidates, score, proposer``; the score is on select.
-        rungs: Of neighbouring rungs on this data: ``lower, upper, correlation, pairs``.
-        history: The winner's training curve, as the trainer recorded it.
-        lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, score``.
-        per_label: On test, of each label: ``label, count, recall, precision, f1``; of each value of a regression
+        duplicates_saved: Candidates that were not trained because an equal design had been.
+        anytime: Improvements of the error on select, in order: ``seconds, candidates, error, proposer``.
+        rungs: Of neighbouring rungs on this data: ``lower, upper, pairs, spearman``.
+        history: The winner's training curve, one row an evaluation on steer: ``step, epoch, rate, train_loss`` and
+            every metric.
+        lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.
+        per_label: On test, of each label ``label, count, recall, precision, f1``; of each value of a regression
             ``label, mae, rmse, r2``.
         confusion: On test, how often each label (row) was given each answer (column), summed over seeds.
         reliability: On test, after calibration: ``confidence, accuracy, count`` of each bin of confidence.
@@ -103,7 +104,6 @@ class Results(Spec):
     data: Mapping[str, Any]
     arms: tuple[Arm, ...]
     winner: str
-    labels: tuple[str, ...] = ()
     test_examples: int | None = None
     test_groups: int | None = None
     gains: tuple[Gain, ...] = ()
