@@ -8,39 +8,11 @@ import pytest
 import torch
 
 from chiasma.core.errors import CorruptFileError, DataError, StorageError
-from chiasma.core.rng import seed_torch
 from chiasma.data.batch import Sample
-from chiasma.data.preprocessing import Preprocessing, PreprocessingSpec
-from chiasma.data.signature import ImageInput, Signature, Target, TextInput
-from chiasma.data.text import train_tokenizer
+from chiasma.data.signature import Target
 from chiasma.experiment.calibration import Calibrator
-from chiasma.experiment.compose import load_config
 from chiasma.experiment.saved import SavedModel
-
-TEXTS = ["a red bird", "a blue fish", "no bird at all"]
-
-
-def make_saved(target: Target, calibrator: Calibrator, **scale) -> SavedModel:
-    """Return an untrained model over 8 x 8 images and short texts."""
-    inputs = {"image": ImageInput(channels=3, height=8, width=8), "text": TextInput(vocabulary=64, length=8)}
-    signature = Signature(inputs=inputs, target=target)
-    settings = ["model.dim=16", "model.encoders.text.kind=ngram", "model.encoders.text.buckets=64"]
-    seed_torch(0)
-    model = load_config(overrides=settings).design(signature).model.build(signature)
-    tokenizer = train_tokenizer(TEXTS, vocabulary=64, lowercase=True).to_str()
-    spec = PreprocessingSpec(signature=signature, **scale)
-    return SavedModel(model.eval(), Preprocessing(spec, tokenizer), calibrator, {"run": "evolve-1"})
-
-
-def classifier(**calibration) -> SavedModel:
-    target = Target(task="classification", labels=("no", "yes"))
-    return make_saved(target, Calibrator(task="classification", **calibration))
-
-
-def samples(count: int = 3) -> list[Sample]:
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    return [Sample(str(k), {"image": pictures[k], "text": TEXTS[k % 3]}) for k in range(count)]
+from tests.experiment.small_model import classifier, make_saved, samples
 
 
 def test_a_moved_folder_predicts_the_same_bits(tmp_path):

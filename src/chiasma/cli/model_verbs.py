@@ -120,7 +120,7 @@ def features(
     config = settings.config_for(data)
     with progress() as console:
         if imported is not None:
-            pairs(import_features(config, imported, console=console))
+            pairs(import_features(config, imported, out=out))
         else:
             if out is None:
                 raise ConfigError("--extractor needs -o FILE.npz for the tokens.")

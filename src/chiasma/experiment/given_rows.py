@@ -153,14 +153,19 @@ def _image_root(given: GivenRows, roles: Mapping[str, tuple[str, ...]], image_di
     images = [image for image in given.values(roles["image"][0]) if image is not None] if roles["image"] else []
     if not all(isinstance(image, str | Path) for image in images):
         return True, image_dir
-    folders = {str((image_dir / Path(image).expanduser()).resolve().parent) for image in images}
-    root = image_dir.resolve()
+    folders = {str(_whole_path(image, image_dir).parent) for image in images}
+    root = Path(os.path.abspath(image_dir))
     inside = all(Path(folder).is_relative_to(root) for folder in folders)
     return False, root if inside else Path(os.path.commonpath(folders))
 
 
 def _relative(image: str | Path, image_dir: Path, root: Path) -> str:
-    return str((image_dir / Path(image).expanduser()).resolve().relative_to(root))
+    return str(_whole_path(image, image_dir).relative_to(root))
+
+
+def _whole_path(image: str | Path, image_dir: Path) -> Path:
+    """Return an absolute path; links are not followed, because an image folder may be one."""
+    return Path(os.path.abspath(image_dir / Path(image).expanduser()))
 
 
 def _picture(image: Any, image_dir: Path, pictures: dict[str, bytes]) -> str:

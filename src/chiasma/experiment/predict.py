@@ -14,6 +14,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.files import write_atomic
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
+from chiasma.data.decoding import image_path
 from chiasma.data.image import decode_file, quiet_decoding
 from chiasma.data.manifest import Columns, joined_text, resolve_roles
 from chiasma.data.records import Records, read_records
@@ -171,16 +172,12 @@ def _parts(
         parts["text"] = text
     name = row.get(roles["image"][0]) if roles["image"] else None
     if name not in (None, "") and "image" in saved.model.spec.encoders:
-        parts["image"] = read_image(_inside(root, str(name)), max_pixels=saved.max_pixels)
+        path = image_path(str(name), root)
+        if path is None:
+            raise DataError(f"The image path {name} leads outside the image folder {root}.")
+        parts["image"] = read_image(path, max_pixels=saved.max_pixels)
     _check_readable(saved, parts)
     return parts
-
-
-def _inside(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"The image path {name} leads outside the image folder {root}.")
-    return path
 
 
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
