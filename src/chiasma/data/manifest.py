@@ -1,0 +1,305 @@
+"""From any source to one table with known roles: ``id image text label split group``. A role is never guessed silently."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from chiasma.core.errors import DataError
+from chiasma.core.spec import Spec, suggestion
+from chiasma.data.digit_claims import SOURCES as BUILT_IN
+from chiasma.data.digit_claims import digit_claims
+from chiasma.data.findings import Findings
+from chiasma.data.hateful_memes import is_hateful_memes, read_hateful_memes
+from chiasma.data.records import Records, read_records, records_from_frame
+from chiasma.data.splits import SPLIT_NAMES
+
+TEXT_SEPARATOR = " [SEP] "
+
+_DEFAULT_NAMES = {
+    "id": ("id",),
+    "image": ("img", "image"),
+    "text": ("text",),
+    "label": ("label",),
+    "split": ("split",),
+    "group": ("group",),
+}
+
+_USUAL_NAMES = {
+    "image": ("image_path", "img_path", "filename", "file_name", "file", "path", "photo", "picture", "image_id"),
+    "text": ("question", "caption", "sentence", "review", "title", "content", "description", "body", "tweet"),
+    "label": ("labels", "target", "answer", "class", "category", "y", "sentiment", "output", "gold", "rating"),
+}
+"""Names that are suggested in an error, never used by themselves."""
+
+
+class Columns(Spec):
+    """Which column plays which role; None (or no text column) means the role's default name, where there is one.
+
+    Attributes:
+        id: Default ``id``; rows are numbered where there is none.
+        image: A file name below ``image_dir``; default ``img`` or ``image``.
+        text: One or more columns, joined by the separator token; default ``text``.
+        label: What is predicted; default ``label``.
+        split: Default ``split``.
+        group: Rows that belong together and must not straddle splits; default ``group``.
+    """
+
+    id: str | None = None
+    image: str | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+class DataSpec(Spec):
+    """The ``data`` section of the config: what to read and how to prepare it.
+
+    Attributes:
+        source: ``digit_claims``, ``digit_claims:hard``, a manifest (JSON lines, CSV, TSV, Parquet, also ``.gz``), or a
+            folder in the Hateful Memes layout.
+        columns: Which column plays which role.
+        image_dir: Where image names start; None for the manifest's own folder.
+        task: ``auto`` decides from the label column and says so in the report.
+        image_size: Height and width in pixels; None fits the images, at most 64.
+        image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``.
+        max_pixels: A larger image is set aside before it is decoded.
+        missing_images: ``keep`` a row whose image file is missing with its text alone, or ``quarantine`` it.
+        vocabulary: Largest number of word pieces.
+        text_length: Token ids a text; None for the 99.5th percentile of the train split, at most 128.
+        lowercase: Also strips accents.
+        max_characters: Longer texts are truncated and counted.
+        steer_fraction: Share of the rows for decisions inside a training, cut from train where the source has none.
+        select_fraction: Share of the rows for comparing candidates, cut from train where the source has none.
+        test_fraction: Share of the rows that are sealed, cut from train where the source has none.
+        near_duplicate_bits: Images whose perceptual hashes (64 bits) differ in at most so many bits, and that also look
+            alike as thumbnails, belong to one group; None for no search.
+        shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the split
+            that matters less (train before steer, select, test), or ``keep`` and report it.
+        max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
+        features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
+        sensitive: The report shows no examples.
+        rows: Prepare only about so many rows, for a quick look.
+    """
+
+    source: str = "digit_claims"
+    columns: Columns = Columns()
+    image_dir: str | None = None
+    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
+    image_size: int | None = Field(None, ge=4, le=1024)
+    image_fit: Literal["pad", "crop", "stretch"] = "pad"
+    max_pixels: int = Field(50_000_000, ge=1)
+    missing_images: Literal["keep", "quarantine"] = "keep"
+    vocabulary: int = Field(8000, ge=64, le=200_000)
+    text_length: int | None = Field(None, ge=3, le=4096)
+    lowercase: bool = True
+    max_characters: int = Field(20_000, ge=1)
+    steer_fraction: float = Field(0.08, gt=0, lt=1)
+    select_fraction: float = Field(0.12, gt=0, lt=1)
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    near_duplicate_bits: int | None = Field(4, ge=0, le=16)
+    shared_images: Literal["drop", "keep"] = "drop"
+    max_bad_fraction: float = Field(0.2, ge=0, le=1)
+    features: Mapping[str, str] = {}
+    sensitive: bool = False
+    rows: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "DataSpec":
+        share = self.steer_fraction + self.select_fraction + self.test_fraction
+        if share >= 1:
+            raise ValueError(
+                f"steer_fraction + select_fraction + test_fraction must be below 1, but they sum to {share:g}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with known roles.
+
+    Attributes:
+        frame: Columns ``id image text label split group line``, all of dtype object; a missing value is None.
+        findings: What was noticed while reading.
+        label_name: The label column's own name.
+        stamp: Hash of the source's bytes.
+        image_root: Where the names in column ``image`` start.
+        arrays: Images that are in memory instead of files, ``H W 3`` uint8 by the name in column ``image``.
+        curated: The rows are balanced by construction, so that none may be dropped and none is searched for twins.
+    """
+
+    frame: pd.DataFrame
+    findings: Findings
+    label_name: str
+    stamp: str
+    image_root: Path | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    curated: bool = False
+
+
+def read(spec: DataSpec) -> Table:
+    """Read the source and give its columns their roles.
+
+    Raises:
+        DataError: The source is missing, empty or damaged, or a role cannot be told from the column names.
+    """
+    if spec.source in BUILT_IN:
+        return _read_built_in(spec)
+    path = Path(spec.source).expanduser()
+    if not path.exists() and "/" not in spec.source and not path.suffix:
+        raise DataError(
+            f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)})."
+            f"{suggestion(spec.source, list(BUILT_IN))}"
+        )
+    if is_hateful_memes(path):
+        records, notes = read_hateful_memes(path)
+        root = path
+    else:
+        records, notes, root = read_records(path), [], path.parent
+    root = root if spec.image_dir is None else Path(spec.image_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"The image folder {root} does not exist (data.image_dir).")
+    return table_from_records(records, spec, image_root=root, notes=notes)
+
+
+def from_frame(frame: pd.DataFrame, spec: DataSpec) -> Table:
+    """Give the columns of a pandas frame their roles; cells of the image column are file names or ``H W 3`` uint8 arrays.
+
+    Raises:
+        DataError: The frame is empty, or a role cannot be told from the column names.
+    """
+    if frame.empty:
+        raise DataError("The table is empty: it has no rows.")
+    root = Path.cwd() if spec.image_dir is None else Path(spec.image_dir).expanduser()
+    return table_from_records(records_from_frame(frame), spec, image_root=root)
+
+
+def table_from_records(
+    records: Records, spec: DataSpec, *, image_root: Path | None = None, notes: Sequence[str] = ()
+) -> Table:
+    """Give each column its role.
+
+    Raises:
+        DataError: A named column does not exist, the label column is missing, or there is neither image nor text.
+    """
+    roles = resolve_roles(records.columns, spec.columns)
+    if not roles.get("label"):
+        raise DataError(_missing_role("label", records.columns))
+    findings = Findings(rows_read=records.total, notes=list(notes))
+    for line in records.bad:
+        findings.set_aside(line.line, reason=line.reason, detail=line.detail)
+    unused = [name for name in records.columns if name not in {n for names in roles.values() for n in names}]
+    if unused:
+        findings.notes.append(f"Columns that are not used: {', '.join(unused)}.")
+    frame, arrays = _columns_by_role(records, roles)
+    return Table(frame, findings, roles["label"][0], records.stamp, image_root, arrays)
+
+
+def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = True) -> dict[str, tuple[str, ...]]:
+    """Return the column names of each role; an empty tuple where the table has none.
+
+    Args:
+        columns: The table's columns.
+        wanted: What the user mapped; every name must exist.
+        labelled: Whether the split and label roles matter at all (not when predicting).
+
+    Raises:
+        DataError: A mapped column does not exist, a default is ambiguous, or there is neither image nor text.
+    """
+    roles: dict[str, tuple[str, ...]] = {}
+    for role, defaults in _DEFAULT_NAMES.items():
+        if not labelled and role in ("label", "split", "group"):
+            continue
+        mapped = getattr(wanted, role)
+        names = ((mapped,) if isinstance(mapped, str) else tuple(mapped or ())) or tuple(
+            n for n in defaults if n in columns
+        )
+        for name in names:
+            if name not in columns:
+                raise DataError(
+                    f"data.columns.{role} is {name!r}, but the table has no such column."
+                    f"{suggestion(name, list(columns))} Its columns: {', '.join(columns)}."
+                )
+        if role != "text" and len(names) > 1:
+            raise DataError(
+                f"Both {' and '.join(names)} could be the {role}; say which: data.columns.{role}={names[0]}."
+            )
+        roles[role] = names
+    if not roles["image"] and not roles["text"]:
+        raise DataError(
+            _missing_role("text", columns).replace("no column named text", "no column named img, image or text")
+        )
+    return roles
+
+
+def _missing_role(role: str, columns: Sequence[str]) -> str:
+    close = [name for name in columns if name.lower() in _USUAL_NAMES.get(role, ())]
+    hint = f" Perhaps data.columns.{role}={close[0]}?" if close else suggestion(role, list(columns))
+    return f"The table has no column named {role}; name it with data.columns.{role}.{hint} Its columns: {', '.join(columns)}."
+
+
+def _columns_by_role(
+    records: Records, roles: Mapping[str, tuple[str, ...]]
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    arrays: dict[str, np.ndarray] = {}
+    rows = records.rows
+    lines = list(records.lines)
+    identities = [_identity(row, roles["id"], line) for row, line in zip(rows, lines, strict=True)]
+    data: dict[str, list[Any]] = {
+        "id": identities,
+        "image": [_image(row, roles["image"], line, arrays) for row, line in zip(rows, lines, strict=True)],
+        "text": [joined_text(row, roles["text"]) for row in rows],
+        "label": [_value(row, roles["label"]) for row in rows],
+        "split": [_word(row, roles["split"]) for row in rows],
+        "group": [_word(row, roles["group"]) for row in rows],
+        "line": lines,
+    }
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in data.items()}), arrays
+
+
+def joined_text(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the text columns of a row in one string, or None where all are empty."""
+    parts = [str(row[name]) for name in names if row.get(name) not in (None, "")]
+    return TEXT_SEPARATOR.join(parts) or None
+
+
+def _identity(row: Mapping[str, Any], names: Sequence[str], line: int) -> str | None:
+    return f"row-{line:07d}" if not names else _word(row, names)
+
+
+def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    value = row.get(names[0]) if names else None
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _word(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    value = _value(row, names)
+    return None if value is None else str(value).strip()
+
+
+def _image(row: Mapping[str, Any], names: Sequence[str], line: int, arrays: dict[str, np.ndarray]) -> str | None:
+    value = _value(row, names)
+    if isinstance(value, np.ndarray):
+        name = f"array-{line:07d}"
+        arrays[name] = value
+        return name
+    if isinstance(value, Mapping):
+        raise DataError(f"Column {names[0]} holds image bytes, not file names; write the images to files first.")
+    return None if value is None else str(value)
+
+
+def _read_built_in(spec: DataSpec) -> Table:
+    claims = digit_claims(spec.source, pairs=spec.rows)
+    return Table(
+        claims.frame, Findings(rows_read=len(claims.frame)), "label", claims.stamp, arrays=claims.images, curated=True
+    )
+
+
+def known_splits() -> str:
+    """Return the split names a manifest may use, for messages."""
+    return ", ".join(sorted(SPLIT_NAMES))

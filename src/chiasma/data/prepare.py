@@ -1,0 +1,158 @@
+"""From a source to a prepared folder in the cache, once; the second time it is only opened."""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import chiasma
+from chiasma.core.errors import CorruptFileError, DataError
+from chiasma.core.files import sha256_file, storage_errors, sync_folder, write_json
+from chiasma.core.spec import canonical_json
+from chiasma.data.assemble import assemble
+from chiasma.data.dataset import MANIFEST, Dataset
+from chiasma.data.decoding import image_path
+from chiasma.data.digit_claims import SOURCES as BUILT_IN
+from chiasma.data.manifest import DataSpec, Table, read
+from chiasma.data.report import DataReport
+
+REPORT = "report.json"
+QUARANTINE = "quarantine.jsonl"
+
+Progress = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Tell nobody."""
+
+
+def prepare(
+    spec: DataSpec, *, seed: int, cache: Path, progress: Progress = silent, table: Table | None = None
+) -> tuple[Dataset, DataReport]:
+    """Read, clean, split, tokenise and decode a source, or open what was prepared from the same before.
+
+    Args:
+        spec: What to read and how.
+        seed: Decides how splits are cut where the source has none.
+        cache: The folder that keeps prepared data, one folder for each source, settings and seed.
+        progress: Told in a line what is being done.
+        table: Rows that are in memory already, from :func:`chiasma.data.manifest.from_frame`, instead of ``spec.source``.
+
+    Raises:
+        DataError: The source cannot be used; says why in a line.
+        StorageError: The cache cannot be written to; nothing half-made is left.
+    """
+    table, stamp = _stamped(spec, table)
+    key = hashlib.sha256(canonical_json([stamp, spec.to_dict(), seed, _code_stamp()]).encode()).hexdigest()[:20]
+    folder = Path(cache).expanduser() / "prepared" / key
+    known = _reopened(folder, progress)
+    if known is not None:
+        return known
+    started = time.monotonic()
+    table = table or read(spec)
+    with _building(folder) as temporary:
+        manifest, report = assemble(table, spec, seed=seed, folder=temporary, progress=progress)
+        quarantine = str(folder / QUARANTINE) if report.quarantined else None
+        (temporary / QUARANTINE).write_text(table.findings.quarantine_lines())
+        seconds = round(time.monotonic() - started, 3)
+        finished = report.model_copy(update={"quarantine_file": quarantine, "seconds": seconds, "folder": str(folder)})
+        write_json(temporary / REPORT, finished.to_dict())
+        write_json(temporary / MANIFEST, {**manifest, "key": key, "files": _inventory(temporary)})
+    return Dataset.open(folder), finished
+
+
+def _stamped(spec: DataSpec, table: Table | None) -> tuple[Table | None, Any]:
+    """Return what identifies the source's content, and the table where it had to be read for that."""
+    features = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
+    if table is None and spec.source in BUILT_IN:
+        return None, [spec.source, features]
+    table = table or read(spec)
+    images: list[Any] = []
+    if table.image_root is not None:
+        names = sorted(name for name in set(table.frame["image"].dropna()) - set(table.arrays) if "\0" not in name)
+        paths = [image_path(name, table.image_root) for name in names]
+        images = [_file_stamp(path) if path else None for path in paths]
+    digest = hashlib.sha256(repr(images).encode()).hexdigest()
+    return table, [table.stamp, str(table.image_root), digest, features]
+
+
+def _file_stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path), -1, -1)
+    return (str(path), status.st_size, status.st_mtime_ns)
+
+
+def _code_stamp() -> str:
+    """Return a hash of this layer's own code: another version may prepare the same source differently."""
+    digest = hashlib.sha256(chiasma.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _reopened(folder: Path, progress: Progress) -> tuple[Dataset, DataReport] | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        dataset = Dataset.open(folder, verify=True)
+    except CorruptFileError as error:
+        progress(f"{error} Preparing again.")
+        with storage_errors(folder):
+            shutil.rmtree(folder)
+        return None
+    return dataset, DataReport.from_json((folder / REPORT).read_text())
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the name ``folder`` only when all of it is on disk."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.building")
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in temporary.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            sync_folder(temporary)
+            # Another process that finished first made the same.
+            if not folder.exists():
+                os.rename(temporary, folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes that are gone left half-made."""
+    for path in parent.glob(".*.building"):
+        match = re.fullmatch(r"\..+\.(\d+)\.building", path.name)
+        if match and not psutil.pid_exists(int(match.group(1))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _inventory(folder: Path) -> dict[str, tuple[int, str]]:
+    return {path.name: (path.stat().st_size, sha256_file(path)) for path in sorted(folder.iterdir())}
+
+
+def prepared_folder(cache: Path, key: str) -> Path:
+    """Return where the dataset with a key lies.
+
+    Raises:
+        DataError: It is not there.
+    """
+    folder = Path(cache).expanduser() / "prepared" / key
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"The prepared dataset {key} is not in {folder.parent}; prepare it again.")
+    return folder
