@@ -13,6 +13,7 @@ from typing import Any
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import strict_json
 
+MOUNTS = Path("/proc/self/mounts")
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre"}
     | {"beegfs", "gpfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
@@ -101,17 +102,18 @@ def storage_errors(path: Path) -> Generator[None]:
         raise
 
 
-def refuse_network_drive(folder: Path, *, remedy: str = "--set run.folder=...") -> None:
+def refuse_network_drive(folder: Path, *, remedy: str = "--set run.folder=...", mounts: Path = MOUNTS) -> None:
     """Refuse folders on which SQLite's locks are not reliable.
 
     Args:
         folder: Where the database is to lie.
         remedy: How to choose another folder.
+        mounts: Where the system lists its file systems.
 
     Raises:
         StorageError: ``folder`` is on a network file system.
     """
-    kind = file_system(folder)
+    kind = file_system(folder, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageError(
             f"{folder} is on a network file system ({kind}), where SQLite's locks and WAL are not reliable and records "
@@ -119,7 +121,7 @@ def refuse_network_drive(folder: Path, *, remedy: str = "--set run.folder=...") 
         )
 
 
-def file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+def file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
     """Return the type of the file system that holds ``folder``, or None where the system does not say."""
     if not mounts.exists():
         return None

@@ -6,7 +6,7 @@ needs to be stored. This is the only file that touches torch's global generator.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -47,9 +47,12 @@ def seed_torch(run_seed: int, *path: Part) -> None:
 
 
 @contextmanager
-def kept_torch_generator() -> Iterator[None]:
+def kept_torch_generator() -> Generator[None]:
     """Leave torch's global CPU generator as it was, whatever is drawn inside."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    state = torch.get_rng_state()
+    try:
         yield
+    finally:
+        torch.set_rng_state(state)
