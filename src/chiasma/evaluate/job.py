@@ -26,8 +26,8 @@ class Job(Spec):
         device: Where to train: ``auto``, ``cpu``, ``cuda``, ``mps``.
         precision: Arithmetic of the forward pass.
         time_limit_seconds: From the start of the build to the last measurement; None for no limit.
-        finish_within_seconds: The training ends by then with the best so far and is scored, with the metric ``cut_short``;
-            None lets it run its length.
+        finish_within_seconds: The training ends by then with the best so far and is scored, with the metric
+            ``cut_short``; None lets it run its length.
         max_parameters: Designs with more parameters are rejected; None for no limit.
         keep_predictions: File for the ``select`` logits (npz), or None.
         keep_checkpoint: Folder for the trained weights, or None.

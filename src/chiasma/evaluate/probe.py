@@ -57,10 +57,10 @@ def _faults(model: MultimodalModel, signature: Signature) -> Iterator[str]:
         return
     yield from _unreached(model, signature, batch)
     with torch.no_grad():
-        yield from _disobedience(model, batch)
-        alone = model(_first_row(batch)).logits
-        if _differ(alone, logits[:1]):
+        if _differ(model(_first_row(batch)).logits, logits[:1]):
             yield "the output of a row depends on the other rows of its batch"
+            return
+        yield from _disobedience(model, batch)
 
 
 def _unreached(model: MultimodalModel, signature: Signature, batch: Batch) -> Iterator[str]:
@@ -91,12 +91,12 @@ def _unreached(model: MultimodalModel, signature: Signature, batch: Batch) -> It
 def _disobedience(model: MultimodalModel, batch: Batch) -> Iterator[str]:
     """Yield what depends on absent parts or masked tokens."""
     for name in model.encoders or batch.inputs:
-        present = torch.arange(ROWS) != 0
-        absent = {**batch.present, name: present}
-        seen = model(Batch(batch.inputs, absent, batch.ids)).logits
-        other = {**batch.inputs, name: _other(batch.inputs[name])}
-        # Only the absent row is compared: in the others the part is there and may count.
-        if _differ(seen[:1], model(Batch(other, absent, batch.ids)).logits[:1]):
+        absent = {**batch.present, name: torch.arange(ROWS) != 0}
+        other = {**batch.inputs, name: _with_another_first_row(batch.inputs[name])}
+        seen, again = (model(Batch(inputs, absent, batch.ids)).logits for inputs in (batch.inputs, other))
+        if not bool(torch.isfinite(seen).all()):
+            yield f"the output of a row without its {name} holds a NaN or an infinity"
+        if _differ(seen, again):
             yield f"an absent {name} changes the output"
     nothing = dict.fromkeys(batch.present, torch.zeros(ROWS, dtype=torch.bool))
     if not bool(torch.isfinite(model(Batch(batch.inputs, nothing, batch.ids)).logits).all()):
@@ -135,11 +135,10 @@ def _with_leaf(value: Tensor | Tokens, leaf: Tensor | None) -> Tensor | Tokens:
     return replace(value, x=leaf) if isinstance(value, Tokens) else leaf
 
 
-def _other(value: Tensor | Tokens) -> Tensor | Tokens:
-    """Return an input of the same form whose first row holds something else."""
+def _with_another_first_row(value: Tensor | Tokens) -> Tensor | Tokens:
     if isinstance(value, Tokens):
-        return replace(value, x=value.x.roll(1, 0) * 3 + 1)
-    return value.roll(1, 0)
+        return replace(value, x=torch.cat([value.x[1:2], value.x[1:]]))
+    return torch.cat([value[1:2], value[1:]])
 
 
 def _alternating(mask: Tensor) -> Tensor:

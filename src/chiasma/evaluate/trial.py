@@ -69,15 +69,13 @@ def run_trial(job: Job, dataset: Dataset) -> Scored | Rejected:
         return Rejected(stage="train", reason=str(error))
     except MemoryError as error:
         return Rejected(stage="train", reason=f"out of memory: {error}")
-    cut_short = job.finish_within_seconds is not None and fit.stopped == "deadline"
-    if (fit.stopped == "deadline" and not cut_short) or fit.stopped.startswith(SLOW):
-        limit = f"the limit of {job.time_limit_seconds:g} s was reached after {fit.steps} steps"
-        return Rejected(stage="deadline", reason=limit if fit.stopped == "deadline" else fit.stopped)
+    late = _lateness(job, fit)
+    if late is not None:
+        return Rejected(stage="deadline", reason=late)
     logits = predict_logits(fit.model, dataset, dataset.rows("select"), precision=job.precision)
     if not np.isfinite(logits).all():
         return Rejected(stage="train", reason="the trained model's output on select holds a NaN or an infinity")
-    metrics = _metrics(job, dataset, fit, logits)
-    known = {"flops": counted.flops, "parameters": float(counted.parameters), **metrics, "cut_short": float(cut_short)}
+    known = {"flops": counted.flops, "parameters": float(counted.parameters), **_metrics(job, dataset, fit, logits)}
     objectives = _objectives(job, dataset, fit, known)
     if deadline is not None and time.monotonic() > deadline:
         reason = (
@@ -150,6 +148,18 @@ def _earliest(*moments: float | None) -> float | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
+def _lateness(job: Job, fit: Fit) -> str | None:
+    """Return why a training that was ended by the clock is not scored, or None."""
+    if fit.stopped.startswith(SLOW):
+        return fit.stopped
+    if fit.stopped != "deadline":
+        return None
+    limit, finish = job.time_limit_seconds, job.finish_within_seconds
+    if finish is not None and (limit is None or finish < limit):
+        return None if fit.steps else f"no step was finished within {finish:g} s"
+    return f"the limit of {limit:g} s was reached after {fit.steps} steps"
+
+
 def _train(job: Job, dataset: Dataset, *, started: float, deadline: float | None) -> Fit:
     """Train the design; where memory is short, once more with half the examples a micro-batch."""
     try:
@@ -188,8 +198,14 @@ def _metrics(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> dict[s
             f"holds one class only. Defined there: {', '.join(sorted(measured))}."
         )
     steer = {f"steer_{job.metric}": fit.best[job.metric]} if job.metric in fit.best else {}
-    epochs = job.design.training.loop.epochs * job.fraction
-    return {**measured, **steer, "train_seconds": fit.seconds, "steps": float(fit.steps), "epochs": epochs}
+    return {
+        **measured,
+        **steer,
+        "train_seconds": fit.seconds,
+        "steps": float(fit.steps),
+        "epochs": fit.steps * job.design.training.loop.batch_size / len(dataset.rows("train")),
+        "cut_short": float(fit.stopped == "deadline"),
+    }
 
 
 def _objectives(job: Job, dataset: Dataset, fit: Fit, known: Mapping[str, float]) -> dict[str, float]:
