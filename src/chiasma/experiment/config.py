@@ -29,8 +29,8 @@ class Budget(Spec):
         trials: Trainings of candidates; None where time is counted. Only then is a run repeatable bit for bit.
     """
 
-    seconds: float | None = Field(None, gt=0)
-    trials: int | None = Field(None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    trials: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +97,7 @@ class ModelSection(Spec):
         whole: A third party's model in place of encoders, fusion and head.
     """
 
-    dim: int = Field(64, ge=1)
+    dim: int = Field(default=64, ge=1)
     encoders: Mapping[str, EncoderSpec | None] = {}
     fusion: FusionSpec | None = None
     head: HeadSpec | None = None
@@ -136,9 +136,9 @@ class SearchSection(Spec):
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 
-    proposers: tuple[Literal["random", "local"], ...] = Field(("random", "local"), min_length=1)
-    generation: int = Field(9, ge=1)
-    floor_share: float = Field(0.2, ge=0, le=1)
+    proposers: tuple[Literal["random", "local"], ...] = Field(default=("random", "local"), min_length=1)
+    generation: int = Field(default=9, ge=1)
+    floor_share: float = Field(default=0.2, ge=0, le=1)
 
     @field_validator("proposers")
     @classmethod
@@ -165,14 +165,16 @@ class EvaluateSection(Spec):
     """
 
     metric: str | None = None
-    objectives: tuple[Literal["error", "flops", "parameters", "latency"], ...] = Field(("error", "flops"), min_length=1)
-    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.1, 0.3, 1.0), min_length=1)
-    eta: float = Field(3.0, gt=1)
-    finalists: int = Field(3, ge=1)
-    seeds: int = Field(3, ge=1)
-    level: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(2000, ge=100)
-    max_parameters: int | None = Field(None, ge=1)
+    objectives: tuple[Literal["error", "flops", "parameters", "latency"], ...] = Field(
+        default=("error", "flops"), min_length=1
+    )
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.1, 0.3, 1.0), min_length=1)
+    eta: float = Field(default=3.0, gt=1)
+    finalists: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=2000, ge=100)
+    max_parameters: int | None = Field(default=None, ge=1)
 
     @field_validator("rungs")
     @classmethod
@@ -203,12 +205,12 @@ class RunSection(Spec):
         cache: Folder for prepared data; None is ``$CHIASMA_CACHE`` or ``~/.cache/chiasma``.
     """
 
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     folder: str | None = None
-    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    workers: int = Field(2, ge=1, le=256)
+    workers: int = Field(default=2, ge=1, le=256)
     budget: Budget = Budget(seconds=600)
     cache: str | None = None
 

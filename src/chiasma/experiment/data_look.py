@@ -64,6 +64,7 @@ def _label_words(dataset: Dataset, label: Any) -> str:
         return target.labels[int(label)]
     if target.task == "multilabel":
         return "|".join(name for name, on in zip(target.labels, label, strict=True) if on)
+    assert dataset.target_scale is not None
     mean, deviation = dataset.target_scale
     return ", ".join(f"{value:.6g}" for value in np.asarray(mean) + np.asarray(deviation) * label)
 
