@@ -140,9 +140,9 @@ def test_each_task_has_a_metric_that_decides(target: Target, expected: str):
 
 
 def test_an_unknown_metric_is_refused_with_a_suggestion():
-    with pytest.raises(ConfigError, match="'acuracy' is not a metric of classification. Did you mean 'accuracy'"):
+    with pytest.raises(ConfigError, match=r"'acuracy' is not a metric of classification\. Did you mean 'accuracy'"):
         primary_metric(classes(2), "acuracy")
-    with pytest.raises(ConfigError, match="'aurocc' is unknown. Did you mean 'auroc'"):
+    with pytest.raises(ConfigError, match=r"'aurocc' is unknown\. Did you mean 'auroc'"):
         higher_is_better("aurocc")
 
 

@@ -113,7 +113,7 @@ class Trainer:
         identity = Identity(
             design=design.content_hash(),
             seed=seed,
-            data=self.data.fingerprint,
+            data=self.data.key,
             fraction=fraction,
             metric=metric,
             callbacks=tuple(self.callbacks),
@@ -279,6 +279,7 @@ class Trainer:
                 self.callbacks[callback].edit_model(self._learner.model, edit)
                 state.edits.append({"callback": callback, "edit": dict(edit), "step": state.step})
                 self._learner.rekey()
+                state.factors = dict(self._learner.optimizer.factors)
             case ScaleLearningRate(factors=factors):
                 state.factors.update(factors)
                 self._learner.optimizer.scale(state.factors)
