@@ -1,7 +1,8 @@
 """The stages between a table and a prepared folder, in order: labels, rows, images, splits, texts, files."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Ta
 
 def _cleaned(frame: pd.DataFrame, table: Table, spec: DataSpec) -> pd.DataFrame:
     frame = clean.clean_splits(frame, table.findings)
-    frame = clean.clean_ids(frame, table.findings)
+    frame = clean.clean_ids(frame, table.findings, limit=spec.max_bad_fraction)
     frame = clean.clean_texts(frame, table.findings, max_characters=spec.max_characters)
     clean.stop_if_too_bad(table.findings, limit=spec.max_bad_fraction, root=table.image_root)
     return frame
@@ -132,8 +133,8 @@ def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, task: Task,
     for split in SPLITS:
         if not (frame["split"] == split).any():
             raise DataError(
-                f"The {split} split is empty: {len(frame):,} rows in {len(np.unique(groups)):,} groups are too few for four "
-                "splits. Add rows, or check the split and group columns."
+                f"The {split} split is empty: {len(frame):,} rows in {len(np.unique(groups)):,} groups are too few for "
+                "four splits. Add rows, or check the split and group columns."
             )
     return Rows(frame, pictures.numbers(frame), frame["number"].to_numpy(np.int64), pictures.near)
 
@@ -146,10 +147,7 @@ def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, 
     if not fractions:
         return frame["split"]
     pool = np.array([split in (None, "train") for split in given])
-    if task == "classification":
-        strata = _numbers(frame["label"])
-    else:
-        strata = np.zeros(len(frame), dtype=np.int64)
+    strata = _numbers(frame["label"]) if task == "classification" else np.zeros(len(frame), dtype=np.int64)
     result = given.copy()
     result[pool] = cut(groups[pool], strata[pool], fractions=fractions, seed=seed)
     _return_unlearned(result, frame, groups, pool)
@@ -260,13 +258,11 @@ def _report(rows: Rows, table: Table, spec: DataSpec, *, why: str, inputs: list[
 
 def _split_count(frame: pd.DataFrame, groups: np.ndarray, split: str) -> SplitCount:
     here = (frame["split"] == split).to_numpy(bool)
-    counts: Mapping[str, int] = pd.Series(
-        [name for label in frame.loc[here, "label"] for name in label_names(label)], dtype=object
-    ).value_counts()
+    counts = Counter(name for label in frame.loc[here, "label"] for name in label_names(label))
     return SplitCount(
         rows=int(here.sum()),
         groups=len(np.unique(groups[here])),
-        labels={str(name): int(count) for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))},
+        labels=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 

@@ -14,21 +14,31 @@ from chiasma.data.splits import SPLIT_NAMES, SPLITS, straddling
 from chiasma.data.text import clipped
 
 
-def clean_ids(frame: pd.DataFrame, findings: Findings) -> pd.DataFrame:
-    """Set aside rows without an id, and all but the first of those that share one."""
+def clean_ids(frame: pd.DataFrame, findings: Findings, *, limit: float) -> pd.DataFrame:
+    """Set aside rows without an id, and all but the first of those that share one.
+
+    Where more than the share ``limit`` of the rows repeats an id, the column does not name rows, which are numbered then.
+    """
     for column in ("id", "image", "text", "group"):
         frame = findings.quarantine(
             frame, ~frame[column].map(_is_unicode).to_numpy(bool), reason=f"{column} is not valid Unicode"
         )
+    repeated = frame["id"].duplicated().to_numpy(bool) & frame["id"].notna().to_numpy(bool)
+    if repeated.sum() > limit * len(frame):
+        findings.notes.append(
+            f"{int(repeated.sum()):,} rows repeat the id of another: the id column does not name rows, which are numbered."
+        )
+        numbered = pd.Series([f"row-{line:07d}" for line in frame["line"]], dtype=object, index=frame.index)
+        return frame.assign(id=numbered)
     frame = findings.quarantine(frame, frame["id"].isna(), reason="id is missing")
     return findings.quarantine(frame, frame["id"].duplicated(), reason="duplicate id")
 
 
 def clean_texts(frame: pd.DataFrame, findings: Findings, *, max_characters: int) -> pd.DataFrame:
     """Set aside texts with NUL bytes, cut over-long ones, and call blank ones absent."""
-    nul = frame["text"].map(lambda text: text is not None and "\0" in text)
+    nul = [text is not None and "\0" in text for text in frame["text"]]
     frame = findings.quarantine(frame, nul, reason="text holds NUL bytes")
-    longer = int(frame["text"].map(lambda text: text is not None and len(text.strip()) > max_characters).sum())
+    longer = sum(text is not None and len(text.strip()) > max_characters for text in frame["text"])
     if longer:
         findings.counts[f"texts cut to {max_characters:,} characters"] += longer
     texts = [None if text is None else clipped(text, max_characters) or None for text in frame["text"]]
@@ -55,7 +65,7 @@ def clean_splits(frame: pd.DataFrame, findings: Findings) -> pd.DataFrame:
         return frame
     if "train" not in translated:
         raise DataError(
-            f"Column split must call some rows train, but has only {', '.join(sorted({name for name in names if name}))}."
+            f"Column split must call some rows train, but has only {', '.join(sorted(filter(None, set(names))))}."
         )
     return findings.quarantine(frame, frame["split"].isna(), reason="split is missing")
 
@@ -116,7 +126,8 @@ def stop_if_too_bad(findings: Findings, *, limit: float, root: Path | None) -> N
 def drop_repeats(frame: pd.DataFrame, contents: np.ndarray, findings: Findings, *, quantities: bool) -> pd.DataFrame:
     """Keep one of each set of rows with the same image, text and label; where the labels disagree keep none.
 
-    The copy in the split that matters most is kept: test before select, steer and train.
+    The copy in the split that matters most is kept: test before select, steer and train. The source's own select and
+    test splits stay as they are, so that figures compare with published ones; what repeats or disagrees is counted.
 
     Args:
         frame: The table, with canonical labels.
@@ -127,11 +138,17 @@ def drop_repeats(frame: pd.DataFrame, contents: np.ndarray, findings: Findings, 
     rank = np.array([SPLITS.index(split or "train") for split in frame["split"]])
     labels = pd.factorize(pd.Series([repr(label) for label in frame["label"]]))[0]
     table = pd.DataFrame({"content": contents, "label": labels, "rank": rank, "row": np.arange(len(frame))})
-    conflict = (table.groupby("content")["label"].transform("nunique") > 1).to_numpy(bool) & (not quantities)
+    different = np.asarray(table.groupby("content")["label"].transform("nunique"))
+    conflict = (different > 1) & (not quantities)
     ordered = table.sort_values(["rank", "row"], ascending=[False, True])
     repeated = ordered.duplicated(["content", "label"]).sort_index().to_numpy(bool) & ~conflict
-    best = table.groupby(["content", "label"])["rank"].transform("max").to_numpy()
+    best = np.asarray(table.groupby(["content", "label"])["rank"].transform("max"))
     across = repeated & (best > rank)
+    evaluated = frame["split"].isin(["select", "test"]).to_numpy(bool)
+    kept = int(((conflict | repeated) & evaluated & ~across).sum())
+    if kept:
+        findings.counts["rows in the source's select and test that repeat or contradict another, kept"] += kept
+    conflict, repeated = conflict & ~evaluated, repeated & (~evaluated | across)
     reasons = np.select(
         [conflict, across, repeated],
         ["conflicting labels", "exact duplicate across splits", "exact duplicate"],
@@ -166,7 +183,7 @@ def drop_leaks(frame: pd.DataFrame, keys: Mapping[str, np.ndarray], findings: Fi
 
 
 def drop_unseen_labels(frame: pd.DataFrame, findings: Findings) -> pd.DataFrame:
-    """Set aside rows of other splits whose label no train row has, since it cannot be learned; count one-split labels."""
+    """Set aside rows whose label no train row has, since it cannot be learned; note labels that are in one split only."""
     trained = {name for label in frame.loc[frame["split"] == "train", "label"] for name in label_names(label)}
     unseen = [sorted(set(label_names(label)) - trained) for label in frame["label"]]
     homes: dict[str, set[str]] = {}

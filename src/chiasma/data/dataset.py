@@ -90,7 +90,7 @@ class Dataset:
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return mean and standard deviation of each quantity in the train split; None unless the task is regression."""
+        """Return mean and standard deviation of each quantity in train; None unless the task is regression."""
         if self._spec.target_mean is None or self._spec.target_deviation is None:
             return None
         return np.array(self._spec.target_mean), np.array(self._spec.target_deviation)
@@ -135,7 +135,7 @@ class Dataset:
         """
         if opening.fingerprint != self.fingerprint:
             raise SealedTestError(
-                f"This opening was recorded for test split {opening.fingerprint}, but the dataset's is {self.fingerprint}."
+                f"This opening is for test split {opening.fingerprint}, but the dataset's is {self.fingerprint}."
             )
         if self._test_labels is None:
             expected = json.loads((self.folder / MANIFEST).read_text())["files"][TEST_LABELS][1]
@@ -162,7 +162,7 @@ class Dataset:
         return torch.from_numpy(every[chosen])
 
     def groups(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return each row's group; rows of one group show the same image, say the same, or were said to belong together."""
+        """Return each row's group: rows that show the same image, or were said to belong together, share one."""
         return self._groups[np.asarray(rows, dtype=np.int64)]
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:

@@ -1,8 +1,8 @@
-"""Built-in data: handwritten digits and claims about them. Neither the image nor the claim alone tells which are true.
+"""Built-in data: handwritten digits and claims about them. Neither image nor claim alone tells which are true.
 
-The digits are the UCI ones in scikit-learn (1,797 images of 8 x 8, Alpaydin and Kaynak 1998). Every text is true exactly as
-often as false within each split, and so is every image. That holds by construction: rows are made in twos, one text with an
-image of which it is true and one of which it is false, and each image stands once on either side of every round.
+The digits are the UCI ones in scikit-learn (1,797 images of 8 x 8, Alpaydin and Kaynak 1998). Every text is true
+exactly as often as false within each split, and so is every image. That holds by construction: rows are made in twos, one text
+with an image of which it is true and one of which it is false, and each image stands once on either side of a round.
 """
 
 import hashlib
@@ -97,9 +97,9 @@ def _frame(rows: Sequence[tuple[str, int, str, bool]], names: Sequence[str]) -> 
 def _single_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1), digits.target.astype(np.int64)
+    pixels, digits = load_digits(return_X_y=True)
+    grey = np.round(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1), np.asarray(digits, dtype=np.int64)
 
 
 def _double_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +200,7 @@ def _partners(members: np.ndarray, scenes: np.ndarray, rng: np.random.Generator)
 
 
 def _claim_chooser(claims: Sequence[Claim]) -> Callable[[int, int, np.random.Generator, set[str]], str]:
-    """Return a function that draws a text true of one scene and false of another: a kind first, then a claim, then words."""
+    """Return a function that draws a text true of one scene and false of another: a kind, then a claim, then words."""
     kinds = sorted({claim.kind for claim in claims})
     by_kind = {kind: [claim for claim in claims if claim.kind == kind] for kind in kinds}
     truths = {kind: np.stack([claim.holds for claim in by_kind[kind]]) for kind in kinds}

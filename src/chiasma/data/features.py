@@ -54,8 +54,8 @@ class Features:
 def import_file(path: Path) -> Features:
     """Read tokens made elsewhere: ``tokens`` and ``id``, and perhaps ``mask`` and ``boxes``.
 
-    In ``npz`` the ids are an array of strings or integers; in ``safetensors`` they are a JSON list in the metadata entry
-    ``id``, or an integer tensor. Nothing is unpickled.
+    In ``npz`` the ids are an array of strings or integers; in ``safetensors`` they are a JSON list in the metadata
+    entry ``id``, or an integer tensor. Nothing is unpickled.
 
     Raises:
         DataError: The file is missing, damaged, holds objects, has a wrong shape, repeats an id, or is not finite.
@@ -128,8 +128,8 @@ def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Features:
 class FeatureStore:
     """Tokens of one frozen encoder, in memory-mapped float16 shards, found by the content they were made from.
 
-    A changed image is another content, so that it alone is extracted again. A shard is complete when its key file exists:
-    what a kill leaves behind without one is swept away.
+    A changed image is another content, so that it alone is extracted again. A shard counts once its key file exists:
+    what a kill leaves behind without one is not looked at.
 
     Args:
         folder: Where all encoders' tokens are kept.

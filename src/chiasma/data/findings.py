@@ -40,7 +40,7 @@ class Findings:
     def quarantine(
         self,
         frame: pd.DataFrame,
-        bad: "np.ndarray | pd.Series | Sequence[bool]",
+        bad: Any,
         *,
         reason: str,
         details: Sequence[str] = (),
@@ -67,7 +67,7 @@ class Findings:
         for row, (identity, line, split) in zip(
             bad, frame[["id", "line", "split"]].iloc[bad].itertuples(index=False), strict=True
         ):
-            detail = details[row] if len(details) else ""
+            detail = details[int(row)] if len(details) else ""
             self.set_aside(line, reason=marks[row], detail=detail, identity=identity, split=split)
         return frame.loc[marks == ""].reset_index(drop=True)
 

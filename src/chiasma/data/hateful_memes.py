@@ -1,8 +1,9 @@
 """The folder layout of the Hateful Memes challenge (Kiela et al. 2020, https://arxiv.org/abs/2005.04790).
 
-``train.jsonl``, ``dev_seen.jsonl``, ``dev_unseen.jsonl``, ``test_seen.jsonl``, ``test_unseen.jsonl`` and ``img/``. The two
-dev files are the select split, the two test files the test split. ``dev_unseen`` repeats 400 of the 500 ids of ``dev_seen``:
-a repeated id is one row. Files whose rows have no label at all (the challenge's hidden ones) are left out with a note.
+``train.jsonl``, ``dev_seen.jsonl``, ``dev_unseen.jsonl``, ``test_seen.jsonl``, ``test_unseen.jsonl`` and ``img/``. The
+two dev files are the select split, the two test files the test split. ``dev_unseen`` repeats 400 of the 500 ids of
+``dev_seen``: a repeated id is one row. Files whose rows have no label at all (the challenge's hidden
+ones) are left out with a note.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chiasma.core.errors import DataError
+from chiasma.core.files import sha256_file
 from chiasma.data.records import BadLine, Records, read_records
 
 FILES = {
@@ -29,6 +31,12 @@ def is_hateful_memes(path: Path) -> bool:
     return path.is_dir() and (path / "train.jsonl").is_file()
 
 
+def stamp_hateful_memes(folder: Path) -> str:
+    """Return a hash of the layout's files."""
+    present = [name for name in FILES if (folder / name).is_file()]
+    return hashlib.sha256("\n".join(f"{name} {sha256_file(folder / name)}" for name in present).encode()).hexdigest()
+
+
 def read_hateful_memes(folder: Path) -> tuple[Records, list[str]]:
     """Read all files of the layout into one table with a ``split`` column.
 
@@ -43,13 +51,11 @@ def read_hateful_memes(folder: Path) -> tuple[Records, list[str]]:
     notes: list[str] = []
     lines: list[int] = []
     seen: dict[str, str] = {}
-    stamps = hashlib.sha256()
     offset = 0
     for name, split in FILES.items():
         if not (folder / name).is_file():
             continue
         records = read_records(folder / name)
-        stamps.update(f"{name} {records.stamp}\n".encode())
         if all(row.get("label") is None for row in records.rows):
             notes.append(f"{name} has no labels, so its {len(records.rows):,} rows are left out.")
             continue
@@ -64,4 +70,4 @@ def read_hateful_memes(folder: Path) -> tuple[Records, list[str]]:
         offset += max([*records.lines, *(line.line for line in records.bad)])
     if not rows:
         raise DataError(f"{folder} has the Hateful Memes layout, but no file in it has labels.")
-    return Records(("id", "img", "text", "label", "split"), rows, lines, bad, stamps.hexdigest()), notes
+    return Records(("id", "img", "text", "label", "split"), rows, lines, bad, stamp_hateful_memes(folder)), notes

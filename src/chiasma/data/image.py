@@ -1,4 +1,4 @@
-"""Decoding any image a user may have into RGB, safely: nothing saturates, nothing is guessed, a bad file is one error."""
+"""Decoding any image a user may have into RGB, safely: nothing saturates, and a bad file is one error."""
 
 import io
 import struct
@@ -145,7 +145,7 @@ def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Scale integers by their type's range and other numbers by their own, to 0..255."""
     if mode.startswith("I;16") or (mode == "I" and 255 < values.max(initial=0) <= 65535):
         return (values.astype(np.uint32) // 257).astype(np.uint8)
-    if mode == "I" and 0 <= values.min(initial=0) and values.max(initial=0) <= 255:
+    if mode == "I" and values.min(initial=0) >= 0 and values.max(initial=0) <= 255:
         return values.astype(np.uint8)
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = min(0.0, finite.min(initial=0.0)), max(1.0, finite.max(initial=0.0))

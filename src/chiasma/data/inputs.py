@@ -80,8 +80,8 @@ def ready_made_inputs(name: str, path: Path, frame: pd.DataFrame, findings: Find
         _keep_texts(frame, folder)
     findings.notes.append(f"Tokens of {name} come from {path.name}, matched by {scheme}.")
     kind = features.signature()
-    words = f"{len(used):,} of {len(features.ids):,} ready-made sets of {kind.count} tokens of width {kind.dim}{_absent(index)}"
-    return Inputs(name, kind, words)
+    words = f"{len(used):,} of {len(features.ids):,} ready-made sets of {kind.count} tokens of width {kind.dim}"
+    return Inputs(name, kind, words + _absent(index))
 
 
 def _keep_texts(frame: pd.DataFrame, folder: Path) -> None:

@@ -48,8 +48,8 @@ def decide_task(values: Sequence[Any], wanted: str, *, name: str) -> tuple[Task,
         return "regression", f"regression, because {name} holds fractions"
     if len(numbers) > MOST_INTEGER_CLASSES:
         raise DataError(
-            f"Column {name} holds {len(numbers):,} different whole numbers; say whether they are classes or quantities: "
-            "data.task=classification or data.task=regression."
+            f"Column {name} holds {len(numbers):,} different whole numbers; say whether they are classes or "
+            "quantities: data.task=classification or data.task=regression."
         )
     return "classification", f"classification, because {name} holds {len(numbers)} different whole numbers"
 
@@ -101,9 +101,8 @@ def likely_typos(values: Sequence[str]) -> list[str]:
         for common in names:
             enough = counts[common] >= 20 * counts[rare] or (counts[rare] <= 2 and counts[common] >= 5)
             if enough and _look_alike(rare, common):
-                sentences.append(
-                    f"Label {rare!r} ({counts[rare]:,} rows) looks like a misspelling of {common!r} ({counts[common]:,} rows)."
-                )
+                likely = f"a misspelling of {common!r} ({counts[common]:,} rows)"
+                sentences.append(f"Label {rare!r} ({counts[rare]:,} rows) looks like {likely}.")
                 break
     return sentences
 

@@ -1,4 +1,4 @@
-"""From any source to one table with known roles: ``id image text label split group``. A role is never guessed silently."""
+"""From any source to one table with known roles, ``id image text label split group``, none of which is guessed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from chiasma.core.errors import DataError
+from chiasma.core.files import sha256_file
 from chiasma.core.spec import Spec, suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
-from chiasma.data.hateful_memes import is_hateful_memes, read_hateful_memes
+from chiasma.data.hateful_memes import is_hateful_memes, read_hateful_memes, stamp_hateful_memes
 from chiasma.data.records import Records, read_records, records_from_frame
-from chiasma.data.splits import SPLIT_NAMES
 
 TEXT_SEPARATOR = " [SEP] "
 
@@ -79,8 +79,8 @@ class DataSpec(Spec):
         test_fraction: Share of the rows that are sealed, cut from train where the source has none.
         near_duplicate_bits: Images whose perceptual hashes (64 bits) differ in at most so many bits, and that also look
             alike as thumbnails, belong to one group; None for no search.
-        shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the split
-            that matters less (train before steer, select, test), or ``keep`` and report it.
+        shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the
+            split that matters less (train before steer, select, test), or ``keep`` and report it.
         max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
         features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
         sensitive: The report shows no examples.
@@ -167,8 +167,16 @@ def read(spec: DataSpec) -> Table:
     return table_from_records(records, spec, image_root=root, notes=notes)
 
 
+def source_stamp(spec: DataSpec) -> str | None:
+    """Return the hash that :func:`read` would give the source, without reading rows; None where there is no source."""
+    path = Path(spec.source).expanduser()
+    if is_hateful_memes(path):
+        return stamp_hateful_memes(path)
+    return sha256_file(path) if path.is_file() else None
+
+
 def from_frame(frame: pd.DataFrame, spec: DataSpec) -> Table:
-    """Give the columns of a pandas frame their roles; cells of the image column are file names or ``H W 3`` uint8 arrays.
+    """Give the columns of a pandas frame their roles; images are file names or ``H W 3`` uint8 arrays.
 
     Raises:
         DataError: The frame is empty, or a role cannot be told from the column names.
@@ -240,7 +248,8 @@ def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = T
 def _missing_role(role: str, columns: Sequence[str]) -> str:
     close = [name for name in columns if name.lower() in _USUAL_NAMES.get(role, ())]
     hint = f" Perhaps data.columns.{role}={close[0]}?" if close else suggestion(role, list(columns))
-    return f"The table has no column named {role}; name it with data.columns.{role}.{hint} Its columns: {', '.join(columns)}."
+    rule = f"The table has no column named {role}; name it with data.columns.{role}."
+    return f"{rule}{hint} Its columns: {', '.join(columns)}."
 
 
 def _columns_by_role(
@@ -298,8 +307,3 @@ def _read_built_in(spec: DataSpec) -> Table:
     return Table(
         claims.frame, Findings(rows_read=len(claims.frame)), "label", claims.stamp, arrays=claims.images, curated=True
     )
-
-
-def known_splits() -> str:
-    """Return the split names a manifest may use, for messages."""
-    return ", ".join(sorted(SPLIT_NAMES))

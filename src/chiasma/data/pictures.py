@@ -49,7 +49,7 @@ class Pictures:
 def look_at_images(
     frame: pd.DataFrame, table: Table, spec: DataSpec, *, folder: Path, progress: Callable[[str], None]
 ) -> Pictures:
-    """Check every image, decode the distinct ones into ``image.data.npy``, and set aside the rows of those that fail."""
+    """Check every image, decode the distinct ones into ``image.data.npy``, set aside the rows of those that fail."""
     ready_made = "image" in spec.features
     names = frame["image"].dropna()
     known = survey(
@@ -97,11 +97,7 @@ def _decode(
 
     with storage_errors(folder):
         out = create_mapped(folder / "image.data.npy", shape=(len(distinct), 3, size, size), dtype=np.uint8)
-    decoded = decode_all(
-        distinct, load=load, out=out, fit=spec.image_fit, max_pixels=spec.max_pixels, progress=progress
-    )
-    out.flush()
-    return decoded
+    return decode_all(distinct, load=load, out=out, fit=spec.image_fit, max_pixels=spec.max_pixels, progress=progress)
 
 
 def _near(decoded: Decoded, table: Table, spec: DataSpec) -> list[tuple[int, int]]:

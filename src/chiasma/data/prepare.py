@@ -1,6 +1,7 @@
 """From a source to a prepared folder in the cache, once; the second time it is only opened."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from chiasma.data.assemble import assemble
 from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
-from chiasma.data.manifest import DataSpec, Table, read
+from chiasma.data.manifest import DataSpec, Table, read, source_stamp
 from chiasma.data.report import DataReport
 
 REPORT = "report.json"
@@ -43,15 +44,16 @@ def prepare(
         seed: Decides how splits are cut where the source has none.
         cache: The folder that keeps prepared data, one folder for each source, settings and seed.
         progress: Told in a line what is being done.
-        table: Rows that are in memory already, from :func:`chiasma.data.manifest.from_frame`, instead of ``spec.source``.
+        table: Rows in memory, from :func:`chiasma.data.manifest.from_frame`, instead of ``spec.source``.
 
     Raises:
         DataError: The source cannot be used; says why in a line.
         StorageError: The cache cannot be written to; nothing half-made is left.
     """
-    table, stamp = _stamped(spec, table)
+    cache = Path(cache).expanduser()
+    table, stamp = _stamped(spec, table, cache)
     key = hashlib.sha256(canonical_json([stamp, spec.to_dict(), seed, _code_stamp()]).encode()).hexdigest()[:20]
-    folder = Path(cache).expanduser() / "prepared" / key
+    folder = cache / "prepared" / key
     known = _reopened(folder, progress)
     if known is not None:
         return known
@@ -68,19 +70,40 @@ def prepare(
     return Dataset.open(folder), finished
 
 
-def _stamped(spec: DataSpec, table: Table | None) -> tuple[Table | None, Any]:
+def _stamped(spec: DataSpec, table: Table | None, cache: Path) -> tuple[Table | None, Any]:
     """Return what identifies the source's content, and the table where it had to be read for that."""
     features = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
     if table is None and spec.source in BUILT_IN:
         return None, [spec.source, features]
-    table = table or read(spec)
-    images: list[Any] = []
-    if table.image_root is not None:
-        names = sorted(name for name in set(table.frame["image"].dropna()) - set(table.arrays) if "\0" not in name)
-        paths = [image_path(name, table.image_root) for name in names]
-        images = [_file_stamp(path) if path else None for path in paths]
-    digest = hashlib.sha256(repr(images).encode()).hexdigest()
-    return table, [table.stamp, str(table.image_root), digest, features]
+    if table is not None:
+        return table, [table.stamp, _images_stamp(*_image_files(table)), features]
+    stamp = source_stamp(spec)
+    identity = canonical_json([str(Path(spec.source).expanduser().resolve()), stamp, spec.to_dict(), _code_stamp()])
+    listing = cache / "prepared" / "images" / f"{hashlib.sha256(identity.encode()).hexdigest()[:20]}.json"
+    if stamp is not None and listing.is_file():
+        names = json.loads(listing.read_text())
+        return None, [stamp, _images_stamp(names["root"], names["files"]), features]
+    table = read(spec)
+    root, files = _image_files(table)
+    with storage_errors(listing):
+        listing.parent.mkdir(parents=True, exist_ok=True)
+    write_json(listing, {"root": root, "files": files})
+    return table, [table.stamp, _images_stamp(root, files), features]
+
+
+def _image_files(table: Table) -> tuple[str | None, list[str]]:
+    """Return the image folder and the image names below it that the table has."""
+    if table.image_root is None:
+        return None, []
+    names = sorted(name for name in set(table.frame["image"].dropna()) - set(table.arrays) if name.isprintable())
+    return str(table.image_root.resolve()), names
+
+
+def _images_stamp(root: str | None, files: list[str]) -> str:
+    """Return a hash of every image file's place, size and time of change, which a changed file does not keep."""
+    paths = [] if root is None else [image_path(name, Path(root)) for name in files]
+    stamps = [_file_stamp(path) if path else None for path in paths]
+    return hashlib.sha256(repr([root, stamps]).encode()).hexdigest()
 
 
 def _file_stamp(path: Path) -> tuple[str, int, int]:

@@ -83,7 +83,7 @@ class Preprocessing:
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """Return the model inputs of raw samples.
 
-        A part may be absent; an image may also be a file name, and a modality of ready-made tokens takes an ``N D`` array.
+        A part may be absent; an image may also be a file name. A modality of ready-made tokens takes an ``N D`` array.
 
         Raises:
             DataError: A part is of the wrong kind or cannot be decoded; names the sample.

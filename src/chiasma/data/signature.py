@@ -18,7 +18,7 @@ class ImageInput(Spec):
 
 
 class TextInput(Spec):
-    """Token ids, padded with 0 to one length; id 1 is the unknown token, 2 the start-of-text (CLS) token, 3 the separator."""
+    """Token ids, padded with 0 to one length; id 1 is the unknown token, 2 the start of text (CLS), 3 the separator."""
 
     kind: Literal["text"] = "text"
     vocabulary: int = Field(ge=4)
