@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from chiasma.data.dataset import Dataset
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
 from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.job import Job
 from chiasma.model.encoders import NGram
@@ -30,3 +33,9 @@ def toy_executor(tmp_path: Path) -> Callable[..., LocalExecutor]:
         return LocalExecutor(workers, **{"command": TOY, "log": tmp_path / "worker.log", **settings})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def claims(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return a small part of the built-in data."""
+    return prepare(DataSpec(rows=400), seed=0, cache=tmp_path_factory.mktemp("cache"))[0]

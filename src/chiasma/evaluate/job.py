@@ -45,6 +45,7 @@ class Job(Spec):
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     time_limit_seconds: float | None = Field(default=None, gt=0)
+    finish_within_seconds: float | None = Field(default=None, gt=0)
     max_parameters: int | None = Field(default=None, ge=1)
     keep_predictions: str | None = None
     keep_checkpoint: str | None = None

@@ -234,20 +234,6 @@ def _keep(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> None:
         write_atomic(path, content.getvalue())
 
 
-def warm_up(*, threads: int) -> None:
-    """Use everything once that torch sets up at its first use, so that the first job is as fast as the others."""
-    torch.set_num_threads(threads)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 8))
-    optimizers = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
-    for optimizer in [kind(layers.parameters(), lr=1e-3) for kind in optimizers]:
-        x = layers(torch.rand(4, 3, 8, 8)).reshape(4, 2, 2, 2)
-        attended = nn.functional.scaled_dot_product_attention(x, x, x)
-        nn.functional.cross_entropy(attended.flatten(1), torch.zeros(4, dtype=torch.long)).backward()
-        nn.utils.clip_grad_norm_(layers.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 @contextmanager
 def _memory_errors() -> Generator[None]:
     """Turn torch's ways to run out of memory into Python's one."""

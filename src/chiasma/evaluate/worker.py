@@ -94,7 +94,8 @@ def _driver() -> int:
 def prepare_trials() -> Evaluate:
     """Import torch, train one step of everything so that the first job is not slow, and return the evaluator."""
     from chiasma.evaluate.job import Job
-    from chiasma.evaluate.trial import Evaluator, warm_up
+    from chiasma.evaluate.trial import Evaluator
+    from chiasma.evaluate.warm_up import warm_up
 
     warm_up(threads=int(os.environ.get("OMP_NUM_THREADS", "1")))
     evaluator = Evaluator()
