@@ -19,6 +19,8 @@ def near_duplicates(decoded: Decoded, *, bits: int) -> list[tuple[int, int]]:
         bits: Most bits of 64 in which two hashes may differ.
     """
     members = np.flatnonzero(decoded.comparable)
+    if len(members) < 2:
+        return []
     hashes = decoded.hashes[members]
     thumbnails = decoded.thumbnails[members].reshape(len(members), -1).astype(np.float32)
     found: set[tuple[int, int]] = set()
