@@ -1,0 +1,76 @@
+"""The report: one HTML file that opens without a network and runs no script."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from chiasma.core.files import write_atomic
+from chiasma.experiment.report import anatomy, background, charts, failures, quality, search, wording
+from chiasma.experiment.results import Results
+
+CONTENTS = (
+    ("quality", "How good is it?"),
+    ("what", "What is it?"),
+    ("search", "What did the search do?"),
+    ("training", "How did it train?"),
+    ("failures", "Where does it fail?"),
+    ("data", "Can I trust the data?"),
+    ("use", "Repeat and use it"),
+)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the results do not know.
+
+    Attributes:
+        model_folder: Where the saved model lies, for the snippet.
+    """
+
+    model_folder: str | None = None
+
+
+def render(results: Results, *, extras: Extras | None = None) -> str:
+    """Return the report as HTML; the same results give the same text.
+
+    Args:
+        results: What a run found.
+        extras: What the results do not know.
+    """
+    environment = Environment(
+        loader=PackageLoader("chiasma.experiment.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assert environment.loader is not None
+    style, _, _ = environment.loader.get_source(environment, "style.css")
+    template = environment.get_template("template.html.j2")
+    folder = extras.model_folder if extras else None
+    return template.render(
+        results=results,
+        contents=CONTENTS,
+        style=Markup(style),
+        wording=wording,
+        charts=charts,
+        quality=quality,
+        anatomy=anatomy,
+        search=search,
+        failures=failures,
+        background=background,
+        model_folder=folder or f"runs/{results.run}/model",
+    )
+
+
+def write_report(results: Results, path: Path, *, extras: Extras | None = None) -> Path:
+    """Write the report atomically and return its path; by default the model lies beside it.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    beside = extras or Extras(model_folder=str(path.parent / "model"))
+    write_atomic(path, render(results, extras=beside))
+    return path
