@@ -89,7 +89,7 @@ class MultiHeadAttention(nn.Module):
     """Queries of one sequence look at the tokens of another, or of the same, in several heads.
 
     The mask is obeyed here, whatever the kernel does: masked tokens are zeroed before they are projected, a row
-    without any key shows the kernel one zero token and gets zeros, and masked queries get zeros.
+    without any key shows the kernel one zero token and gets zeros.
 
     Args:
         dim: Width D of queries, keys and the result.
@@ -118,15 +118,16 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tokens, keys: Tokens) -> Float[Tensor, "B Q D"]:
-        """Return one vector a query; zeros where the query is masked."""
-        asking, seen = _zero_padding(queries), _zero_padding(keys)
+        """Return one vector a query, finite but meaningless where the query is masked."""
+        seen = zero_padding(keys)
+        asking = seen if queries is keys else zero_padding(queries)
         q, k, v = self._split(self.q(asking)), self._split(self.k(seen)), self._split(self.v(seen))
         some = keys.present()
         first = torch.arange(keys.mask.shape[1], device=keys.mask.device) == 0
         visible = keys.mask | (first & ~some[:, None])
         mixed = self.kernel(q, k, v, visible[:, None, None, :])
         mixed = mixed.masked_fill(~some[:, None, None, None], 0.0).transpose(1, 2).flatten(2)
-        return self.dropout(self.o(mixed)).masked_fill(~queries.mask[..., None], 0.0)
+        return self.dropout(self.o(mixed))
 
     def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B H N d"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -139,5 +140,6 @@ def resolve_attention(spec: AttentionSettings | AttentionPlugin) -> AttentionSet
     return settings
 
 
-def _zero_padding(tokens: Tokens) -> Float[Tensor, "B N D"]:
+def zero_padding(tokens: Tokens) -> Float[Tensor, "B N D"]:
+    """Return the vectors with zeros where they do not count."""
     return tokens.x.masked_fill(~tokens.mask[..., None], 0.0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
-from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention
+from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention, zero_padding
 
 
 class TransformerSpec(Spec):
@@ -90,7 +90,7 @@ class TransformerBlock(nn.Module):
             seen = Tokens(self.key_norm(keys.x), keys.mask)
         x = queries.x + self.attention(asking, seen)
         x = x + self.dropout(self.perceptron(self.norm(x)))
-        return Tokens(x.masked_fill(~queries.mask[..., None], 0.0), queries.mask, queries.boxes)
+        return Tokens(x, queries.mask, queries.boxes)
 
 
 class Transformer(nn.Module):
@@ -109,10 +109,13 @@ class Transformer(nn.Module):
 
     def forward(self, queries: Tokens, keys: Tokens | None = None) -> Tokens:
         """Return the sequence after all blocks; zeros where it is masked."""
+        # What lies in the padding must not reach a norm's weights through the gradient, not even as NaN.
+        queries = Tokens(zero_padding(queries), queries.mask, queries.boxes)
+        keys = None if keys is None else Tokens(zero_padding(keys), keys.mask)
         for block in self.blocks:
             queries = block(queries, keys)
-        x = self.norm(queries.x).masked_fill(~queries.mask[..., None], 0.0)
-        return Tokens(x, queries.mask, queries.boxes)
+        x = Tokens(self.norm(queries.x), queries.mask)
+        return Tokens(zero_padding(x), queries.mask, queries.boxes)
 
 
 def perceptron(inputs: int, hidden: int | None, outputs: int) -> nn.Module:
@@ -134,4 +137,4 @@ def at_least_one(tokens: Tokens) -> Tokens:
     absent = ~tokens.present()
     mask = tokens.mask.clone()
     mask[:, 0] |= absent
-    return Tokens(tokens.x.masked_fill(~tokens.mask[..., None], 0.0), mask, tokens.boxes)
+    return Tokens(zero_padding(tokens), mask, tokens.boxes)

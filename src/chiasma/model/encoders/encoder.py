@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -53,4 +54,5 @@ def resolve_encoder(spec: EncoderSettings | EncoderPlugin) -> EncoderSettings:
 
 def normalised(images: Float[Tensor, "B C P R"]) -> Float[Tensor, "B C P R"]:
     """Return pixels in 0..1 centred and scaled to about unit variance, alike for every dataset and channel."""
-    return (images - 0.5) * 4.0
+    # One pass over the pixels instead of two: this is memory-bound.
+    return torch.add(images.new_tensor(-2.0), images, alpha=4.0)

@@ -29,8 +29,8 @@ class PixelsEncoder(Encoder):
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
         """Return one token an image."""
         assert isinstance(inputs, Tensor)
-        shrunken = functional.adaptive_avg_pool2d(normalised(inputs), self.size)
-        return Tokens.single(self.project(shrunken.flatten(1)))
+        shrunken = functional.adaptive_avg_pool2d(inputs, self.size)
+        return Tokens.single(self.project(normalised(shrunken).flatten(1)))
 
 
 class Pixels(EncoderSettings):

@@ -1,0 +1,59 @@
+"""Every member of every union keeps its contract; a new member is tested the moment it joins."""
+
+from typing import Any
+
+import pytest
+
+from chiasma.core.spec import Spec
+from chiasma.model.components import members
+from tests.contracts.attentions import AttentionContract
+from tests.contracts.encoders import EncoderContract
+from tests.contracts.fusions import FusionContract
+from tests.contracts.heads import HeadContract
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "convolution": [{"pool": "mean"}, {"pool": "flatten", "residuals": 1}, {"widths": [6], "grid": 2}],
+    "vit": [{"pool": "cls", "stem": "convolution"}, {"pool": "mean", "grid": 4}],
+    "bert": [{"pool": "cls"}, {"pool": "mean"}],
+    "ngram": [{"weighting": "count"}, {"weighting": "sqrt", "orders": 3}, {"weighting": "binary"}],
+    "features": [{"norm": False}, {"hidden": 8, "positions": True, "dropout": 0.1}],
+    "concat": [{"hidden": 8}],
+    "multiplicative": [{"sums": False, "width": 24}],
+    "cross_attention": [{"direction": "image_to_text"}, {"direction": "text_to_image", "depth": 1}],
+    "late": [{"method": "concat"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
+    "classification": [{"hidden": 8, "dropout": 0.2}],
+    "dot_product": [{"projections": {"q": False, "v": False}}],
+}
+
+
+def specs(part: str) -> list[Spec]:
+    """Return each member of a union with its defaults, and then in the variants that are listed."""
+    return [
+        member.from_dict(settings)
+        for member in members(part)
+        for settings in ({}, *VARIANTS.get(member.model_fields["kind"].default, []))
+    ]
+
+
+def named(spec: Spec) -> str:
+    return type(spec).__name__
+
+
+@pytest.mark.parametrize("spec", specs("encoder"), ids=named)
+class TestEncoders(EncoderContract):
+    pass
+
+
+@pytest.mark.parametrize("spec", specs("fusion"), ids=named)
+class TestFusions(FusionContract):
+    pass
+
+
+@pytest.mark.parametrize("spec", specs("attention"), ids=named)
+class TestAttentions(AttentionContract):
+    pass
+
+
+@pytest.mark.parametrize("spec", specs("head"), ids=named)
+class TestHeads(HeadContract):
+    pass
