@@ -4,14 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from chiasma.core.errors import DataError
 from chiasma.core.spec import Spec
+from chiasma.data.batch import Sample
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
+from chiasma.data.signature import ImageInput
 from chiasma.experiment.calibration import THRESHOLD_METRICS
 from chiasma.experiment.console import Console
 from chiasma.experiment.diagnosis import label_table
+from chiasma.experiment.predict import read_image
 from chiasma.experiment.results import Calibration, Interval
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.sealed import open_test, opening_words
@@ -106,11 +111,25 @@ def evaluate(
     )
 
 
-def _logits(saved: SavedModel, dataset: Dataset, rows: Any) -> Any:
+def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     """Predict with the model's own preprocessing: its tokenizer and image size, not those of the new data."""
     if dataset.fingerprint == saved.card["fingerprint"]:
         return predict_logits(saved.model, dataset, rows)
-    return saved.predict_logits(dataset.samples(rows))
+    return saved.predict_logits(_samples(saved, dataset, rows))
+
+
+def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Sample]:
+    """Return rows as a person would write them: image files decoded anew, since the model may see them larger."""
+    texts, paths = dataset.texts(rows), dataset.image_paths(rows)
+    samples: list[Sample] = []
+    for place, (row, text, path) in enumerate(zip(rows, texts, paths, strict=True)):
+        parts: dict[str, Any] = {"text": text} if text else {}
+        if path is not None:
+            parts["image"] = read_image(path, max_pixels=saved.preprocessing.max_pixels)
+        elif isinstance(dataset.signature.inputs.get("image"), ImageInput):
+            parts["image"] = dataset.images(rows[place : place + 1])[0]
+        samples.append(Sample(dataset.ids([row])[0], {n: p for n, p in parts.items() if n in saved.signature.inputs}))
+    return samples
 
 
 def _check_fit(saved: SavedModel, dataset: Dataset) -> None:

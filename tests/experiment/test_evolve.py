@@ -1,0 +1,190 @@
+"""The whole run on real, small data with real worker processes: its promises, killed, interrupted and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chiasma.core.errors import DataError, RunBusyError
+from chiasma.core.outcome import Scored
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.evolve import evolve, resume
+from chiasma.experiment.results import RunResult
+from chiasma.experiment.saved import SavedModel
+from chiasma.store.openings import OpeningLedger
+from chiasma.store.run import RunStore
+
+pytestmark = pytest.mark.slow
+
+TIMINGS = {"train_seconds", "latency"}
+
+
+class TalkingConsole:
+    """Keeps what is said, and is interrupted once a line holds the given words."""
+
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.lines: list[str] = []
+        self.stop_at = stop_at
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stop_at is not None and any(self.stop_at in line for line in self.lines)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def status(self, text: str) -> None:
+        """Drop it."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A cache and a ledger of their own."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHIASMA_CACHE", str(folder / "cache"))
+        patch.setenv("CHIASMA_STATE", str(folder / "state"))
+        yield folder
+
+
+def config(runs: Path, *settings: str):
+    return load_config("quick", data=None, overrides=[f"run.folder={runs}", "run.budget=4", *settings])
+
+
+@pytest.fixture(scope="module")
+def reference(home, tmp_path_factory) -> RunResult:
+    return evolve(config(tmp_path_factory.mktemp("reference")), console=TalkingConsole())
+
+
+def trace(run: Path) -> tuple:
+    """Return everything that must be the same after an interruption."""
+    with RunStore.open(run) as store:
+        candidates = [(row.number, row.hash, row.proposer, row.edit) for row in store.candidates()]
+        jobs = {}
+        for job in store.jobs():
+            if isinstance(job.outcome, Scored):
+                metrics = {name: value for name, value in job.outcome.metrics.items() if name not in TIMINGS}
+                jobs[job.key] = (dict(job.outcome.objectives), metrics)
+            elif job.outcome is not None:
+                jobs[job.key] = job.outcome.to_dict()
+    results = json.loads((run / "results.json").read_text())
+    judged = {name: results[name] for name in ("gains", "winner", "calibration", "per_label", "design")}
+    return candidates, jobs, judged
+
+
+def test_a_run_ends_with_floors_a_winner_and_its_gains(reference):
+    roles = [arm.role for arm in reference.results.arms]
+    assert roles.count("winner") == 1
+    assert roles.count("floor") >= 8
+    assert {gain.against for gain in reference.results.gains} >= {"majority", "linear", "concat"} - {
+        reference.results.winner
+    }
+
+
+def test_the_winner_is_never_worse_on_select_than_a_floor_that_is_a_design(reference):
+    scores = {arm.name: arm.select["accuracy"] for arm in reference.results.arms if arm.candidate is not None}
+    winner = next(arm for arm in reference.results.arms if arm.role == "winner")
+    assert winner.select["accuracy"] == max(scores.values())
+
+
+def test_the_floors_are_recorded_before_anything_is_proposed(reference):
+    with RunStore.open(reference.run_path) as store:
+        proposers = [row.proposer for row in store.candidates()]
+    assert proposers[:7] == ["floor"] * 6 + ["settings"]
+    assert set(proposers[7:]) <= {"random", "local"}
+
+
+def test_the_saved_model_says_where_it_comes_from(reference):
+    saved = SavedModel.load(reference.model_path, device="cpu")
+    assert saved.labels == ("false", "true")
+    assert saved.card["run"] == reference.run_path.name
+
+
+def test_the_test_split_was_opened_once_and_the_run_says_so(home, reference):
+    with RunStore.open(reference.run_path) as store:
+        fingerprint = store.events("dataset")[0].data["fingerprint"]
+    opened = [o for o in OpeningLedger(home / "state").openings(fingerprint) if o.run == reference.run_path.name]
+    assert len(opened) == 1
+    assert reference.results.opening is not None
+
+
+def test_two_runs_with_one_seed_are_identical_whatever_the_number_of_workers(home, reference, tmp_path):
+    again = evolve(config(tmp_path, "run.workers=1"), console=TalkingConsole())
+    assert trace(again.run_path) == trace(reference.run_path)
+
+
+def test_an_interrupted_run_saves_the_best_so_far_keeps_the_seal_and_resumes_to_the_same_result(
+    home, reference, tmp_path
+):
+    stopped = evolve(config(tmp_path), console=TalkingConsole(stop_at="generation 1:"))
+    assert stopped.stopped == "interrupted"
+    assert stopped.results.opening is None
+    assert SavedModel.load(stopped.model_path).labels == ("false", "true")
+    finished = resume(stopped.run_path, console=TalkingConsole())
+    assert finished.stopped == "finished"
+    assert trace(finished.run_path) == trace(reference.run_path)
+
+
+def test_a_killed_run_resumes_to_the_same_result(home, reference, tmp_path):
+    command = [sys.executable, "-m", "chiasma", "evolve", "--config", "quick", "--budget", "4"]
+    process = subprocess.Popen(
+        [*command, "--set", f"run.folder={tmp_path}"],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    (path,) = _wait_for(lambda: [p for p in tmp_path.glob("evolve-*") if _finished_jobs(p) >= 5])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _wait_for(lambda: [True] if not _is_busy(path) else [])
+    assert trace(resume(path, console=TalkingConsole()).run_path) == trace(reference.run_path)
+
+
+def test_a_second_process_on_the_same_run_is_refused(home, reference):
+    with RunStore.open(reference.run_path, write=True), pytest.raises(RunBusyError, match="another process"):
+        resume(reference.run_path, console=TalkingConsole())
+
+
+def test_a_run_whose_data_changed_is_not_resumed(home, reference, tmp_path):
+    manifest = tmp_path / "data.csv"
+    rows = [f"{n},text {n % 7} number {n},{'yes' if n % 7 > 3 else 'no'}" for n in range(200)]
+    manifest.write_text("id,text,label\n" + "\n".join(rows) + "\n")
+    source = f"data.source={manifest}"
+    stopped = evolve(config(tmp_path, source), console=TalkingConsole(stop_at="floor"))
+    manifest.write_text("id,text,label\n" + "\n".join(rows[:150]) + "\n")
+    with pytest.raises(DataError, match="have changed"):
+        resume(stopped.run_path, console=TalkingConsole())
+
+
+def test_a_time_budget_is_kept(home, tmp_path):
+    started = time.monotonic()
+    result = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())
+    assert time.monotonic() - started < 25 + 10
+    assert result.stopped == "finished"
+
+
+def _finished_jobs(path: Path) -> int:
+    with RunStore.open(path) as store:
+        return sum(job.outcome is not None for job in store.jobs())
+
+
+def _is_busy(path: Path) -> bool:
+    try:
+        RunStore.open(path, write=True).close()
+    except RunBusyError:
+        return True
+    return False
+
+
+def _wait_for(look, *, seconds: float = 120.0) -> list:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("It never happened.")
