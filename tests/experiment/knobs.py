@@ -1,0 +1,224 @@
+"""Law 8: how a change of each setting is seen.
+
+Three ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
+``read``: the drivers read the field (their own tests show what it does; running each would take minutes).
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+import chiasma
+from chiasma.core.errors import ChiasmaError
+from chiasma.data.prepare import prepare
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.config import RunConfig
+from chiasma.train.trainer import Trainer
+
+SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run")
+_SMALL = {
+    "model.dim": 16,
+    "model.encoders": {"text": {"kind": "ngram", "buckets": 64}},
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.evaluations": 2,
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Two values of one setting that must make a difference.
+
+    Attributes:
+        values: Both values.
+        base: Other settings that make the difference visible.
+    """
+
+    values: tuple[Any, Any]
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+
+KNOBS: dict[str, Knob] = {
+    "data.source": Knob(("rows.csv", "splits.csv")),
+    "data.columns.id": Knob((None, "key")),
+    "data.columns.image": Knob((None, "photo")),
+    "data.columns.text": Knob(((), ("question", "text"))),
+    "data.columns.label": Knob((None, "topic")),
+    "data.columns.split": Knob((None, "part"), {"data.source": "splits.csv"}),
+    "data.columns.group": Knob((None, "album")),
+    "data.image_dir": Knob((None, "others")),
+    "data.task": Knob(("classification", "multilabel")),
+    "data.image_size": Knob((None, 12)),
+    "data.image_fit": Knob(("pad", "crop"), {"data.image_size": 8}),
+    "data.max_pixels": Knob((50_000_000, 150), {"data.max_bad_fraction": 1.0}),
+    "data.missing_images": Knob(("keep", "quarantine")),
+    "data.vocabulary": Knob((64, 100)),
+    "data.text_length": Knob((None, 4)),
+    "data.lowercase": Knob((True, False)),
+    "data.max_characters": Knob((20_000, 6)),
+    "data.steer_fraction": Knob((0.08, 0.2)),
+    "data.select_fraction": Knob((0.12, 0.3)),
+    "data.test_fraction": Knob((0.2, 0.4)),
+    "data.near_duplicate_bits": Knob((None, 16), {"data.source": "large.csv"}),
+    "data.shared_images": Knob(("drop", "keep"), {"data.source": "splits.csv", "data.columns.split": "part"}),
+    "data.max_bad_fraction": Knob((0.5, 0.0)),
+    "data.features": Knob(({}, {"image": "tokens.npz"})),
+    "data.sensitive": Knob((False, True)),
+    "data.rows": Knob((None, 30)),
+    "model.dim": Knob((16, 32)),
+    "model.encoders": Knob(({"image": {"kind": "pixels"}}, {"image": {"kind": "convolution"}})),
+    "model.fusion": Knob(({"kind": "concat"}, {"kind": "gated"})),
+    "model.head": Knob((None, {"kind": "classification", "hidden": 8})),
+    "optim.algorithm": Knob(({"kind": "adamw"}, {"kind": "sgd"})),
+    "optim.lr": Knob((1e-3, 1e-2)),
+    "optim.weight_decay": Knob((0.0, 0.5)),
+    "optim.schedule": Knob(({"kind": "cosine"}, {"kind": "constant"})),
+    "optim.warmup": Knob((0.0, 0.5)),
+    "optim.clip": Knob((None, 1e-4)),
+    "train.epochs": Knob((1, 2)),
+    "train.batch_size": Knob((8, 16)),
+    # Eight equal micro-batches sum in another order than one batch: the difference is in the last bits.
+    "train.accumulation": Knob((1, 8)),
+    "train.loss": Knob((None, {"kind": "focal"})),
+    "train.ema": Knob((None, 0.9)),
+    "train.patience": Knob((None, 1), {"train.epochs": 8, "train.evaluations": 16, "optim.lr": 0.3}),
+    "train.evaluations": Knob((1, 3)),
+    "train.restore_best": Knob((True, False), {"train.epochs": 4, "train.evaluations": 8, "optim.lr": 0.1}),
+}
+"""Every setting that is not read by the drivers alone."""
+
+NOT_TRIED = {
+    "model.whole": "needs an installed plugin; tests/model tries one",
+}
+
+
+def settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every setting; a component that has kinds counts as one."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        section = isinstance(kind, type) and issubclass(kind, BaseModel) and "kind" not in kind.model_fields
+        if section and f"{prefix}{name}" != "run.budget":
+            yield from settings(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+@functools.cache
+def fields_that_are_read() -> frozenset[str]:
+    """Return ``section.field`` for every such attribute that some module other than the tree itself reads."""
+    found: set[str] = set()
+    for file in Path(chiasma.__file__).parent.rglob("*.py"):
+        if file.name in ("config.py", "compose.py"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+                found.add(f"{node.value.attr}.{node.attr}")
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                found.add(f"{node.value.id}.{node.attr}")
+    return frozenset(found)
+
+
+class Bench:
+    """Small data on which a setting's effect is seen.
+
+    Args:
+        folder: Where the data are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: dict[str, Any] = {}
+        _write_data(folder)
+
+    def config(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return settings over the small data."""
+        placed = {path: self._placed(path, value) for path, value in {"data.source": "rows.csv", **values}.items()}
+        return load_config(values=placed)
+
+    def observe(self, path: str, values: Mapping[str, Any]) -> Any:
+        """Return what shows the effect of one setting; what was observed before is remembered."""
+        of_data = path.startswith("data.")
+        config = self.config(values if of_data else {**_SMALL, **values})
+        key = f"{of_data} {config.to_json()}"
+        if key not in self._seen:
+            self._seen[key] = self.prepared(config) if of_data else self.trained(config)
+        return self._seen[key]
+
+    def prepared(self, config: RunConfig) -> Any:
+        """Return what the data come out as, or why they cannot be used."""
+        try:
+            dataset, report = prepare(config.data, seed=0, cache=self.folder / "cache")
+        except ChiasmaError as error:
+            return str(error)
+        rows = dataset.rows("train")
+        batch = dataset.batch(rows)
+        inputs = {name: _digest(getattr(value, "x", value).numpy()) for name, value in batch.inputs.items()}
+        told = report.to_dict()
+        for name in ("seconds", "folder", "quarantine_file", "source"):
+            told.pop(name)
+        return (
+            told,
+            dataset.signature,
+            inputs,
+            tuple(batch.ids),
+            _digest(dataset.labels(rows).numpy()),
+            dataset.sensitive,
+        )
+
+    def trained(self, config: RunConfig) -> Any:
+        """Return a digest of the weights, and the history."""
+        dataset, _ = prepare(config.data, seed=0, cache=self.folder / "cache")
+        fit = Trainer(config.design(dataset.signature), dataset, seed=0, device="cpu").fit()
+        weights = {name: _digest(value.numpy()) for name, value in fit.model.state_dict().items()}
+        return weights, [(row["step"], row["train_loss"]) for row in fit.history]
+
+    def _placed(self, path: str, value: Any) -> Any:
+        if path in ("data.source", "data.image_dir") and value is not None:
+            return str(self.folder / value)
+        if path == "data.features":
+            return {name: str(self.folder / file) for name, file in value.items()}
+        return value
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes() + str(values.shape).encode()).hexdigest()
+
+
+def _write_data(folder: Path) -> None:
+    """Write 60 rows with a picture each, in three tables, and tokens for them."""
+    rng = np.random.default_rng(0)
+    (folder / "others").mkdir(parents=True)
+    words = ["Red", "green", "blue", "yellow", "purple", "orange", "brown"]
+    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album"]}
+    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,split,part"]
+    lines["large.csv"] = list(lines["rows.csv"])
+    picture = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    for k in range(60):
+        small = rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)
+        Image.fromarray(small).save(folder / f"{k}.png")
+        Image.fromarray(255 - small).save(folder / "others" / f"{k}.png")
+        nearly = np.clip(picture.astype(int) + rng.integers(-12, 13, picture.shape), 0, 255).astype(np.uint8)
+        fresh = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        shown = Image.fromarray(nearly if k < 30 else fresh).resize((48, 48), Image.Resampling.BICUBIC)
+        shown.save(folder / f"large-{k}.png")
+        name = f"{k}.png" if k else "gone.png"
+        text = f"{words[k % 7]} {words[(3 * k) % 7]} number {k} of a long and winding caption"
+        row = f"i{k},k{k},{name},{59 - k}.png,{text},what {words[k % 5]},{'ab'[k % 2]},{'xyz'[k % 3]},al{k // 3}"
+        lines["rows.csv"].append(row)
+        parts = ("train", "train", "train", "dev", "test")
+        shared = row.replace(f"{k}.png,", f"{k // 4}.png,", 1) if k > 40 else row
+        lines["splits.csv"].append(f"{shared},{parts[k % 5]},{parts[(k + 2) % 5]}")
+        lines["large.csv"].append(row.replace(name, f"large-{k}.png", 1))
+    for name, table in lines.items():
+        (folder / name).write_text("\n".join(table) + "\n")
+    np.savez(
+        folder / "tokens.npz", tokens=rng.normal(size=(60, 2, 6)).astype(np.float32), id=[f"i{k}" for k in range(60)]
+    )
