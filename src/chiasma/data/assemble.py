@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Rows:
     @property
     def visible(self) -> int:
         """Return how many rows are not sealed."""
-        return int((self.frame["split"] != "test").sum())
+        return sum(split != "test" for split in self.frame["split"])
 
 
 def assemble(
@@ -120,13 +120,14 @@ def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, task: Task,
     if not table.curated:
         contents = _contents(frame, pictures.numbers(frame))
         frame = clean.drop_repeats(frame, contents, findings, quantities=task == "regression")
-        if frame["split"].notna().any():
+        if any(split is not None for split in frame["split"]):
             shared = {"image": pictures.numbers(frame), "group": _numbers(frame["group"])}
             frame = clean.drop_leaks(frame, shared, findings, drop=spec.shared_images == "drop")
     images = pictures.numbers(frame)
     links = [images, _numbers(frame["group"]), _contents(frame, images)]
     groups = grouped(len(frame), links, pairs={0: pictures.near})
-    frame = frame.assign(split=_cut(frame, groups, table, spec, task=task, seed=seed), number=groups)
+    splits = pd.Series(_cut(frame, groups, table, spec, task=task, seed=seed), dtype=object, index=frame.index)
+    frame = frame.assign(split=splits, number=groups)
     frame = clean.drop_unseen_labels(frame, findings)
     sealed = (frame["split"] == "test").to_numpy(bool)
     frame = frame.iloc[np.argsort(sealed, kind="stable")].reset_index(drop=True)
@@ -139,13 +140,13 @@ def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, task: Task,
     return Rows(frame, pictures.numbers(frame), frame["number"].to_numpy(np.int64), pictures.near)
 
 
-def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, *, task: Task, seed: int) -> pd.Series:
+def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, *, task: Task, seed: int) -> np.ndarray:
     """Cut the splits that the source does not have from its train rows."""
     given = frame["split"].to_numpy(object)
     wanted = {"steer": spec.steer_fraction, "select": spec.select_fraction, "test": spec.test_fraction}
     fractions = {name: share for name, share in wanted.items() if name not in set(given)}
     if not fractions:
-        return frame["split"]
+        return given
     pool = np.array([split in (None, "train") for split in given])
     strata = _numbers(frame["label"]) if task == "classification" else np.zeros(len(frame), dtype=np.int64)
     result = given.copy()
@@ -155,7 +156,7 @@ def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, 
     table.findings.notes.append(
         f"The source does not say which rows are for {shares}; they are cut from train by group."
     )
-    return pd.Series(result, dtype=object, index=frame.index)
+    return result
 
 
 def _return_unlearned(result: np.ndarray, frame: pd.DataFrame, groups: np.ndarray, pool: np.ndarray) -> None:
@@ -172,7 +173,7 @@ def _contents(frame: pd.DataFrame, images: np.ndarray) -> np.ndarray:
     return pd.factorize(pd.Series(images * (int(texts.max(initial=0)) + 2) + texts))[0].astype(np.int64)
 
 
-def _numbers(values: pd.Series) -> np.ndarray:
+def _numbers(values: Iterable[Any]) -> np.ndarray:
     """Return a number for each value, equal exactly for equal ones; -1 for None."""
     known: dict[Any, int] = {}
     return np.array([-1 if v is None else known.setdefault(v, len(known)) for v in values], dtype=np.int64)

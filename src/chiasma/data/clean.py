@@ -17,7 +17,7 @@ from chiasma.data.text import clipped
 def clean_ids(frame: pd.DataFrame, findings: Findings, *, limit: float) -> pd.DataFrame:
     """Set aside rows without an id, and all but the first of those that share one.
 
-    Where more than the share ``limit`` of the rows repeats an id, the column does not name rows, which are numbered then.
+    Where more than the share ``limit`` of the rows repeats an id, the column names no rows, which are numbered then.
     """
     for column in ("id", "image", "text", "group"):
         frame = findings.quarantine(
@@ -26,7 +26,7 @@ def clean_ids(frame: pd.DataFrame, findings: Findings, *, limit: float) -> pd.Da
     repeated = frame["id"].duplicated().to_numpy(bool) & frame["id"].notna().to_numpy(bool)
     if repeated.sum() > limit * len(frame):
         findings.notes.append(
-            f"{int(repeated.sum()):,} rows repeat the id of another: the id column does not name rows, which are numbered."
+            f"{int(repeated.sum()):,} rows repeat the id of another: the id column names no rows, which are numbered."
         )
         numbered = pd.Series([f"row-{line:07d}" for line in frame["line"]], dtype=object, index=frame.index)
         return frame.assign(id=numbered)
@@ -183,7 +183,7 @@ def drop_leaks(frame: pd.DataFrame, keys: Mapping[str, np.ndarray], findings: Fi
 
 
 def drop_unseen_labels(frame: pd.DataFrame, findings: Findings) -> pd.DataFrame:
-    """Set aside rows whose label no train row has, since it cannot be learned; note labels that are in one split only."""
+    """Set aside rows whose label no train row has, since it cannot be learned; note labels of one split only."""
     trained = {name for label in frame.loc[frame["split"] == "train", "label"] for name in label_names(label)}
     unseen = [sorted(set(label_names(label)) - trained) for label in frame["label"]]
     homes: dict[str, set[str]] = {}

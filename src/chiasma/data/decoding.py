@@ -85,8 +85,9 @@ def survey(
 
 def image_path(name: str, root: Path) -> Path | None:
     """Return where an image lies, or None where its name leads out of ``root``."""
-    joined = os.path.normpath(os.path.join(os.path.abspath(root), name))
-    return Path(joined) if Path(joined).is_relative_to(os.path.abspath(root)) else None
+    top = os.path.abspath(root)
+    joined = os.path.normpath(os.path.join(top, name))
+    return Path(joined) if joined.startswith(top.rstrip(os.sep) + os.sep) else None
 
 
 def _look_at_array(name: str, pixels: np.ndarray) -> Picture:

@@ -1,7 +1,7 @@
 """Built-in data: handwritten digits and claims about them. Neither image nor claim alone tells which are true.
 
-The digits are the UCI ones in scikit-learn (1,797 images of 8 x 8, Alpaydin and Kaynak 1998). Every text is true
-exactly as often as false within each split, and so is every image. That holds by construction: rows are made in twos, one text
+The digits are the UCI ones in scikit-learn (1,797 images of 8 x 8, Alpaydin and Kaynak 1998). Every text is true as
+often as false within each split, and so is every image. That holds by construction: rows are made in twos, one text
 with an image of which it is true and one of which it is false, and each image stands once on either side of a round.
 """
 

@@ -5,6 +5,7 @@ import numpy as np
 from chiasma.data.decoding import Decoded
 
 _ALIKE = 0.2
+_BLOCK = 512
 _BITS_SET = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8)
 
 
@@ -39,12 +40,23 @@ def near_duplicates(decoded: Decoded, *, bits: int) -> list[tuple[int, int]]:
 def _close_pairs(bucket: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray, bits: int) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     bucket = np.sort(bucket)
-    contrast = thumbnails[bucket].std(1)
-    for position, first in enumerate(bucket[:-1]):
-        others = bucket[position + 1 :]
-        distance = _BITS_SET[(hashes[others] ^ hashes[first]).view(np.uint8).reshape(-1, 8)].sum(1)
-        near = np.flatnonzero(distance <= bits)
-        difference = np.sqrt(np.mean((thumbnails[others[near]] - thumbnails[first]) ** 2, axis=1))
-        alike = difference <= _ALIKE * np.maximum(contrast[position + 1 :][near], contrast[position])
-        pairs += [(int(first), int(other)) for other in others[near][alike]]
+    for start in range(0, len(bucket), _BLOCK):
+        some = bucket[start : start + _BLOCK]
+        differing = hashes[some][:, None] ^ hashes[bucket][None, :]
+        distance = _BITS_SET[differing.view(np.uint8).reshape(*differing.shape, 8)].sum(-1, dtype=np.uint8)
+        rows, columns = np.nonzero(distance <= bits)
+        first, second = some[rows], bucket[columns]
+        ahead = first < second
+        pairs += _looking_alike(first[ahead], second[ahead], thumbnails)
     return pairs
+
+
+def _looking_alike(first: np.ndarray, second: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    alike: list[tuple[int, int]] = []
+    for start in range(0, len(first), _BLOCK):
+        a, b = first[start : start + _BLOCK], second[start : start + _BLOCK]
+        left, right = thumbnails[a], thumbnails[b]
+        difference = np.sqrt(np.mean((left - right) ** 2, axis=1))
+        same = difference <= _ALIKE * np.maximum(left.std(1), right.std(1))
+        alike += zip(a[same].tolist(), b[same].tolist(), strict=True)
+    return alike
