@@ -61,6 +61,14 @@ class ComponentContract(ABC):
         assert out.isfinite().all()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
+    def test_rows_stay_apart_while_training(self, spec: Spec):
+        module = self.fresh(spec).train()
+        for part in module.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        trained = self.call(module)
+        torch.testing.assert_close(trained, self.call(module.eval()), atol=1e-6, rtol=1e-6)
+
     def test_no_knob_is_dead(self, spec: Spec):
         base = self.fingerprint(spec)
         for name in self.knobs(spec):

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
@@ -36,7 +35,8 @@ class NGramEncoder(Encoder):
         self.weighting = spec.weighting
         self.vocabulary = input.vocabulary
         self.buckets = spec.buckets
-        self.table = nn.Embedding(input.vocabulary + (spec.buckets if spec.orders > 1 else 0), dim)
+        rows = input.vocabulary + (spec.buckets if spec.orders > 1 else 0)
+        self.table = nn.EmbeddingBag(rows, dim, mode="sum")
         nn.init.normal_(self.table.weight, std=INITIAL_SCALE)
 
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
@@ -45,8 +45,7 @@ class NGramEncoder(Encoder):
         orders = range(1, min(self.orders, inputs.shape[1]) + 1)
         rows, counts = (torch.cat(parts, dim=1) for parts in zip(*(self.grams(inputs, n) for n in orders), strict=True))
         shares = _shares(counts, self.weighting)
-        x = functional.embedding_bag(rows, self.table.weight, per_sample_weights=shares, mode="sum")
-        return Tokens.single(x, (inputs != 0).any(1))
+        return Tokens.single(self.table(rows, per_sample_weights=shares), (inputs != 0).any(1))
 
     def grams(self, ids: Int[Tensor, "B L"], order: int) -> tuple[Int[Tensor, "B n"], Float[Tensor, "B n"]]:
         """Return the table row of each n-gram of one order, and its count in its text; 0 where there is none."""
