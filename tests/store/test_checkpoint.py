@@ -283,6 +283,37 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
     assert steps(tmp_path) == ["step-00000001", "step-00000004"]
 
 
+def test_everything_is_on_disk_before_the_checkpoint_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # A kill cannot show a missing sync, only a power cut could: so the calls themselves are watched.
+    calls: list[str] = []
+    sync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), sync(fd)))
+    monkeypatch.setattr(os, "rename", lambda old, new: (calls.append(f"rename to {new.name}"), rename(old, new)))
+    save_checkpoint(tmp_path, 1, tensors={"model": {}}, documents={"a": 1}, files={"b": b""})
+    assert calls == [
+        *("model.safetensors", "a.json", "b", "manifest.json"),
+        *("step-00000001.tmp", "rename to step-00000001", tmp_path.name),
+    ]
+
+
+def test_a_disk_that_changes_what_was_written_costs_no_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_small(tmp_path, 1, keep=1)
+    sync = os.fsync
+
+    def forget_a_byte(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+        if path.name == "model.safetensors":
+            path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+
+    monkeypatch.setattr(os, "fsync", forget_a_byte)
+    with pytest.raises(CorruptFileError, match=r"step-00000002/model\.safetensors is damaged"):
+        save_small(tmp_path, 2, keep=1)
+    assert newest(tmp_path).step == 1
+
+
 def test_verify_reads_every_file(tmp_path: Path):
     path = save_small(tmp_path, 1)
     assert sorted(verify(path).files) == [
