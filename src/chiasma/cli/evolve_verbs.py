@@ -45,7 +45,7 @@ def evolve(data: DataArgument = None, *, budget: Annotated[str | None, _BUDGET] 
 
     config = settings.config_for(data, run__budget=budget)
     with progress() as console:
-        result = run_evolve(config, console=console, command=command_line())
+        result = run_evolve(config, console=console, command=command_line(), started=process_start())
     print_run(result)
 
 
@@ -60,6 +60,13 @@ def train(data: DataArgument = None, *, settings: Settings) -> None:
     with progress() as console:
         result = run_train(config, console=console, command=command_line())
     print_run(result)
+
+
+def process_start() -> float:
+    """Return the value of ``time.monotonic()`` at which this process began: a budget counts from there."""
+    import psutil
+
+    return time.monotonic() - max(0.0, time.time() - psutil.Process().create_time())
 
 
 def resume(

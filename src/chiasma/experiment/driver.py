@@ -4,6 +4,7 @@ The loop that decides what to run next sees the same sequence of outcomes whethe
 or from the run's database, so that a killed run continues to the identical result.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from chiasma.experiment.console import Console
 from chiasma.store.run import RunStore
 
 POLL_SECONDS = 0.2
+MARGIN = 0.93
 
 
 class StopRequestedError(Exception):
@@ -32,12 +34,14 @@ class Work:
         candidate: K in ``RUN#K``.
         purpose: ``warmup``, ``floor``, ``search`` or ``final``.
         until: Seconds after the run's start by which it ends with the best so far; None for no limit.
+        share_seconds: Most seconds of its own, so that one training cannot use up what the others need.
     """
 
     job: Job
     candidate: int | None
     purpose: str
     until: float | None = None
+    share_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ class Driver:
                 left = work.until - self.clock.elapsed()
                 if left < 0.5:
                     continue
-                job = job.model_copy(update={"finish_within_seconds": 0.93 * left})
+                within = min(MARGIN * left, work.share_seconds or math.inf)
+                job = job.model_copy(update={"finish_within_seconds": within})
             attempt = self.store.begin_job(job.key, work.candidate, rung=job.rung, seed=job.seed, purpose=work.purpose)
             handle = self._executor.submit(job.model_copy(update={"attempt": attempt}))
             self._running[job.key] = (work, handle, attempt)

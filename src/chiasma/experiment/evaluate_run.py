@@ -115,7 +115,7 @@ def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray
     """Predict with the model's own preprocessing: its tokenizer and image size, not those of the new data."""
     if dataset.fingerprint == saved.card["fingerprint"]:
         return predict_logits(saved.model, dataset, rows)
-    return saved.predict_logits(_samples(saved, dataset, rows))
+    return saved.logits(_samples(saved, dataset, rows))
 
 
 def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Sample]:
@@ -125,7 +125,7 @@ def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Samp
     for place, (row, text, path) in enumerate(zip(rows, texts, paths, strict=True)):
         parts: dict[str, Any] = {"text": text} if text else {}
         if path is not None:
-            parts["image"] = read_image(path, max_pixels=saved.preprocessing.max_pixels)
+            parts["image"] = read_image(path, max_pixels=saved.max_pixels)
         elif isinstance(dataset.signature.inputs.get("image"), ImageInput):
             parts["image"] = dataset.images(rows[place : place + 1])[0]
         samples.append(Sample(dataset.ids([row])[0], {n: p for n, p in parts.items() if n in saved.signature.inputs}))

@@ -26,18 +26,21 @@ from chiasma.store.run import RunStore
 from chiasma.train.metrics import primary_metric
 
 
-def evolve(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult:
+def evolve(
+    config: RunConfig, *, console: Console, command: Sequence[str] = (), started: float | None = None
+) -> RunResult:
     """Search for the best classifier that the budget buys, prove its gain on the sealed test, and save both.
 
     Args:
         config: Everything the run is told.
         console: Where progress goes, and whether the user wants to stop.
         command: The command line, for the provenance.
+        started: From when the budget counts (``time.monotonic()``), such as the start of the process; None for now.
 
     Raises:
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
-    clock = Clock()
+    clock = Clock() if started is None else Clock(started=started)
     dataset, report = prepare_data(config, console)
     with begin_run(config, dataset, verb="evolve", command=command) as store:
         return _drive(config, dataset, report, store=store, console=console, clock=clock)
@@ -100,6 +103,7 @@ def _gather(setting: Setting) -> Evidence:
     archive = SharedArchive()
     finished: list[Finished] = []
     floors: list[ArmDesign] = []
+    arms: list[ArmDesign] = []
     trained: list[TrainedArm] = []
     search_plan, final_plan, loop, interrupted = SearchPlan(), None, None, False
     with ThreadPoolExecutor(1, thread_name_prefix="floors") as thread:
@@ -128,5 +132,6 @@ def _gather(setting: Setting) -> Evidence:
             search_plan=search_plan,
             final_plan=final_plan,
             trained=tuple(trained or stages.best_so_far(setting, archive, floors)),
+            untrained=tuple(arm.name for arm in arms if arm.name not in {each.arm.name for each in trained}),
             classical=tuple(classical.result()),
         )

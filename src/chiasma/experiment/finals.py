@@ -15,6 +15,8 @@ from chiasma.experiment.search_loop import JobMaker
 from chiasma.search.archive import SharedArchive, Standing
 from chiasma.train.design import Design
 
+SHARE_OF_EXPECTED = 1.7
+
 
 @dataclass(frozen=True)
 class ArmDesign:
@@ -130,7 +132,8 @@ def train_finals(
                 keep=kept,
             )
             places[job.key] = (arm.name, round_, kept)
-            driver.submit(Work(job, arm.candidate, "final", until=finish_by))
+            share = SHARE_OF_EXPECTED * plan.fraction * costs[arm.candidate] + 1.0 if arm.candidate in costs else None
+            driver.submit(Work(job, arm.candidate, "final", until=finish_by, share_seconds=share))
     for finished in driver.finish_all(finish_by):
         name, round_, kept = places[finished.work.job.key]
         if isinstance(finished.outcome, Scored):

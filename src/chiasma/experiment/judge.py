@@ -33,6 +33,7 @@ class Evidence:
         interrupted: The user stopped it; the test split stays sealed.
         loop: The search, or None where it never began.
         trained: All arms that are designs, with their trainings.
+        untrained: Names of arms that the finals had no time for, or that were rejected there.
         classical: The floors that are not.
     """
 
@@ -42,6 +43,7 @@ class Evidence:
     search_plan: SearchPlan
     final_plan: FinalPlan | None
     trained: tuple[TrainedArm, ...]
+    untrained: tuple[str, ...]
     classical: tuple[ClassicalFloor, ...]
 
 

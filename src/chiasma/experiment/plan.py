@@ -14,6 +14,7 @@ MOST_EPOCHS = 60
 CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 3.5
 SAFETY = 0.88
+REPORT_SHARE = 0.02
 
 
 class SearchPlan(Spec):
@@ -26,8 +27,8 @@ class SearchPlan(Spec):
         finish_by: Seconds after the start at which trainings must have ended; None where trials are counted.
     """
 
-    visits: int = Field(VISITS, ge=1)
-    top: float = Field(1.0, gt=0, le=1)
+    visits: int = Field(default=VISITS, ge=1)
+    top: float = Field(default=1.0, gt=0, le=1)
     search_until: float | None = None
     finish_by: float | None = None
 
@@ -65,7 +66,7 @@ def plan_search(
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.
     """
-    finish_by = max(elapsed, budget - test_seconds - 0.02 * budget)
+    finish_by = max(elapsed, budget - test_seconds - REPORT_SHARE * budget)
     search = SEARCH_SHARE * (finish_by - elapsed)
     cost = max(visit_seconds, 1e-7)
     visits = int(min(most_visits, max(FEWEST_VISITS, FULL_TRAINING_SHARE * budget * workers / cost)))

@@ -125,6 +125,10 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
         found.append("The budget allowed one fresh seed, so intervals do not cover the luck of training.")
     if plan is not None and plan.fraction < 1:
         found.append(f"The budget allowed {plan.fraction:.0%} of each design's full training, for all arms alike.")
+    if evidence.untrained:
+        found.append(
+            f"Not trained in the finals, for want of time or because it was rejected: {', '.join(evidence.untrained)}."
+        )
     if best.arm.role == "floor":
         found.append(
             f"No searched design was better on select than the floor {best.arm.name}, so that floor is shipped."
@@ -140,5 +144,6 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as ``npz``, atomically and without objects."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
+    plain: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, allow_pickle=False, **plain)
     write_atomic(path, buffer.getvalue())
