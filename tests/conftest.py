@@ -1,6 +1,8 @@
-"""One thread a process, shape checks on every tensor function, and third-party data where there is some."""
+"""One thread a process, folders of its own, shape checks on tensor functions, third-party data where there is some."""
 
+import atexit
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,14 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# No test may count as a look at the user's test splits or fill the user's cache. Parallel workers inherit the folder.
+if "CHIASMA_TESTS_HOME" not in os.environ:
+    home = tempfile.TemporaryDirectory(prefix="chiasma-tests-")
+    atexit.register(home.cleanup)
+    os.environ["CHIASMA_TESTS_HOME"] = home.name
+for variable in ("STATE", "CACHE"):
+    os.environ[f"CHIASMA_{variable}"] = str(Path(os.environ["CHIASMA_TESTS_HOME"]) / variable.lower())
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
