@@ -1,5 +1,6 @@
 """``evolve``, ``train`` and ``resume``: the verbs that make runs."""
 
+import time
 from typing import Annotated
 
 import typer
