@@ -19,7 +19,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature, Target, TextInput
 from chiasma.experiment.floor_features import FeatureBlock, ImageBlock, Matrix, TextBlock
 
-STRENGTHS = (1.0, 10.0)
+STRENGTHS = {"classification": (1.0, 10.0), "multilabel": (1.0, 10.0), "regression": (1.0, 10.0, 100.0)}
 MOST_ROWS = 20_000
 FEWEST_ROWS = 2_000
 MOST_WORK = 1e8
@@ -109,10 +109,9 @@ class LinearFloor(ClassicalFloor):
         judges = _sample(steer, len(kept), self.seed)
         x, y = self._features(dataset, kept), _labels(dataset, kept)
         judged, truth = self._features(dataset, judges), _labels(dataset, judges)
-        strength = STRENGTHS[0]
-        if len(judges):
-            losses = [loss(self._fitted(x, y, c)(judged), truth, self._target) for c in STRENGTHS]
-            strength = STRENGTHS[int(np.argmin(losses))]
+        strengths = STRENGTHS[self._target.task]
+        losses = [loss(self._fitted(x, y, c)(judged), truth, self._target) for c in strengths if len(judges)]
+        strength = strengths[int(np.argmin(losses))] if losses else strengths[0]
         self._predict = self._fitted(sparse.vstack([x, judged]).tocsr(), np.concatenate([y, truth]), strength)
 
     def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -121,7 +120,7 @@ class LinearFloor(ClassicalFloor):
         return self._predict(self._features(dataset, rows))
 
     def _features(self, dataset: Dataset, rows: np.ndarray) -> Matrix:
-        return sparse.hstack([block.transform(dataset, rows) for block in self._blocks]).tocsr()
+        return sparse.hstack([block.transform(dataset, rows) for block in self._blocks]).tocsr().astype(np.float32)
 
     def _fitted(self, x: Matrix, y: np.ndarray, strength: float) -> Fitted:
         fitters = {"classification": _fit_classes, "multilabel": _fit_labels, "regression": _fit_values}
@@ -188,7 +187,7 @@ def _fit_classes(x: Matrix, y: np.ndarray, strength: float, target: Target) -> F
     def predict(features: Matrix) -> np.ndarray:
         # Classes that train lacks are unlikely, never impossible: log loss stays finite.
         p = np.full((features.shape[0], target.outputs), LEAST_PROBABILITY)
-        p[:, present] += model.predict_proba(features)
+        p[:, present] += model.predict_proba(features).astype(np.float64)
         return np.log(p / p.sum(1, keepdims=True))
 
     return predict

@@ -15,7 +15,7 @@ def design_words(results: Results) -> str | None:
     encoders = model.get("encoders") or {}
     if not encoders:
         return None
-    read = [f"{_a(encoder)} encoder reads the {name}" for name, encoder in encoders.items()]
+    read = [f"{_a(encoder)} encoder reads the {name}" for name, encoder in sorted(encoders.items())]
     joined = f"; {_a(model['fusion'])} fusion joins them" if model.get("fusion") else ""
     width = f", all {model['dim']} wide" if "dim" in model else ""
     text = f"{_listed(read)}{joined}{width}."
@@ -25,7 +25,7 @@ def design_words(results: Results) -> str | None:
 def parts(results: Results) -> Table:
     """Return the winner's parts in the order of the data flow."""
     model = results.design.get("model") or {}
-    found = [(f"{name} encoder", encoder) for name, encoder in (model.get("encoders") or {}).items()]
+    found = [(f"{name} encoder", encoder) for name, encoder in sorted((model.get("encoders") or {}).items())]
     found += [(role, model[role]) for role in ("fusion", "head") if model.get(role)]
     rows = tuple((role, wording.kind_words(part), wording.flat_settings(part) or wording.NONE) for role, part in found)
     return Table("Parts of the winner", ("part", "kind", "settings"), rows)

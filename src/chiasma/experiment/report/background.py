@@ -14,7 +14,7 @@ SPLITS = ("train", "steer", "select", "test")
 def splits(results: Results) -> Table:
     """Return the size of each split."""
     found = results.data.get("splits") or {}
-    names = [name for name in SPLITS if name in found] + [name for name in found if name not in SPLITS]
+    names = [name for name in SPLITS if name in found]
     rows = tuple(
         (name, f"{found[name].get('rows', 0):,}", f"{found[name].get('groups', 0):,}", _commonest(found[name]))
         for name in names
@@ -26,8 +26,8 @@ def splits(results: Results) -> Table:
 def cleaning(results: Results) -> Table:
     """Return what was set aside and what was noticed."""
     data = results.data
-    rows = [("set aside", str(reason), f"{count:,}") for reason, count in (data.get("quarantined") or {}).items()]
-    rows += [("noticed", str(name), f"{count:,}") for name, count in (data.get("counts") or {}).items()]
+    rows = [("set aside", str(reason), f"{count:,}") for reason, count in _most(data.get("quarantined"))]
+    rows += [("noticed", str(name), f"{count:,}") for name, count in _most(data.get("counts"))]
     if data.get("near_duplicate_images"):
         rows.append(("noticed", "pairs of near-duplicate images", f"{data['near_duplicate_images']:,}"))
         across = data.get("near_duplicate_images_across_splits", 0)
@@ -43,7 +43,7 @@ def data_words(results: Results) -> list[str]:
         words.append(f"{data['rows_read']:,} rows were read and {data.get('rows_kept', 0):,} kept.")
     if data.get("task"):
         words.append(f"Task: {data['task']}.")
-    words += [f"{name}: {text}." for name, text in (data.get("inputs") or {}).items()]
+    words += [f"{name}: {text}." for name, text in sorted((data.get("inputs") or {}).items())]
     if data.get("quarantine_file"):
         words.append(f"Rows that were set aside, each with its reason, are in {data['quarantine_file']}.")
     return [*words, *(str(note) for note in data.get("notes") or ())]
@@ -90,12 +90,20 @@ def provenance(results: Results) -> list[Fact]:
         ("accelerators", ", ".join(environment.get("accelerators") or ()) or ("none" if environment else None)),
         ("cores", source.get("cores")),
         ("memory", f"{memory / 2**30:.1f} GiB" if memory else None),
-        ("packages", ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())),
+        (
+            "packages",
+            ", ".join(f"{name} {version}" for name, version in sorted((environment.get("packages") or {}).items())),
+        ),
     )
     return [Fact(name, str(value)) for name, value in known if value not in (None, "")]
 
 
 def _commonest(split: Mapping[str, Any]) -> str:
-    ordered = sorted((split.get("labels") or {}).items(), key=lambda item: (-item[1], item[0]))
+    ordered = _most(split.get("labels"))
     shown = ", ".join(f"{label} {count:,}" for label, count in ordered[:4])
     return shown + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")
+
+
+def _most(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """Return counts, the greatest first."""
+    return sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))

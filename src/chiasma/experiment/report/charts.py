@@ -71,7 +71,7 @@ def forest(results: Results) -> Markup | None:
         axes.spines["left"].set_visible(False)
         metric = gains[0].metric
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points(metric, value, unit=False)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(metric, value)))
         unit = " (points)" if metric in PERCENT else ""
         axes.set_xlabel(f"gain in {metric_words(metric)}{unit}")
         words = "; ".join(
@@ -138,6 +138,7 @@ def training(results: Results) -> Markup | None:
             areas[-1].set_ylabel(f"{metric_words(metric)}\non steer")
             _score_axis(areas[-1], metric)
         areas[-1].set_xlabel("epoch")
+        areas[-1].xaxis.set_major_locator(MaxNLocator(8, integer=rows[-1]["epoch"] >= 4))
         for axes in areas:
             axes.grid(axis="y", linewidth=0.6)
         return _svg(figure, "training", _training_words(rows, metric))
@@ -188,6 +189,10 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, float]], key: str, *, label: 
         linewidth=1.6,
         label=label,
     )
+
+
+def _tick(metric: str, value: float) -> str:
+    return f"{100 * value if metric in PERCENT else value:.4g}".replace("-", "−")
 
 
 def _score_axis(axes: Axes, metric: str) -> None:

@@ -44,13 +44,14 @@ def gains(results: Results) -> Table:
     rows = tuple(
         (
             gain.against,
-            wording.gain_interval(gain),
+            wording.gain_interval(gain, unit=False),
             gain.verdict,
-            wording.points(gain.metric, gain.detectable),
+            wording.points(gain.metric, gain.detectable, unit=False),
         )
         for gain in results.gains
     )
-    columns = ("against", "gain of the winner", "verdict", "detectable gain")
+    unit = ", points" if results.metric in wording.PERCENT else ""
+    columns = ("against", f"gain of the winner{unit}", "verdict", f"detectable gain{unit}")
     return Table("Gain of the winner on the test split", columns, rows, frozenset({columns[1], columns[3]}))
 
 
@@ -64,16 +65,16 @@ def arms(results: Results) -> Table:
         rows.append(
             (
                 arm.name,
-                wording.ROLE_WORDS[arm.role],
-                arm.description,
+                arm.role,
                 wording.NONE if select is None else wording.amount(results.metric, select),
                 wording.NONE if test is None else wording.interval(results.metric, test),
                 str(arm.seeds),
                 wording.duration(arm.seconds),
             )
         )
-    columns = ("arm", "role", "what it is", f"{metric} on select", f"{metric} on test", "seeds", "training")
-    return Table("All arms, floors first", columns, tuple(rows), frozenset(columns[3:]), marked=marked)
+    columns = ("arm", "role", f"{metric} on select", f"{metric} on test", "seeds", "training")
+    notes = tuple(arm.description for arm in results.arms)
+    return Table("All arms, floors first", columns, tuple(rows), frozenset(columns[2:]), marked=marked, notes=notes)
 
 
 def role_words(results: Results) -> list[str]:
@@ -87,9 +88,9 @@ def other_metrics(results: Results) -> Table:
     winner = wording.arm_named(results, results.winner)
     tested = winner.test if winner else {}
     rows = tuple(
-        (wording.metric_words(name), wording.interval(name, estimate))
-        for name, estimate in tested.items()
-        if name != results.metric
+        (words, wording.interval(name, tested[name]))
+        for name, words in wording.METRIC_WORDS.items()
+        if name in tested and name != results.metric
     )
     return Table("Other metrics of the winner on test", ("metric", "value"), rows, frozenset({"value"}))
 

@@ -12,13 +12,15 @@ class Table:
         columns: Names; those in ``numeric`` are aligned right, those in ``prose`` hold sentences.
         rows: Cells; the first one of each row names it.
         marked: Positions of rows that stand out.
+        notes: Small print below the name of each row; empty for none.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: frozenset[str] = frozenset()
-    prose: frozenset[str] = frozenset({"what it is", "settings", "edit", "reason", "labels", "what"})
+    notes: tuple[str, ...] = ()
+    prose: frozenset[str] = frozenset({"settings", "edit", "reason", "labels", "what"})
     marked: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:

@@ -19,7 +19,6 @@ METRIC_WORDS = {
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
 }
-ROLE_WORDS = {"floor": "floor", "control": "control", "finalist": "finalist", "winner": "winner"}
 KIND_WORDS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -78,10 +77,10 @@ def points(metric: str, value: float, *, unit: bool = True) -> str:
     return text + (f" {'point' if text == '1.0' else 'points'}" if unit else "")
 
 
-def gain_interval(gain: Gain) -> str:
+def gain_interval(gain: Gain, *, unit: bool = True) -> str:
     """Return ``3.1 points (2.0 to 4.2)``."""
     low, high = (points(gain.metric, value, unit=False) for value in (gain.gain.low, gain.gain.high))
-    return f"{points(gain.metric, gain.gain.value)} ({low} to {high})"
+    return f"{points(gain.metric, gain.gain.value, unit=unit)} ({low} to {high})"
 
 
 def duration(seconds: float) -> str:
@@ -179,7 +178,8 @@ def score_value(results: Results, error: float) -> float:
 def flat_settings(values: Mapping[str, Any], *, leave: frozenset[str] = frozenset({"kind"})) -> str:
     """Return settings on one line: ``dim 64, depth 2, attention dot_product``."""
     found: list[str] = []
-    for name, value in values.items():
+    # JSON keeps no order of names: plain settings first, then those with parts, each by name.
+    for name, value in sorted(values.items(), key=lambda item: (isinstance(item[1], Mapping), item[0])):
         if name in leave or value is None:
             continue
         if isinstance(value, Mapping):
