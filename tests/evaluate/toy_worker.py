@@ -1,8 +1,10 @@
 """A worker whose jobs misbehave as their keys say; it speaks the real protocol without importing torch.
 
-The first word of a key is the behaviour: ``score``, ``sleep 0.2``, ``crash``, ``once MARKER``, ``noise``, ``raise``.
+The first word of a key is the behaviour: ``score``, ``sleep 0.2``, ``crash``, ``once MARKER``, ``noise``, ``stale``,
+``babble LINE``, ``raise``.
 """
 
+import json
 import os
 import signal
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 
 from chiasma.core.outcome import Scored
 from chiasma.evaluate.worker import serve
+
+PROTOCOL = 3  # The first descriptor that is free when the worker keeps its standard output for itself.
 
 
 def evaluate(job: Mapping[str, Any]) -> Scored:
@@ -27,6 +31,13 @@ def evaluate(job: Mapping[str, Any]) -> Scored:
     elif behaviour == "noise":
         print("a print in the middle of the protocol", flush=True)
         os.write(1, b'{"key": "forged"}\n')
+    elif behaviour == "stale":
+        stolen = Scored(objectives={"error": 0.0}).to_dict()
+        late = {"key": job["key"], "attempt": job["attempt"] - 1, "outcome": stolen, "seconds": 1.0, "leaving": False}
+        os.write(PROTOCOL, json.dumps(late).encode() + b"\n")
+    elif behaviour == "babble" and job["attempt"] == 1:
+        os.write(PROTOCOL, arguments[0].encode() + b"\n")
+        time.sleep(60)
     elif behaviour == "raise":
         raise RuntimeError("the disk of this worker is broken")
     return Scored(objectives={"error": 0.5}, metrics={"attempt": float(job["attempt"])})

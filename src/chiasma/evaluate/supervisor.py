@@ -9,15 +9,15 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from chiasma.core.files import storage_errors
-from chiasma.core.outcome import Failed, Rejected, Scored, outcome_from_json
-from chiasma.core.spec import canonical_json
+from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.job import Job
+from chiasma.evaluate.worker import READY, Answer
 from chiasma.evaluate.worker_process import Assignment, WorkerProcess
 
 WORKER = (sys.executable, "-P", "-m", "chiasma.evaluate.worker")
@@ -171,26 +171,31 @@ class Supervisor:
         """Take a worker's messages; if it is gone, what it still said counts first."""
         try:
             messages, gone = worker.read()
+            for message in messages:
+                gone = self._take(worker, message) or gone
         except ValueError as error:
             logger.warning("Worker %d broke the protocol and is replaced: %s", worker.pid, error)
-            messages, gone = [], True
-        for message in messages:
-            gone = self._take(worker, message) or gone
+            gone = True
         if gone:
             self._bury(worker)
 
-    def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> bool:
-        """Take one message and return whether the worker is leaving."""
-        if message.get("ready"):
+    def _take(self, worker: WorkerProcess, message: Any) -> bool:
+        """Take one message and return whether the worker is leaving.
+
+        Raises:
+            ValueError: It is no message of the protocol.
+        """
+        if message == READY:
             worker.ready, self._failed_starts = True, 0
             return False
+        answer = Answer.model_validate(message)
         given = worker.assignment
-        if given is None or (message["key"], message["attempt"]) != (given.job.key, given.attempt):
-            logger.warning("A stale answer to %s, attempt %s, is dropped.", message["key"], message["attempt"])
+        if given is None or (answer.key, answer.attempt) != (given.job.key, given.attempt):
+            logger.warning("A stale answer to %s, attempt %s, is dropped.", answer.key, answer.attempt)
             return False
         worker.assignment = None
-        self._finish(given, outcome_from_json(canonical_json(message["outcome"])), seconds=message["seconds"])
-        return bool(message["leaving"])
+        self._finish(given, answer.outcome, seconds=answer.seconds)
+        return answer.leaving
 
     def _check_clock(self, worker: WorkerProcess) -> None:
         if time.monotonic() < self._late_at(worker):

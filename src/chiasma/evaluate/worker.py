@@ -17,10 +17,30 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.core.outcome import Failed, Outcome, Rejected, Scored
+from chiasma.core.spec import Spec
 
 Evaluate = Callable[[Mapping[str, Any]], Scored | Rejected | Failed]
 PR_SET_PDEATHSIG = 1
+READY = {"ready": True}
+
+
+class Answer(Spec):
+    """What a worker says about one job.
+
+    Attributes:
+        key: The job's.
+        attempt: The job's; the driver drops answers to earlier ones.
+        outcome: What it came to.
+        seconds: What it took.
+        leaving: Whether the worker ends now, because it met an error of ours and is not to be trusted again.
+    """
+
+    key: str
+    attempt: int
+    outcome: Outcome
+    seconds: float
+    leaving: bool
 
 
 def serve(prepare: Callable[[], Evaluate]) -> None:
@@ -36,14 +56,15 @@ def serve(prepare: Callable[[], Evaluate]) -> None:
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     evaluate = prepare()
-    _say(protocol, {"ready": True})
+    _say(protocol, READY)
     leaving = False
     while not leaving:
         job = jobs.get()
         started = time.monotonic()
         outcome, leaving = _answer(evaluate, job)
-        answer = {"key": job["key"], "attempt": job["attempt"], "outcome": outcome.to_dict(), "leaving": leaving}
-        _say(protocol, {**answer, "seconds": time.monotonic() - started})
+        seconds = time.monotonic() - started
+        answer = Answer(key=job["key"], attempt=job["attempt"], outcome=outcome, seconds=seconds, leaving=leaving)
+        _say(protocol, answer.to_dict())
 
 
 def die_with_driver(driver: int) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -91,7 +91,7 @@ class WorkerProcess:
         with suppress(BrokenPipeError):
             self._input.write(wire.to_json().encode() + b"\n")
 
-    def read(self) -> tuple[list[Mapping[str, Any]], bool]:
+    def read(self) -> tuple[list[Any], bool]:
         """Return the complete messages that have arrived, and whether the worker is gone."""
         gone = False
         while True:
