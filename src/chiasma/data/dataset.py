@@ -3,9 +3,8 @@
 The rows that may be seen come first; the sealed test rows come last, and their labels lie in a file of their own.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -151,9 +150,12 @@ class Dataset:
 
         Raises:
             SealedTestError: A row is of the test split, which was not opened.
+            IndexError: A row number is negative, which would reach the test split from behind.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         known = len(self._labels)
+        if (chosen < 0).any():
+            raise IndexError(f"row numbers must not be negative, but one is {chosen.min()}.")
         if not (chosen >= known).any():
             return torch.from_numpy(self._labels[chosen])
         if self._test_labels is None:
@@ -165,12 +167,19 @@ class Dataset:
         """Return each row's group: rows that show the same image, or were said to belong together, share one."""
         return self._groups[np.asarray(rows, dtype=np.int64)]
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
-        """Return the model inputs of some rows."""
+    def batch(self, rows: Sequence[int] | np.ndarray, *, modalities: Collection[str] | None = None) -> Batch:
+        """Return the model inputs of some rows.
+
+        Args:
+            rows: Row numbers ``[B]``.
+            modalities: Those that will be used; the others are not read. None for all.
+        """
         chosen = np.asarray(rows, dtype=np.int64)
         inputs: dict[str, Tensor | Tokens] = {}
         present: dict[str, Tensor] = {}
         for name, kind in self.signature.inputs.items():
+            if modalities is not None and name not in modalities:
+                continue
             index = self._index[name][chosen]
             there = torch.from_numpy(index >= 0)
             present[name] = there
@@ -238,11 +247,6 @@ class Dataset:
         """Return what must be saved with a model so that it can predict without this folder."""
         path = self.folder / TOKENIZER_FILE
         return Preprocessing(self._spec, path.read_text() if path.is_file() else None)
-
-    def content_digest(self) -> str:
-        """Return a hash of every file, for tests of determinism."""
-        files = json.loads((self.folder / MANIFEST).read_text())["files"]
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def _ids(self) -> np.ndarray:

@@ -83,7 +83,8 @@ class Preprocessing:
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """Return the model inputs of raw samples.
 
-        A part may be absent; an image may also be a file name. A modality of ready-made tokens takes an ``N D`` array.
+        A part may be absent; an image may also be a file name. A modality of ready-made tokens takes an ``N D`` array,
+        with an ``N 5`` array as part ``image.boxes`` where the model was trained with boxes.
 
         Raises:
             DataError: A part is of the wrong kind or cannot be decoded; names the sample.
@@ -98,7 +99,7 @@ class Preprocessing:
             elif isinstance(kind, ImageInput):
                 inputs[name], present[name] = self._encode_images(parts, ids, kind)
             else:
-                inputs[name], present[name] = _encode_tokens(parts, ids, kind, name)
+                inputs[name], present[name] = _encode_tokens(samples, kind, name)
         return Batch(inputs, present, tuple(sample.id for sample in samples))
 
     def _encode_texts(
@@ -135,21 +136,26 @@ class Preprocessing:
         return fitted(image, height=kind.height, width=kind.width, fit=self.spec.image_fit)
 
 
-def _encode_tokens(
-    parts: Sequence[Any], ids: Sequence[str], kind: TokensInput, name: str
-) -> tuple[Tokens, torch.Tensor]:
-    values = torch.zeros(len(parts), kind.count, kind.dim)
-    for row, (part, identity) in enumerate(zip(parts, ids, strict=True)):
+def _encode_tokens(samples: Sequence[Sample], kind: TokensInput, name: str) -> tuple[Tokens, torch.Tensor]:
+    values = _stacked(samples, name, (kind.count, kind.dim))
+    present = torch.tensor([sample.parts.get(name) is not None for sample in samples], dtype=torch.bool)
+    boxes = _stacked(samples, f"{name}.boxes", (kind.count, 5)) if kind.boxes else None
+    return Tokens(values, present[:, None].expand(-1, kind.count).clone(), boxes), present
+
+
+def _stacked(samples: Sequence[Sample], name: str, shape: tuple[int, int]) -> torch.Tensor:
+    values = torch.zeros(len(samples), *shape)
+    for row, sample in enumerate(samples):
+        part = sample.parts.get(name)
         if part is None:
             continue
-        if not isinstance(part, np.ndarray) or part.shape != (kind.count, kind.dim):
+        if not isinstance(part, np.ndarray) or part.shape != shape:
             got = f"an array of {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
             raise DataError(
-                f"Sample {identity!r}: this model was trained on ready-made tokens, so that {name} must be an array of "
-                f"({kind.count}, {kind.dim}) from the same encoder, but got {got}."
+                f"Sample {sample.id!r}: this model was trained on ready-made tokens, so that {name} must be an array "
+                f"of {shape} from the same encoder, but got {got}."
             )
         values[row] = torch.from_numpy(part.astype(np.float32))
-    if not bool(torch.isfinite(values).all()):
-        raise DataError(f"The tokens of {name} must be finite, but hold NaN or infinity.")
-    present = torch.tensor([part is not None for part in parts], dtype=torch.bool)
-    return Tokens(values, present[:, None].expand(-1, kind.count).clone()), present
+        if not bool(torch.isfinite(values[row]).all()):
+            raise DataError(f"Sample {sample.id!r}: {name} must be finite, but holds NaN or infinity.")
+    return values

@@ -1,0 +1,97 @@
+"""The reader on a small set in the challenge's own layout, written here: its data may not be redistributed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chiasma.core.errors import DataError
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
+
+
+@pytest.fixture
+def challenge(tmp_path: Path) -> Path:
+    folder = tmp_path / "hateful_memes"
+    (folder / "img").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sizes = {"train": 85, "dev_seen": 10, "test_seen": 12, "test_unseen": 20}
+    number = 1000
+    rows = {}
+    for name, count in sizes.items():
+        rows[name] = []
+        for _ in range(count):
+            number += 17
+            identity = f"{number:05d}"
+            Image.fromarray(rng.integers(0, 256, (36, 48, 3), np.uint8)).save(folder / f"img/{identity}.png")
+            text = f"look how many people love you {number % 5}"
+            rows[name].append({"id": identity, "img": f"img/{identity}.png", "label": number % 2, "text": text})
+    fresh = [row | {"id": f"0{row['id']}x", "img": f"img/{row['id']}.png"} for row in rows["train"][:2]]
+    for row in fresh:
+        Image.fromarray(rng.integers(0, 256, (36, 48, 3), np.uint8)).save(folder / f"img/{row['id']}.png")
+        row["img"] = f"img/{row['id']}.png"
+    rows["dev_unseen"] = rows["dev_seen"][:8] + fresh
+    for name, entries in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in entries))
+    return folder
+
+
+def look(folder: Path, **settings):
+    return prepare(DataSpec.from_dict({"source": str(folder), **settings}), seed=0, cache=folder.parent / "cache")
+
+
+def test_the_folder_works_as_it_is(challenge):
+    dataset, report = look(challenge)
+    counts = {name: split.rows for name, split in report.splits.items()}
+    assert counts["train"] + counts["steer"] == 85
+    assert counts["select"] == 12
+    assert counts["test"] == 32
+    assert dataset.signature.target.labels == ("0", "1")
+
+
+def test_ids_keep_their_leading_zeros(challenge):
+    dataset, _ = look(challenge)
+    assert "01017" in [*dataset.ids(dataset.rows("train")), *dataset.ids(dataset.rows("steer"))]
+
+
+def test_ids_that_dev_unseen_repeats_are_one_row(challenge):
+    dataset, report = look(challenge)
+    assert "dev_unseen.jsonl repeats 8 ids of earlier files; each is one row." in report.notes
+    assert len(set(dataset.ids(dataset.rows("select")))) == 12
+
+
+def test_the_same_text_with_another_image_is_by_design(challenge):
+    _, report = look(challenge)
+    assert report.quarantined == {}
+
+
+def test_missing_images_are_counted_and_their_texts_kept(challenge):
+    for name in ("dev_seen", "test_unseen"):
+        rows = [json.loads(line) for line in (challenge / f"{name}.jsonl").read_text().splitlines()]
+        for row in rows[::5]:
+            (challenge / row["img"]).unlink()
+    dataset, report = look(challenge)
+    assert report.counts["rows whose image file is missing, kept with their text alone"] == 6
+    assert report.rows_kept == 129
+    present = dataset.batch(dataset.rows("select")).present["image"]
+    assert int((~present).sum()) == 2
+
+
+def test_a_file_without_labels_is_left_out_with_a_note(challenge):
+    rows = [json.loads(line) for line in (challenge / "test_unseen.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["label"]
+    (challenge / "test_unseen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset, report = look(challenge)
+    assert dataset.test_count == 12
+    assert "test_unseen.jsonl has no labels, so its 20 rows are left out." in report.notes
+
+
+def test_a_layout_without_any_label_is_refused(challenge):
+    for path in challenge.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "label"}) + "\n" for row in rows))
+    with pytest.raises(DataError, match="has the Hateful Memes layout, but no file in it has labels"):
+        look(challenge)
