@@ -1,6 +1,6 @@
 """Runs that the tests of the command line share, in folders of their own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,8 @@ from typer.testing import CliRunner, Result
 
 from chiasma.cli.main import app
 
-Chiasma = Callable[..., Result]
-
-SMALL = ("--config", "quick", "--set", "data.rows=320", "train.epochs=1", "model.encoders.text.kind=ngram", "--workers", "1")
+SETTINGS = ("data.rows=320", "train.epochs=1", "model.encoders.text.kind=ngram")
+SMALL = ("--config", "quick", "--workers", "1", "--set", *SETTINGS)
 
 
 def invoke(*words: str) -> Result:

@@ -114,7 +114,8 @@ def test_each_opening_of_test_is_counted(trained):
 
 def test_predict_prints_a_label_with_probabilities(trained, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "zero.png")
-    result = invoke("predict", str(trained), "--image", str(tmp_path / "zero.png"), "--text", "this is a zero", "--json")
+    image = str(tmp_path / "zero.png")
+    result = invoke("predict", str(trained), "--image", image, "--text", "this is a zero", "--json")
     scores = json.loads(result.stdout)["scores"]
     assert set(scores) == {"true", "false"}
     assert sum(scores.values()) == pytest.approx(1)
@@ -179,7 +180,7 @@ def test_features_of_pixels_can_be_trained_on(tmp_path):
         pixels = np.full((8, 8, 3), 255 * (k % 2), dtype=np.uint8)
         pixels[k % 8] = k
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{k}.png")
-        lines.append(f"r{k},pictures/{k}.png,what is it number {k},{'dark bright'.split()[k % 2]}")
+        lines.append(f"r{k},pictures/{k}.png,what is it number {k},{['dark', 'bright'][k % 2]}")
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "tokens.npz"
     made = invoke("features", str(tmp_path / "rows.csv"), "--extractor", "pixels", "-o", str(out))

@@ -74,8 +74,10 @@ def progress() -> Iterator[TerminalConsole]:
         if live is not None:
             console._live = None
             live.stop()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        # An interrupted process is ending: a second Ctrl-C must still end it at once, with our exit code.
+        if not console.interrupted:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
