@@ -79,7 +79,7 @@ def test_the_second_interrupt_ends_at_once_and_leaves_no_process(tmp_path):
         process.wait(timeout=30)
         seconds = time.monotonic() - begun
     assert process.returncode == 130
-    assert seconds < 3
+    assert seconds < 10
     assert children
     time.sleep(0.5)
     assert not [child for child in children if _alive(child)]

@@ -1,5 +1,6 @@
 """What the terminal shows: progress on standard error, results on standard output."""
 
+import atexit
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ import rich.console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
+
+from chiasma.cli.main import INTERRUPTED, StoppedByUserError
+from chiasma.core.errors import ChiasmaError
 
 _PLAIN_SECONDS = 15.0
 _PIPE_WIDTH = 200
@@ -55,6 +59,8 @@ class TerminalConsole:
         if self.interrupted:
             _end_at_once()
         self.interrupted = True
+        # While the interpreter shuts down, Python's handlers are gone, and SIGINT would change the exit code.
+        atexit.register(signal.signal, number, signal.SIG_IGN)
         # Not through rich: the handler may have interrupted it while it holds its lock.
         os.write(2, b"\nStopping cleanly; press Ctrl-C again to end at once.\n")
 
@@ -70,6 +76,10 @@ def progress() -> Iterator[TerminalConsole]:
             live.start()
             console._live = live
         yield console
+    except ChiasmaError as error:
+        if not console.interrupted:
+            raise
+        raise StoppedByUserError(str(error)) from error
     finally:
         if live is not None:
             console._live = None
@@ -114,4 +124,4 @@ def _end_at_once() -> None:
     """Kill our children and leave without clean-up; what is recorded is durable."""
     for child in psutil.Process().children(recursive=True):
         child.kill()
-    os._exit(130)
+    os._exit(INTERRUPTED)

@@ -16,6 +16,10 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
+class StoppedByUserError(ChiasmaError):
+    """Ctrl-C came before there was anything to hand back."""
+
+
 class Verbs(TyperGroup):
     """The verbs, with one-line errors: exit code 2 for usage and settings, 1 for failures, 130 for Ctrl-C."""
 
@@ -69,7 +73,7 @@ def _one_line(error: Exception, *, debug: bool) -> tuple[str, int]:
     if isinstance(error, ConfigError):
         return text, USAGE
     if isinstance(error, ChiasmaError):
-        return text, FAILURE
+        return text, INTERRUPTED if isinstance(error, StoppedByUserError) else FAILURE
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + ".", FAILURE
     hint = "" if debug else " Run again with --debug for the traceback."
