@@ -15,7 +15,7 @@ from chiasma.experiment.report.render import Extras, render, write_report
 from chiasma.experiment.results import Arm, Gain, Interval, Results
 from tests.experiment.sample_results import arms, design, full_results, gain, near
 
-HOSTILE = '<script>alert("x")</script><img src=http://evil.example/x onerror=y> & $\\frac{1}{2}$'
+HOSTILE = '--><script>alert("x")</script><img src=http://evil.example/x onerror=y> & $\\frac{1}{2}$'
 VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"})
 
 
@@ -292,6 +292,28 @@ def test_charts_take_their_colours_from_the_page(html: str):
     assert "#00ff" not in html
     assert "var(--good)" in html
     assert "prefers-color-scheme: dark" in html
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_it_is_on(html: str, scheme: str):
+    light, dark = re.findall(r":root \{(.*?)\}", html, flags=re.DOTALL)[:2]
+    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    for name in ("ink", "muted", "accent", "good", "bad"):
+        assert all(contrast(colors[name], colors[ground]) >= 4.5 for ground in ("page", "panel", "soft"))
+    for name in (name for name in colors if name.startswith("series")):
+        assert contrast(colors[name], colors["panel"]) >= 3
 
 
 def test_a_gain_against_many_arms_still_draws_every_name():
