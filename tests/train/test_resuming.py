@@ -77,7 +77,7 @@ def whole(design: Design, claims: Dataset, tmp_path: Path) -> tuple[Fit, Path]:
     return Trainer(design, claims, checkpoints=folder, device="cpu").fit(), folder
 
 
-@pytest.mark.parametrize("stops", [(1,), (6,), (8,), (13, 14), (3, 9, 20, 27)], ids=str)
+@pytest.mark.parametrize("stops", [(1,), (8,), (3, 13, 14, 27)], ids=str)
 def test_an_interrupted_training_continues_to_the_same_bits(
     stops: tuple[int, ...], whole: tuple[Fit, Path], design: Design, claims: Dataset, folder: Path
 ):
@@ -94,7 +94,7 @@ def test_every_optimiser_continues_to_the_same_bits(kind: str, design: Design, c
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("stops", [(5,), (11,), (12,), (13,), (20,), (21, 26)], ids=str)
+@pytest.mark.parametrize("stops", [(12,), (13, 20), (26,)], ids=str)
 def test_a_training_continues_to_the_same_bits_across_a_birth_and_a_death(
     stops: tuple[int, ...], design: Design, claims: Dataset, tmp_path: Path
 ):

@@ -18,7 +18,7 @@ from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import ScaleLearningRate, Stop
 from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
 from chiasma.train.metrics import measure
-from chiasma.train.predicting import predict_logits
+from chiasma.train.predicting import dataset_batches, modalities_of, predict_logits
 from chiasma.train.progress import ProgressBar
 from chiasma.train.trainer import Fit, Trainer
 from tests.train.toys import BIRTH, At, Each, StopAfter
@@ -332,3 +332,20 @@ def test_a_stopped_trainer_can_be_asked_to_go_on(model: ModelSpec, claims: Datas
     progress.trainer = Trainer(quick(model), claims, device="cpu", checkpoints=folder, progress=progress)
     assert progress.trainer.fit().steps == 3
     assert progress.trainer.fit().stopped == "finished"
+
+
+def test_a_model_of_one_modality_does_not_have_the_others_read(model: ModelSpec, claims: Dataset):
+    text_only = ModelSpec(dim=8, encoders={"text": model.encoders["text"]}).build(claims.signature)
+    (batch,) = dataset_batches(claims, claims.rows("steer"), batch_size=1000, modalities=modalities_of(text_only))
+    assert set(batch.inputs) == set(batch.present) == {"text"}
+    assert modalities_of(torch.nn.Linear(1, 1)) is None
+
+
+def test_a_source_is_prepared_with_default_settings(tmp_path: Path, model: ModelSpec, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CHIASMA_CACHE", str(tmp_path / "cache"))
+    rows = [f'{{"id": {n}, "text": "{"good" if n % 2 else "bad"} number {n}", "label": {n % 2}}}' for n in range(120)]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
+    text_only = ModelSpec(dim=8, encoders={"text": model.encoders["text"]})
+    trainer = Trainer(quick(text_only), tmp_path / "reviews.jsonl", device="cpu")
+    assert trainer.fit().stopped == "finished"
+    assert trainer.data.folder.is_relative_to(tmp_path / "cache")

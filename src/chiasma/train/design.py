@@ -77,7 +77,8 @@ class OptimSpec(Spec):
     Attributes:
         algorithm: The optimiser.
         lr: Peak learning rate.
-        weight_decay: Not applied to biases, norms and embeddings' positions (chosen by module type).
+        weight_decay: Of the weights of linear, convolutional and recurrent layers; biases, norms, embeddings and
+            positions have none.
         schedule: What happens to the rate after warm-up.
         warmup: Fraction of the steps over which the rate rises linearly from zero.
         clip: Largest norm of the gradient; None for no clipping.

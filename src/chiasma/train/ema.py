@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from chiasma.train.optim import trainable
 
@@ -28,7 +29,8 @@ class AverageWeights:
     def update(self, model: nn.Module, *, updates: int) -> None:
         """Move towards the model's weights; ``updates`` is how many updates came before."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(list(self.average.values()), list(trainable(model).values()), 1 - decay)
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.average.values()), list(trainable(model).values()), updates)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chiasma.core.errors import NonFiniteError
 from chiasma.core.rng import seed_torch
 from chiasma.data.batch import Batch
+from chiasma.model.multimodal import MultimodalModel
 from chiasma.train.design import TrainingSpec
 from chiasma.train.devices import Precision, autocast, gradient_scaler
 from chiasma.train.ema import AverageWeights
@@ -47,7 +48,7 @@ class Learner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MultimodalModel,
         loss: Loss,
         *,
         training: TrainingSpec,

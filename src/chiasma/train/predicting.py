@@ -1,6 +1,6 @@
 """Outputs of a model for many rows, in batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import nn
 
 from chiasma.data.batch import Batch
 from chiasma.data.dataset import Dataset
+from chiasma.model.multimodal import MultimodalModel
 from chiasma.train.devices import Precision, autocast
 
 
@@ -37,7 +38,7 @@ def predict_logits(
     if isinstance(data, Dataset):
         if rows is None:
             raise ValueError("predict_logits needs the rows of a dataset, but rows is None.")
-        batches = dataset_batches(data, rows, batch_size=batch_size)
+        batches = dataset_batches(data, rows, batch_size=batch_size, modalities=modalities_of(model))
     else:
         batches = data
     device = next(model.parameters()).device
@@ -63,7 +64,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def dataset_batches(data: Dataset, rows: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
+def dataset_batches(
+    data: Dataset, rows: np.ndarray, *, batch_size: int, modalities: Collection[str] | None = None
+) -> Iterator[Batch]:
     """Yield the rows of a dataset in batches, in order."""
     for start in range(0, len(rows), batch_size):
-        yield data.batch(rows[start : start + batch_size])
+        yield data.batch(rows[start : start + batch_size], modalities=modalities)
+
+
+def modalities_of(model: nn.Module) -> Collection[str] | None:
+    """Return the modalities a model reads, or None for all: a third party's model does not say."""
+    if not isinstance(model, MultimodalModel) or model.spec.whole is not None:
+        return None
+    return tuple(model.spec.encoders)

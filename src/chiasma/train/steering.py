@@ -1,17 +1,20 @@
 """What the ``steer`` split says while a model trains."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chiasma.core.errors import DataError
-from chiasma.data.batch import Batch
-from chiasma.data.dataset import Dataset
+from chiasma.data.dataset import MANIFEST, Dataset
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
+from chiasma.store.folders import cache_folder
 from chiasma.train.devices import Precision
+from chiasma.train.learner import Part
 from chiasma.train.metrics import higher_is_better, measure
-from chiasma.train.predicting import predict_logits
-
-Part = tuple[Batch, Tensor]
+from chiasma.train.predicting import modalities_of, predict_logits
 
 
 class Steering:
@@ -69,6 +72,15 @@ def rows_of(data: Dataset, split: str) -> np.ndarray:
     return rows
 
 
-def part_of(data: Dataset, rows: np.ndarray, *, device: torch.device) -> Part:
-    """Return inputs and labels of some rows on a device."""
-    return data.batch(rows).to(device), data.labels(rows).to(device)
+def part_for(model: nn.Module, data: Dataset, rows: np.ndarray, *, device: torch.device) -> Part:
+    """Return labels of some rows, and the inputs that a model reads of them, on a device."""
+    return data.batch(rows, modalities=modalities_of(model)).to(device), data.labels(rows).to(device)
+
+
+def opened(data: Dataset | str | Path, *, seed: int) -> Dataset:
+    """Return a dataset from itself, its folder, or a source that is then prepared with the default settings."""
+    if isinstance(data, Dataset):
+        return data
+    if (Path(data) / MANIFEST).is_file():
+        return Dataset.open(data)
+    return prepare(DataSpec.from_dict({"source": str(data)}), seed=seed, cache=cache_folder())[0]

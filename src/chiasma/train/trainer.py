@@ -17,7 +17,7 @@ from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
-from chiasma.train.learner import Learner, Progressed
+from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import primary_metric
 from chiasma.train.order import DataOrder, evaluation_steps, micro_batches
@@ -27,7 +27,7 @@ from chiasma.train.progress import TrainingProgress
 from chiasma.train.resuming import Frame, restore_tensors, save_training, saved_state
 from chiasma.train.schedule import after_evaluation, rate_factor
 from chiasma.train.state import Identity, Row, TrainingState
-from chiasma.train.steering import Steering, part_of, rows_of
+from chiasma.train.steering import Steering, opened, part_for, rows_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Trainer:
 
     Args:
         design: What to train, and how.
-        data: A prepared dataset, or its folder.
+        data: A prepared dataset, its folder, or a source such as a manifest, which is prepared with default settings.
         seed: All randomness follows from it; designs trained with one seed see the same rows in the same order.
         fraction: The part of the design's epochs to train, with schedule and evaluations compressed into it.
         metric: What decides on ``steer``; None for the task's own.
@@ -94,7 +94,7 @@ class Trainer:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, but fraction={fraction}.")
         self.design = design
-        self.data = Dataset.open(Path(data)) if isinstance(data, str | Path) else data
+        self.data = opened(data, seed=seed)
         self.seed = seed
         self.device = pick_device(device)
         self.precision: Precision = precision
@@ -211,7 +211,7 @@ class Trainer:
         state, accumulation = self._state, self.design.training.loop.accumulation
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
-            parts = [part_of(self.data, part, device=self.device) for part in micro_batches(rows, accumulation)]
+            parts = [self._part(part) for part in micro_batches(rows, accumulation)]
             done = self._learner.learn(parts, step=state.step, rate=rate)
         state.step += 1
         state.loss_sum += done.loss
@@ -249,7 +249,7 @@ class Trainer:
         if not finite.all():
             bad = self._steering.rows[~finite][:1]
             with evaluating(model):
-                raise self._learner.explain([part_of(self.data, bad, device=self.device)], step=state.step)
+                raise self._learner.explain([self._part(bad)], step=state.step)
         return {
             "step": state.step,
             "epoch": state.step / self._order.steps_per_epoch,
@@ -326,6 +326,9 @@ class Trainer:
             stopped=reason,
             best=state.best or {},
         )
+
+    def _part(self, rows: np.ndarray) -> Part:
+        return part_for(self._learner.model, self.data, rows, device=self.device)
 
     def _batch_size(self) -> int:
         return self.design.training.loop.batch_size
