@@ -92,9 +92,8 @@ def test_flipped_bytes_give_an_image_or_one_error_and_never_a_crash():
             spoilt = bytearray(data)
             for place in rng.integers(0, len(data), 4):
                 spoilt[place] = rng.integers(256)
-            with quiet_decoding():
-                with contextlib.suppress(DataError):
-                    decode(bytes(spoilt), max_pixels=LIMIT)
+            with quiet_decoding(), contextlib.suppress(DataError):
+                decode(bytes(spoilt), max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])

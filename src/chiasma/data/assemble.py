@@ -26,6 +26,7 @@ from chiasma.data.labels import (
     require_learnable,
 )
 from chiasma.data.manifest import DataSpec, Table
+from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures, look_at_images
 from chiasma.data.preprocessing import PreprocessingSpec
 from chiasma.data.report import DataReport, SplitCount
@@ -216,7 +217,7 @@ def _write_rows(
         "image_name.index": _numbers(frame["image"]),
     }
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        save_array(folder / f"{name}.npy", values)
     StringColumn.write(folder, "ids", frame["id"].tolist())
     StringColumn.write(folder, "image_names", list(dict.fromkeys(frame["image"].dropna())))
     if table.arrays:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors, sync_folder, write_json
 from chiasma.core.spec import canonical_json
+from chiasma.data.mapped import save_array
 from chiasma.data.signature import TokensInput
 
 Content = "str | Path | np.ndarray"
@@ -231,10 +232,7 @@ class FeatureStore:
         shard, temporary = self.folder / f"shard-{name}.npy", self.folder / f".shard-{name}.{os.getpid()}.npy"
         with storage_errors(shard):
             try:
-                with open(temporary, "wb") as file:
-                    np.save(file, tokens, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
+                save_array(temporary, tokens)
                 os.replace(temporary, shard)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from chiasma.core.errors import DataError
 from chiasma.data.features import import_file
 from chiasma.data.findings import Findings
 from chiasma.data.manifest import DataSpec
+from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures
 from chiasma.data.preprocessing import TOKENIZER_FILE
 from chiasma.data.signature import ImageInput, TextInput, TokensInput
@@ -33,7 +34,7 @@ class Inputs:
 
 def image_inputs(numbers: np.ndarray, pictures: Pictures, *, folder: Path) -> Inputs:
     """Index the images that are decoded already."""
-    np.save(folder / "image.index.npy", numbers, allow_pickle=False)
+    save_array(folder / "image.index.npy", numbers)
     size = pictures.size
     words = f"{len(np.unique(numbers[numbers >= 0])):,} distinct images of {size} x {size} pixels{_absent(numbers)}"
     return Inputs("image", ImageInput(channels=3, height=size, width=size), words)
@@ -52,8 +53,8 @@ def text_inputs(frame: pd.DataFrame, train: np.ndarray, spec: DataSpec, findings
     if rows_cut:
         findings.counts[f"texts cut to {length} token ids"] += rows_cut
     size = tokenizer.get_vocab_size()
-    np.save(folder / "text.data.npy", ids.astype(np.uint16) if size < 2**16 else ids, allow_pickle=False)
-    np.save(folder / "text.index.npy", index, allow_pickle=False)
+    save_array(folder / "text.data.npy", ids.astype(np.uint16) if size < 2**16 else ids)
+    save_array(folder / "text.index.npy", index)
     StringColumn.write(folder, "texts", distinct)
     (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
     words = f"{len(distinct):,} distinct texts, {size:,} word pieces, {length} ids long{_absent(index)}"
@@ -74,8 +75,8 @@ def ready_made_inputs(name: str, path: Path, frame: pd.DataFrame, findings: Find
     arrays = {"data": features.tokens, "mask": features.mask, "boxes": features.boxes}
     for part, values in arrays.items():
         if values is not None:
-            np.save(folder / f"{name}.{part}.npy", values[used], allow_pickle=False)
-    np.save(folder / f"{name}.index.npy", index, allow_pickle=False)
+            save_array(folder / f"{name}.{part}.npy", values[used])
+    save_array(folder / f"{name}.index.npy", index)
     if name == "text":
         _keep_texts(frame, folder)
     findings.notes.append(f"Tokens of {name} come from {path.name}, matched by {scheme}.")

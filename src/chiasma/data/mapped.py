@@ -1,9 +1,23 @@
-"""Arrays on disk that are written in place."""
+"""Arrays on disk in NumPy's own format, written so that a full disk is an error with a reason."""
 
 import os
 from pathlib import Path
 
 import numpy as np
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file that is on the disk when this returns.
+
+    Raises:
+        OSError: With the system's own reason, which ``np.save`` loses when the disk is full.
+    """
+    plain = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+        file.write(plain.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def create_mapped(path: Path, *, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ def _reopened(folder: Path, progress: Progress) -> tuple[Dataset, DataReport] | 
 @contextmanager
 def _building(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name ``folder`` only when all of it is on disk."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.building")
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.building")
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
@@ -158,9 +159,9 @@ def _building(folder: Path) -> Iterator[Path]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what processes that are gone left half-made."""
+    """Remove what processes of this machine that are gone left half-made."""
     for path in parent.glob(".*.building"):
-        match = re.fullmatch(r"\..+\.(\d+)\.building", path.name)
+        match = re.fullmatch(rf"\.\w+\.{re.escape(socket.gethostname())}\.(\d+)\.building", path.name)
         if match and not psutil.pid_exists(int(match.group(1))):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from chiasma.data.mapped import save_array
+
 
 class StringColumn:
     """A read-only column of strings, memory-mapped."""
@@ -30,8 +32,8 @@ class StringColumn:
         encoded = [value.encode() for value in values]
         offsets = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum([len(value) for value in encoded], out=offsets[1:])
-        np.save(folder / f"{name}.text.npy", np.frombuffer(b"".join(encoded), dtype=np.uint8), allow_pickle=False)
-        np.save(folder / f"{name}.offsets.npy", offsets, allow_pickle=False)
+        save_array(folder / f"{name}.text.npy", np.frombuffer(b"".join(encoded), dtype=np.uint8))
+        save_array(folder / f"{name}.offsets.npy", offsets)
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "StringColumn":
