@@ -12,7 +12,7 @@ from sklearn.utils import Tags
 
 from chiasma.core.errors import DataError
 from chiasma.data.batch import Sample
-from chiasma.data.manifest import Columns
+from chiasma.data.manifest import Columns, resolve_roles
 from chiasma.data.records import read_records
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
@@ -102,7 +102,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         else:
             given = given_rows(X)
             classes, config = self._prepare_rows(given, y)
-            columns = given.columns
+            roles = resolve_roles(given.columns, self._columns(), labelled=False)
+            columns = [*roles["image"], *roles["text"]]
         console = _PrintingConsole() if self.verbose else SilentConsole()
         outcome = evolve(config, console=console, command=["Classifier.fit"])
         self._adopt(SavedModel.load(outcome.model_path, device=self.device), classes, columns)
