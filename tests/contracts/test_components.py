@@ -12,7 +12,12 @@ from tests.contracts.fusions import FusionContract
 from tests.contracts.heads import HeadContract
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "convolution": [{"pool": "mean"}, {"pool": "flatten", "residuals": 1}, {"widths": [6], "grid": 2}],
+    "convolution": [
+        {"pool": "mean"},
+        {"pool": "max", "positions": True},
+        {"pool": "flatten", "residuals": 1},
+        {"widths": [6], "grid": 2},
+    ],
     "vit": [{"pool": "cls", "stem": "convolution"}, {"pool": "mean", "grid": 4}],
     "bert": [{"pool": "cls"}, {"pool": "mean"}],
     "ngram": [{"weighting": "count"}, {"weighting": "sqrt", "orders": 3}, {"weighting": "binary"}],

@@ -25,7 +25,7 @@ def test_a_small_image_is_not_halved_at_all():
     assert strides == [(1, 1)] * 3
 
 
-@pytest.mark.parametrize("pool", ["mean", "flatten"])
+@pytest.mark.parametrize("pool", ["mean", "max", "flatten"])
 def test_a_pooled_convolution_is_one_token(pool):
     assert Convolution(pool=pool).build(6, image(9, 5))(torch.rand(2, 3, 9, 5)).x.shape == (2, 1, 6)
 

@@ -80,6 +80,8 @@ class ConvolutionEncoder(Encoder):
         if self.pool == "mean":
             return Tokens.single(self.project(x.mean((2, 3))))
         x = self.project(x.permute(0, 2, 3, 1).flatten(1, 2))
+        if self.pool == "max":
+            return Tokens.single(x.amax(1))
         return Tokens(x, x.new_ones(x.shape[:2], dtype=torch.bool))
 
 
@@ -91,7 +93,8 @@ class Convolution(EncoderSettings):
         grid: Stages halve the map until neither side is larger than this, so there are at most ``grid`` squared tokens.
         kernel: Side of each filter; odd.
         residuals: Residual convolutions in each stage after its first one.
-        pool: Return each place of the map as a token, their mean, or one learned linear map of all places.
+        pool: Return each place of the map as a token, or one token: their mean, the largest value of each feature
+            (small things in a large image are learned many times faster so), or a learned linear map of all places.
         positions: Add a learned map to what the last stage sees, so that it can tell places apart.
     """
 
@@ -102,8 +105,8 @@ class Convolution(EncoderSettings):
     grid: int = Field(default=8, ge=1)
     kernel: int = Field(default=3, ge=1)
     residuals: int = Field(default=0, ge=0)
-    pool: Literal["none", "mean", "flatten"] = "none"
-    positions: bool = True
+    pool: Literal["none", "mean", "max", "flatten"] = "none"
+    positions: bool = False
 
     @field_validator("widths")
     @classmethod
