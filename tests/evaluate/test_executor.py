@@ -88,7 +88,7 @@ def test_a_job_whose_workers_die_twice_has_failed_and_is_not_a_score(toy_executo
         executor.submit(toy_job("score"))
         found = outcomes(executor)
     assert isinstance(found["crash"], Failed)
-    assert found["crash"].error.startswith("Two workers died on crash, the second by signal 9.")
+    assert found["crash"].error.startswith("2 workers died on crash, the last one by signal 9.")
     assert isinstance(found["score"], Scored)
 
 

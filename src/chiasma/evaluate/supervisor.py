@@ -227,7 +227,7 @@ class Supervisor:
             self.retries += 1
             self._waiting.appendleft(given)
         else:
-            error = f"Two workers died on {given.job.key}, the second {how}. {self._last_words()}"
+            error = f"{given.tries} workers died on {given.job.key}, the last one {how}. {self._last_words()}"
             self._finish(given, Failed(error=error))
 
     def _forget(self, handle: int) -> None:
