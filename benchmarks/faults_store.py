@@ -7,6 +7,7 @@ The tests call the same functions with smaller numbers.
 """
 
 import argparse
+import logging
 import multiprocessing
 import os
 import pickle
@@ -295,6 +296,7 @@ def main() -> None:
     parser.add_argument("--truncations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    logging.disable(logging.WARNING)  # The damaged checkpoints below are meant.
     folder = Path(tempfile.mkdtemp(prefix="chiasma-faults-"))
     try:
         saved = kill_while_saving(folder / "saving", kills=chosen.kills, seed=chosen.seed)
