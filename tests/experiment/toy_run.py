@@ -1,4 +1,4 @@
-"""A search whose trainings are arithmetic: real store, driver, loop, proposers and archive; only the executor is a toy."""
+"""A search whose trainings are arithmetic: only the executor is a toy; store, driver, loop and proposers are real."""
 
 import random
 import signal

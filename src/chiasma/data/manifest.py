@@ -91,23 +91,23 @@ class DataSpec(Spec):
     columns: Columns = Columns()
     image_dir: str | None = None
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
-    image_size: int | None = Field(None, ge=4, le=1024)
+    image_size: int | None = Field(default=None, ge=4, le=1024)
     image_fit: Literal["pad", "crop", "stretch"] = "pad"
-    max_pixels: int = Field(50_000_000, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
     missing_images: Literal["keep", "quarantine"] = "keep"
-    vocabulary: int = Field(8000, ge=64, le=200_000)
-    text_length: int | None = Field(None, ge=3, le=4096)
+    vocabulary: int = Field(default=8000, ge=64, le=200_000)
+    text_length: int | None = Field(default=None, ge=3, le=4096)
     lowercase: bool = True
-    max_characters: int = Field(20_000, ge=1)
-    steer_fraction: float = Field(0.08, gt=0, lt=1)
-    select_fraction: float = Field(0.12, gt=0, lt=1)
-    test_fraction: float = Field(0.2, gt=0, lt=1)
-    near_duplicate_bits: int | None = Field(4, ge=0, le=16)
+    max_characters: int = Field(default=20_000, ge=1)
+    steer_fraction: float = Field(default=0.08, gt=0, lt=1)
+    select_fraction: float = Field(default=0.12, gt=0, lt=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    near_duplicate_bits: int | None = Field(default=4, ge=0, le=16)
     shared_images: Literal["drop", "keep"] = "drop"
-    max_bad_fraction: float = Field(0.2, ge=0, le=1)
+    max_bad_fraction: float = Field(default=0.2, ge=0, le=1)
     features: Mapping[str, str] = {}
     sensitive: bool = False
-    rows: int | None = Field(None, ge=1)
+    rows: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "DataSpec":

@@ -9,7 +9,7 @@ from chiasma.data.prepare import DataReport, prepare
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.store.folders import cache_folder, runs_root
-from chiasma.store.provenance import provenance
+from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
 
 
@@ -51,3 +51,10 @@ def check_same_data(store: RunStore, dataset: Dataset) -> None:
             f"The data of {store.id} have changed: their fingerprint was {known} and is now "
             f"{dataset.fingerprint}. Start a new run."
         )
+
+
+def say_environment_changes(store: RunStore, console: Console) -> None:
+    """Say what differs from the machine and packages that the run began with: then bits may differ too."""
+    changes = environment_changes(store.provenance)
+    if changes:
+        console.say(f"resuming in another environment, so results may differ in the last bits: {'; '.join(changes)}")

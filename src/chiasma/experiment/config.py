@@ -9,14 +9,15 @@ from pydantic import Field, field_validator, model_validator
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import DataSpec
-from chiasma.data.signature import ImageInput, InputSpec, Signature, TextInput
-from chiasma.model.encoders import Bert, Convolution, EncoderSpec, Features
+from chiasma.data.signature import Signature
+from chiasma.model.encoders import EncoderSpec, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative
 from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.whole import ModelPlugin
 from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
 
+HIDDEN = 128
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 
@@ -93,7 +94,7 @@ class ModelSection(Spec):
         encoders: By modality (``image``, ``text``). A modality not named gets the default for its kind of input;
             ``null`` leaves the modality out.
         fusion: How two modalities meet; None is multiplicative. Ignored where one modality is used.
-        head: None is the head of the data's task.
+        head: None is the head of the data's task, with one hidden layer of 128.
         whole: A third party's model in place of encoders, fusion and head.
     """
 
@@ -117,7 +118,7 @@ class ModelSection(Spec):
                     f"model.encoders.{modality}: the data has no such modality, only {', '.join(signature.inputs)}. "
                     f"Leave it out with --set model.encoders.{modality}=null."
                 )
-        chosen = {name: self.encoders.get(name, default_encoder(spec)) for name, spec in signature.inputs.items()}
+        chosen = {name: self.encoders.get(name, usual_encoder(spec)) for name, spec in signature.inputs.items()}
         encoders = {name: encoder for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
@@ -251,14 +252,7 @@ def default_design(signature: Signature) -> Design:
     return RunConfig().design(signature)
 
 
-def default_encoder(spec: InputSpec) -> EncoderSpec:
-    """Return the encoder for one kind of input."""
-    if isinstance(spec, ImageInput):
-        return Convolution()
-    return Bert() if isinstance(spec, TextInput) else Features()
-
-
 def default_head(signature: Signature) -> HeadSpec:
     """Return the head of the data's task."""
-    heads = {"classification": Classification(), "multilabel": Multilabel(), "regression": Regression()}
-    return heads[signature.target.task]
+    heads = {"classification": Classification, "multilabel": Multilabel, "regression": Regression}
+    return heads[signature.target.task](hidden=HIDDEN)

@@ -10,7 +10,7 @@ from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.ladder import Ladder, Rung
 from chiasma.evaluate.tasks import Task
 from chiasma.experiment import stages
-from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data
+from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data, say_environment_changes
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
@@ -64,6 +64,7 @@ def resume(path: Path, *, budget: str | None = None, console: Console) -> RunRes
             config = config.model_copy(update={"run": run})
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
+        say_environment_changes(store, console)
         clock = Clock(spent_before=_spent(store))
         return _drive(config, dataset, report, store=store, console=console, clock=clock)
 

@@ -134,7 +134,7 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
     dataset, store, config = setting.dataset, setting.store, setting.config
     if dataset.test_count == 0:
         return TestFindings({}, {}, ["The data have no test split: all figures are on select, which chose the winner."])
-    rows, before = open_test(dataset, ledger_folder=ledger_folder(), run=store.id, verb="evolve")
+    rows, before = open_test(dataset, ledger_folder=ledger_folder(), run=store.id, verb="evolve", once=True)
     setting.console.say(opening_words(before))
     bootstrap = Bootstrap(
         labels=dataset.labels(rows).numpy(),

@@ -8,7 +8,9 @@ from chiasma.data.dataset import Dataset
 from chiasma.store.openings import OpeningLedger
 
 
-def open_test(dataset: Dataset, *, ledger_folder: Path, run: str, verb: str) -> tuple[np.ndarray, int]:
+def open_test(
+    dataset: Dataset, *, ledger_folder: Path, run: str, verb: str, once: bool = False
+) -> tuple[np.ndarray, int]:
     """Record an opening of the test split, then return its rows and how often it had been opened before.
 
     Args:
@@ -16,8 +18,9 @@ def open_test(dataset: Dataset, *, ledger_folder: Path, run: str, verb: str) -> 
         ledger_folder: Where openings are counted across runs.
         run: The run or model for which it is opened.
         verb: What opens it: ``evolve``, ``evaluate``, ``benchmark``.
+        once: The run looks once in its life, so that a resume after a crash does not count a second time.
     """
-    opening = OpeningLedger(ledger_folder).open_test(dataset.fingerprint, run=run, verb=verb)
+    opening = OpeningLedger(ledger_folder).open_test(dataset.fingerprint, run=run, verb=verb, once=once)
     return dataset.test_rows(opening), opening.before
 
 

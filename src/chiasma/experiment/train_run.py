@@ -7,7 +7,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data
+from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data, say_environment_changes
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
@@ -54,6 +54,7 @@ def resume(path: Path, *, console: Console) -> RunResult:
         config = RunConfig.from_dict(store.config)
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
+        say_environment_changes(store, console)
         return _train(config, dataset, report, store=store, console=console)
 
 

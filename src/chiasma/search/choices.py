@@ -111,12 +111,15 @@ def encoder_part(input: InputSpec) -> Part:
 def _convolution(input: ImageInput) -> Variant:
     side = max(input.height, input.width)
     widths = ((16, 32), (32, 64), (16, 32, 64), (32, 64, 64), (32, 64, 128))
-    grids = [grid for grid in (2, 4, 8) if grid <= side] or [1]
-    return Variant(
-        Convolution,
-        {"widths": widths, "grid": grids, "residuals": (0, 1), "pool": ("none", "mean", "flatten")},
-        weight=3.0,
-    )
+    grids = [grid for grid in (4, 8, 16) if grid <= side] or [1]
+    fields = {
+        "widths": widths,
+        "grid": grids,
+        "residuals": (0, 1),
+        "pool": ("max", "flatten", "none"),
+        "positions": (False, True),
+    }
+    return Variant(Convolution, fields, weight=3.0)
 
 
 def _vit(input: ImageInput) -> Variant:

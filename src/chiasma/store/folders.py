@@ -66,7 +66,8 @@ def find_run(reference: str, root: Path | None = None) -> Path:
             f"run {reference!r} is the beginning of {len(begun)} ids: {', '.join(path.name for path in begun[-5:])}."
         )
     raise ConfigError(
-        f"run {reference!r} was not found in {folder.absolute()}.{suggestion(reference, names)} The newest: {names[-1]}."
+        f"run {reference!r} was not found in {folder.absolute()}.{suggestion(reference, names)} "
+        f"The newest: {names[-1]}."
     )
 
 

@@ -85,7 +85,7 @@ class OptimSpec(Spec):
     """
 
     algorithm: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW()
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     schedule: Annotated[Cosine | Linear | OneCycle | Constant | Plateau, Field(discriminator="kind")] = Cosine()
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -101,7 +101,7 @@ class CrossEntropy(Spec):
     """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
     balanced: bool = False
 
 

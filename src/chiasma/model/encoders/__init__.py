@@ -10,6 +10,7 @@ from chiasma.model.encoders.encoder import Encoder, EncoderPlugin, resolve_encod
 from chiasma.model.encoders.features import Features
 from chiasma.model.encoders.ngram import NGram
 from chiasma.model.encoders.pixels import Pixels
+from chiasma.model.encoders.usual import usual_encoder
 from chiasma.model.encoders.vit import ViT
 
 EncoderSpec = Annotated[
@@ -27,4 +28,5 @@ __all__ = [
     "Pixels",
     "ViT",
     "resolve_encoder",
+    "usual_encoder",
 ]
