@@ -15,7 +15,8 @@ def search(
         elapsed=elapsed,
         visit_seconds=visit_seconds,
         most_visits=300_000,
-        ladder_cost=0.31,
+        rungs=(0.1, 0.3, 1.0),
+        eta=3.0,
         workers=2,
         test_seconds=test_seconds,
     )
@@ -28,8 +29,19 @@ def test_cheap_designs_are_searched_at_their_full_length_and_trained_no_longer_t
 
 def test_expensive_designs_are_trained_for_a_fixed_part_of_the_budget():
     plan = search(visit_seconds=1e-3)
-    assert plan.visits == 96_000
+    assert plan.visits == 120_000
     assert plan.top < 0.6
+
+
+def test_rungs_that_are_too_short_to_tell_anything_are_left_out():
+    assert search(visit_seconds=1e-3).rungs == (0.3, 1.0)
+    assert search(visit_seconds=1e-5).rungs == (0.1, 0.3, 1.0)
+
+
+def test_a_candidate_that_is_far_slower_than_planned_has_a_limit():
+    plan = search(visit_seconds=1e-3)
+    assert plan.limit_seconds(0.5) == pytest.approx(3 * 60 + 3)
+    assert SearchPlan().limit_seconds(0.5) is None
 
 
 def test_a_search_leaves_more_than_half_of_the_time_to_the_final_trainings():
@@ -48,7 +60,8 @@ def test_a_search_leaves_more_than_half_of_the_time_to_the_final_trainings():
 def test_a_plan_never_goes_backwards_nor_past_its_budget(budget, visit_seconds, elapsed, test_seconds):
     plan = search(budget, visit_seconds, elapsed, test_seconds)
     assert elapsed <= plan.search_until <= plan.finish_by <= max(elapsed, budget)
-    assert 0.01 <= plan.top <= 1
+    assert 0.5 <= plan.top <= 1
+    assert plan.rungs[-1] == 1
 
 
 def test_the_cost_of_a_candidate_counts_how_few_reach_the_later_rungs():

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from chiasma.core.rng import numpy_rng
 
@@ -39,6 +37,10 @@ def grouped(
     Returns:
         ``int64`` numbers from 0, in the order in which the groups first appear.
     """
+    # Late: workers open prepared datasets and never group rows.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     left, right, nodes = [], [], rows
     for position, keys in enumerate(links):
         have = np.flatnonzero(keys >= 0)

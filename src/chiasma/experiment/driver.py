@@ -35,6 +35,7 @@ class Work:
         purpose: ``warmup``, ``floor``, ``search`` or ``final``.
         until: Seconds after the run's start by which it ends with the best so far; None for no limit.
         share_seconds: Most seconds of its own, so that one training cannot use up what the others need.
+        whole_or_nothing: An outcome that ``until`` cut short is not recorded: it would be compared with whole ones.
     """
 
     job: Job
@@ -42,6 +43,7 @@ class Work:
     purpose: str
     until: float | None = None
     share_seconds: float | None = None
+    whole_or_nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,19 @@ class Driver:
         for job, outcome, seconds in self._executor.as_completed(time.monotonic() + POLL_SECONDS):
             work, _, attempt = self._running.pop(job.key)
             elapsed = self.clock.elapsed()
+            if work.whole_or_nothing and isinstance(outcome, Scored) and outcome.metrics.get("cut_short"):
+                continue
             # Record before anyone is told: a crash between the two replays this training instead of losing it.
             if self.store.finish_job(job.key, attempt, outcome=outcome, seconds=seconds, extra={"elapsed": elapsed}):
                 self._ready.append(Finished(work, outcome, seconds, elapsed))
-            self._feed()
             break
+        self._feed()
         return self._ready.popleft() if self._ready else None
+
+    @property
+    def running(self) -> int:
+        """Return how many trainings are under way."""
+        return len(self._running)
 
     def drop(self) -> int:
         """Forget queued work and stop what is running; return how many trainings were cut."""

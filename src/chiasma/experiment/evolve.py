@@ -1,7 +1,6 @@
 """The product's main job: floors, search, finals, the sealed test, the report, all within one budget."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chiasma.data.dataset import Dataset
@@ -15,7 +14,7 @@ from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
 from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
-from chiasma.experiment.floors import fit_floors
+from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.judge import Evidence, judge
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
@@ -107,10 +106,12 @@ def _gather(setting: Setting) -> Evidence:
     arms: list[ArmDesign] = []
     trained: list[TrainedArm] = []
     search_plan, final_plan, loop, interrupted = SearchPlan(), None, None, False
-    with ThreadPoolExecutor(1, thread_name_prefix="floors") as thread:
-        classical = thread.submit(fit_floors, setting.dataset, seed=setting.config.run.seed)
+    classical = ClassicalFloors(setting.dataset, seed=setting.config.run.seed)
+    with classical:
         try:
             search_plan = stages.plan(setting)
+            setting = setting.with_rungs(search_plan.rungs)
+            classical.start()
             space = stages.make_space(setting, search_plan)
             first = stages.first_arms(setting, space)
             floors = [arm for arm in first if arm.role == "floor"]
@@ -119,7 +120,7 @@ def _gather(setting: Setting) -> Evidence:
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)
             costs = full_cost([*finished, *loop.finished])
-            final_plan, trained = stages.finals(setting, arms, search_plan, costs=costs)
+            final_plan, arms, trained = stages.finals(setting, arms, search_plan, costs=costs)
         except StopRequestedError:
             interrupted = True
             setting.driver.drop()
@@ -134,5 +135,5 @@ def _gather(setting: Setting) -> Evidence:
             final_plan=final_plan,
             trained=tuple(trained or stages.best_so_far(setting, archive, floors)),
             untrained=tuple(arm.name for arm in arms if arm.name not in {each.arm.name for each in trained}),
-            classical=tuple(classical.result()),
+            classical=classical.fitted(wait=not interrupted and setting.config.run.budget.seconds is None),
         )

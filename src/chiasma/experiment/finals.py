@@ -78,13 +78,14 @@ def final_arms(
 ) -> list[ArmDesign]:
     """Return who is trained in the finals: the best designs, the control's best, and every floor.
 
-    Designs that were trained longest come first, then those with the lower error; a floor that is among the best is
+    Finalists reached the last rung, unless nothing did; the lower error comes first. A floor that is among the best is
     an arm already.
     """
     floor_hashes = {arm.design.content_hash() for arm in floors}
     standings = sorted(archive.standings(), key=lambda s: (-s.rung, s.objectives["error"], numbers[s.candidate.hash]))
     searched = [s for s in standings if s.candidate.hash not in floor_hashes]
-    arms = [_arm(f"finalist {place + 1}", "finalist", s, numbers) for place, s in enumerate(searched[:finalists])]
+    highest = [s for s in searched if s.rung == searched[0].rung]
+    arms = [_arm(f"finalist {place + 1}", "finalist", s, numbers) for place, s in enumerate(highest[:finalists])]
     taken = {arm.candidate for arm in arms}
     controls = [s for s in searched if s.candidate.proposer == control]
     if controls and numbers[controls[0].candidate.hash] not in taken:
@@ -168,5 +169,6 @@ def full_cost(finished: Sequence[Finished]) -> dict[int, float]:
     for item in finished:
         number, fraction = item.work.candidate, item.work.job.fraction
         if number is not None and isinstance(item.outcome, Scored) and fraction >= costs.get(number, (0.0, 0.0))[0]:
-            costs[number] = (fraction, item.seconds / fraction)
+            trained = item.outcome.metrics.get("train_seconds", item.seconds)
+            costs[number] = (fraction, trained / fraction + item.seconds - trained)
     return {number: cost for number, (_, cost) in costs.items()}

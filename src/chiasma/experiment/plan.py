@@ -8,9 +8,12 @@ from chiasma.core.spec import Spec
 from chiasma.search.design_space import VISITS
 
 SEARCH_SHARE = 0.42
-FULL_TRAINING_SHARE = 0.08
-FEWEST_VISITS = 20_000
-MOST_EPOCHS = 60
+FULL_TRAINING_SHARE = 0.1
+FEWEST_VISITS = 15_000
+LEAST_TOP = 0.5
+MOST_EPOCHS = 40
+SLOWEST = 3.0
+SPARE_SECONDS = 3.0
 CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 3.5
 SAFETY = 0.88
@@ -22,15 +25,25 @@ class SearchPlan(Spec):
 
     Attributes:
         visits: Examples that a full training of usual length sees, all epochs together.
+        rungs: Lengths of training on the ladder, in parts of ``top``.
         top: Part of a design's own epochs that the highest rung of the search trains.
+        visit_seconds: Measured cost of training on one example once; None where trials are counted.
         search_until: Seconds after the start at which the search ends; None where trials are counted.
         finish_by: Seconds after the start at which trainings must have ended; None where trials are counted.
     """
 
     visits: int = Field(default=VISITS, ge=1)
+    rungs: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     top: float = Field(default=1.0, gt=0, le=1)
+    visit_seconds: float | None = None
     search_until: float | None = None
     finish_by: float | None = None
+
+    def limit_seconds(self, fraction: float) -> float | None:
+        """Return how long a candidate may train on a rung of this part of its epochs: what is far slower is rejected."""
+        if self.visit_seconds is None:
+            return None
+        return SLOWEST * fraction * self.visits * self.visit_seconds + SPARE_SECONDS
 
 
 class FinalPlan(Spec):
@@ -39,10 +52,12 @@ class FinalPlan(Spec):
     Attributes:
         fraction: Part of each design's own epochs, the same for the winner and all that it is compared with.
         rounds: Fresh seeds; in each round every arm is trained once.
+        finalists: How many of the best designs are trained.
     """
 
     fraction: float = Field(gt=0, le=1)
     rounds: int = Field(ge=1)
+    finalists: int = Field(default=1, ge=1)
 
 
 def plan_search(
@@ -51,7 +66,8 @@ def plan_search(
     elapsed: float,
     visit_seconds: float,
     most_visits: int,
-    ladder_cost: float,
+    rungs: Sequence[float],
+    eta: float,
     workers: int,
     test_seconds: float,
 ) -> SearchPlan:
@@ -62,7 +78,8 @@ def plan_search(
         elapsed: Seconds already spent.
         visit_seconds: What training an ordinary design on one example once costs a worker, as measured.
         most_visits: More than this no training needs.
-        ladder_cost: Cost of a candidate on the ladder, in parts of the training on its highest rung.
+        rungs: Lengths of training on the ladder, in parts of the last one; those too short to tell anything are left out.
+        eta: Of a rung's candidates, one in ``eta`` climbs.
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.
     """
@@ -70,14 +87,16 @@ def plan_search(
     search = SEARCH_SHARE * (finish_by - elapsed)
     cost = max(visit_seconds, 1e-7)
     visits = int(min(most_visits, max(FEWEST_VISITS, FULL_TRAINING_SHARE * budget * workers / cost)))
-    full_trainings = CANDIDATES_WANTED * ladder_cost + FIRST_DEEP_ARMS
-    affordable = search * workers / (full_trainings * visits * cost)
-    top = min(1.0, max(0.01, affordable))
-    return SearchPlan(visits=visits, top=top, search_until=elapsed + search, finish_by=finish_by)
+    full_trainings = CANDIDATES_WANTED * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
+    top = min(1.0, max(LEAST_TOP, search * workers / (full_trainings * visits * cost)))
+    kept = tuple(rung for rung in rungs if rung == rungs[-1] or rung * top * visits >= FEWEST_VISITS)
+    return SearchPlan(
+        visits=visits, rungs=kept, top=top, visit_seconds=cost, search_until=elapsed + search, finish_by=finish_by
+    )
 
 
 def epochs_for(visits: int, rows: int) -> float:
-    """Return how many passes over ``rows`` examples make about so many visits: at least one, at most sixty."""
+    """Return how many passes over ``rows`` examples make about so many visits: at least one, at most forty."""
     return float(min(MOST_EPOCHS, max(1, round(visits / max(1, rows)))))
 
 

@@ -68,6 +68,8 @@ class SearchLoop:
         trials: Most candidates; None where time decides.
         seed: The run's seed.
         make_job: Makes the job of a design from ``key, design, seed, fraction, rung``.
+        limit_seconds: How long a training of a part of a design's epochs may take; None for no limit.
+        until: Seconds after the run's start at which trainings are cut and forgotten; None where trials decide.
     """
 
     def __init__(
@@ -83,7 +85,11 @@ class SearchLoop:
         trials: int | None,
         seed: int,
         make_job: JobMaker,
+        limit_seconds: Callable[[float], float | None] = lambda fraction: None,
+        until: float | None = None,
     ) -> None:
+        self.limit_seconds = limit_seconds
+        self.until = until
         self.driver = driver
         self.archive = archive
         self.proposers = proposers
@@ -165,16 +171,18 @@ class SearchLoop:
 
     def _train(self, generation: Generation, numbers: Sequence[int]) -> None:
         rung = generation.rung
+        fraction = self.ladder.rungs[rung].fraction * self.top
         for number in numbers:
             job = self.make_job(
                 key=f"search/{number}/{rung}",
                 design=generation.candidates[number].design,
                 seed=derive_seed(self.seed, "rung", rung),
-                fraction=self.ladder.rungs[rung].fraction * self.top,
+                fraction=fraction,
                 rung=rung,
+                time_limit_seconds=self.limit_seconds(fraction),
             )
             generation.waiting.add(job.key)
-            self.driver.submit(Work(job, number, "search"))
+            self.driver.submit(Work(job, number, "search", until=self.until, whole_or_nothing=True))
 
     def _note(self, finished: Finished) -> None:
         generation = next(g for g in self._active if finished.work.job.key in g.waiting)

@@ -1,12 +1,13 @@
 """What stays the same through a run: its settings, data, store and workers."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.ladder import Ladder
+from chiasma.evaluate.ladder import Ladder, Rung
 from chiasma.evaluate.tasks import Task
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
@@ -30,6 +31,11 @@ class Setting:
     metric: str
     ladder: Ladder
     task: Task
+
+    def with_rungs(self, fractions: Sequence[float]) -> "Setting":
+        """Return the same setting with another ladder."""
+        rungs = tuple(Rung(fraction=fraction) for fraction in fractions)
+        return replace(self, ladder=Ladder(rungs=rungs, eta=self.ladder.eta))
 
     def make_job(
         self,

@@ -14,7 +14,6 @@ from chiasma.experiment.plan import (
     FinalPlan,
     SearchPlan,
     epochs_for,
-    ladder_cost,
     plan_finals,
     plan_search,
 )
@@ -33,6 +32,7 @@ WARMUP_VISITS = 4000
 UNKNOWN_VISIT_SECONDS = 1e-3
 TRAIN_OVER_PREDICT = 2.5
 COMPARED_ARMS = 7
+GRACE_SECONDS = 3.0
 
 
 def make_space(setting: Setting, search_plan: SearchPlan) -> DesignSpace:
@@ -84,18 +84,19 @@ def plan(setting: Setting) -> SearchPlan:
     """
     budget = setting.config.run.budget
     if budget.seconds is None:
-        return SearchPlan()
+        return SearchPlan(rungs=setting.config.evaluate.rungs)
     seconds = budget.seconds
     rows = len(setting.dataset.rows("train"))
     cost = _visit_seconds(setting, rows)
-    driver, ladder = setting.driver, setting.ladder
+    driver = setting.driver
     choose = partial(
         plan_search,
         budget=seconds,
         elapsed=driver.clock.elapsed(),
         visit_seconds=cost,
         most_visits=MOST_EPOCHS * rows,
-        ladder_cost=ladder_cost([rung.fraction for rung in ladder.rungs], ladder.eta),
+        rungs=setting.config.evaluate.rungs,
+        eta=setting.config.evaluate.eta,
         workers=setting.config.run.workers,
         test_seconds=3.0 + cost / TRAIN_OVER_PREDICT * setting.dataset.test_count * COMPARED_ARMS,
     )
@@ -175,6 +176,8 @@ def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchiv
         trials=config.run.budget.trials,
         seed=config.run.seed,
         make_job=setting.make_job,
+        limit_seconds=search_plan.limit_seconds,
+        until=search_plan.search_until,
     )
 
 
@@ -189,10 +192,12 @@ def search(setting: Setting, loop: SearchLoop, search_plan: SearchPlan) -> None:
     until = search_plan.search_until
 
     def close() -> bool:
-        return until is not None and (driver.decided(name) or driver.clock.elapsed() >= until)
+        if until is None or driver.clock.elapsed() < until:
+            return False
+        return not driver.running or driver.clock.elapsed() >= until + GRACE_SECONDS
 
     loop.run(close)
-    if until is not None and driver.pending:
+    if until is not None:
         cut = driver.drop()
         driver.decide(name, lambda: {"cut": cut})
     loop.settle()
@@ -206,8 +211,13 @@ def arms_for_finals(setting: Setting, archive: SharedArchive, floors: Sequence[A
 
 def finals(
     setting: Setting, arms: Sequence[ArmDesign], search_plan: SearchPlan, *, costs: Mapping[int, float]
-) -> tuple[FinalPlan, list[TrainedArm]]:
+) -> tuple[FinalPlan, list[ArmDesign], list[TrainedArm]]:
     """Train finalists, control and floors on fresh seeds, as long and as often as the budget allows.
+
+    Where the time does not suffice for full trainings, there are fewer finalists.
+
+    Returns:
+        The plan, who was to be trained, and who was.
 
     Raises:
         StopRequestedError: The user asked to stop.
@@ -215,13 +225,22 @@ def finals(
     driver, config = setting.driver, setting.config
     seeds = config.evaluate.seeds
     if search_plan.finish_by is None:
-        chosen = FinalPlan(fraction=1.0, rounds=seeds)
+        chosen = FinalPlan(fraction=1.0, rounds=seeds, finalists=config.evaluate.finalists)
     else:
-        known = [costs[arm.candidate] for arm in arms if arm.candidate in costs]
         left = search_plan.finish_by - driver.clock.elapsed()
-        choose = partial(plan_finals, seconds=left, costs=known or [1.0], workers=config.run.workers, seeds=seeds)
+
+        def choose() -> FinalPlan:
+            for finalists in range(config.evaluate.finalists, 0, -1):
+                some = _with_finalists(arms, finalists)
+                known = [costs[arm.candidate] for arm in some if arm.candidate in costs]
+                found = plan_finals(seconds=left, costs=known or [1.0], workers=config.run.workers, seeds=seeds)
+                if found.fraction >= 1 or finalists == 1:
+                    break
+            return found.model_copy(update={"finalists": finalists})
+
         name = f"finals of {config.run.budget.words}"
         chosen = FinalPlan.from_dict(driver.decide(name, lambda: choose().to_dict()))
+        arms = _with_finalists(arms, chosen.finalists)
     setting.console.say(
         f"finals: {len(arms)} designs on {chosen.rounds} fresh seed(s), {chosen.fraction:.0%} of their full training"
     )
@@ -236,7 +255,16 @@ def finals(
         folder=setting.store.path / "trained" / "finals",
         finish_by=search_plan.finish_by,
     )
-    return chosen, trained
+    return chosen, list(arms), trained
+
+
+def _with_finalists(arms: Sequence[ArmDesign], count: int) -> list[ArmDesign]:
+    """Return the arms with the first so many finalists; a finalist of the control stays, for the comparison."""
+    finalists = [arm for arm in arms if arm.role == "finalist"]
+    kept = {arm.candidate for arm in finalists[:count]}
+    if not any(arm.role == "control" for arm in arms):
+        kept |= {arm.candidate for arm in [arm for arm in finalists if arm.proposer == CONTROL][:1]}
+    return [arm for arm in arms if arm.role != "finalist" or arm.candidate in kept]
 
 
 def best_so_far(setting: Setting, archive: SharedArchive, floors: Sequence[ArmDesign]) -> list[TrainedArm]:

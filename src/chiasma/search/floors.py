@@ -65,7 +65,7 @@ def floor_designs(signature: Signature, space: DesignSpace) -> list[FloorDesign]
     if both:
         text = "image and text encoders side by side, two hidden layers"
         # Behind concatenation a bag of n-grams learns far slower than a transformer, and a floor gets its best chance.
-        beside = {**deep, "text": Bert(depth=1, pool="mean")}
+        beside = {**deep, "text": Bert(depth=1, pool="mean")} if isinstance(inputs["text"], TextInput) else deep
         floors.append(floor("concat", text, beside, Concat(hidden=4 * DIM), linear=False))
     return floors
 

@@ -8,8 +8,6 @@ from torch import nn
 
 from chiasma.core.errors import DataError
 from chiasma.data.dataset import MANIFEST, Dataset
-from chiasma.data.manifest import DataSpec
-from chiasma.data.prepare import prepare
 from chiasma.store.folders import cache_folder
 from chiasma.train.devices import Precision
 from chiasma.train.learner import Part
@@ -83,4 +81,8 @@ def opened(data: Dataset | str | Path, *, seed: int) -> Dataset:
         return data
     if (Path(data) / MANIFEST).is_file():
         return Dataset.open(data)
+    # Late: pandas is slow to import, and workers get folders.
+    from chiasma.data.manifest import DataSpec
+    from chiasma.data.prepare import prepare
+
     return prepare(DataSpec.from_dict({"source": str(data)}), seed=seed, cache=cache_folder())[0]
