@@ -87,7 +87,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
         (["optim.lr"], "--set optim.lr: expected path=value, such as optim.lr=3e-5."),
         (["data.columns.text=[a"], "--set data.columns.text=[a: the value is not valid YAML"),
         (["optim.lr=${oc.env:NOT_THERE_AT_ALL}"], "optim.lr: "),
-        (["model.fusion.kind=telepathy"], "model.fusion: "),
+        (["model.fusion.kind=telepathy"], "model.fusion.kind: 'telepathy' is unknown"),
         (["run.budget=soon"], "a budget is a time such as 90s, 10m or 1h30m, or a number of trials such as 200"),
         (["run.budget=0m"], "but got '0m'"),
         (["train.batch_size=10", "train.accumulation=3"], "batch_size must be divisible by accumulation"),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chiasma.core.errors import DataError
+from chiasma.core.errors import ConfigError, DataError
 from chiasma.data.manifest import Columns
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.predict import predict_manifest, predict_one, write_predictions
-from tests.experiment.small_model import classifier
+from tests.experiment.small_model import classifier, token_classifier
 
 
 def picture(folder: Path, name: str, seed: int = 0) -> str:
@@ -100,3 +100,25 @@ def test_json_lines_say_the_same(tmp_path):
     first, second = map(json.loads, text.splitlines())
     assert set(first) == {"id", "prediction", "scores"}
     assert set(second) == {"id", "error"}
+
+
+def test_a_model_on_ready_made_tokens_takes_them_from_a_file(tmp_path):
+    tokens = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
+    np.savez(tmp_path / "tokens.npz", tokens=tokens, id=np.array(["a", "b"]))
+    path = manifest(
+        tmp_path,
+        {"id": "1", "img": "a.jpg", "text": "red"},
+        {"id": "2", "img": "c.jpg", "text": "red"},
+        {"id": "b", "text": "red"},
+    )
+    saved = token_classifier()
+    rows = predict_manifest(saved, path, features={"image": tmp_path / "tokens.npz"}, console=SilentConsole())
+    assert [row.error is None for row in rows] == [True, False, True]
+    assert "has none for 2 (c.jpg)" in str(rows[1].error)
+    assert rows[0].answer != rows[2].answer
+
+
+def test_a_model_on_ready_made_tokens_says_that_it_needs_them(tmp_path):
+    path = manifest(tmp_path, {"id": "1", "img": "a.jpg", "text": "red"})
+    with pytest.raises(ConfigError, match="reads ready-made tokens of image, but files are given for nothing"):
+        predict_manifest(token_classifier(), path, console=SilentConsole())

@@ -72,6 +72,10 @@ def predict(
     image_dir: Annotated[
         Path | None, typer.Option("--image-dir", metavar="FOLDER", help="What image paths are below.")
     ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--features", metavar="MODALITY=FILE", help="Tokens made elsewhere, for a model that reads such."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where predictions go: .csv or .jsonl.")
     ] = None,
@@ -87,10 +91,13 @@ def predict(
     saved = SavedModel.load(find_model(model, run_folder), device=device)
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
-        _predict_manifest(saved, manifest, columns=columns, image_dir=image_dir, out=out, as_json=as_json)
+        features = {name: Path(path) for name, _, path in (item.partition("=") for item in feature or ())}
+        _predict_manifest(
+            saved, manifest, columns=columns, image_dir=image_dir, features=features, out=out, as_json=as_json
+        )
         return
-    if out is not None or id is not None or image_dir is not None:
-        raise ConfigError("--out, --id and --image-dir belong to a MANIFEST, but none was given.")
+    if out is not None or id is not None or image_dir is not None or feature:
+        raise ConfigError("--out, --id, --image-dir and --features belong to a MANIFEST, but none was given.")
     if image is None and text is None:
         raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
     _predict_one(saved, image=image, text=text, as_json=as_json)
@@ -143,7 +150,14 @@ def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bo
 
 
 def _predict_manifest(
-    saved: Any, manifest: Path, *, columns: dict[str, Any], image_dir: Path | None, out: Path | None, as_json: bool
+    saved: Any,
+    manifest: Path,
+    *,
+    columns: dict[str, Any],
+    image_dir: Path | None,
+    features: dict[str, Path],
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     import sys
 
@@ -154,7 +168,9 @@ def _predict_manifest(
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--out must end in .csv or .jsonl, but got {out}.")
     with progress() as console:
-        rows = predict_manifest(saved, manifest, columns=Columns(**columns), image_dir=image_dir, console=console)
+        rows = predict_manifest(
+            saved, manifest, columns=Columns(**columns), image_dir=image_dir, features=features, console=console
+        )
     kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"
     text = write_predictions(rows, saved, kind=kind, out=out)
     if out is None:

@@ -7,7 +7,7 @@ from pydantic import Field
 from chiasma.core.spec import Spec
 from chiasma.search.design_space import VISITS
 
-SEARCH_SHARE = 0.42
+SEARCH_SHARE = 0.48
 FULL_TRAINING_SHARE = 0.1
 FEWEST_VISITS = 15_000
 LEAST_TOP = 0.5
@@ -40,7 +40,7 @@ class SearchPlan(Spec):
     finish_by: float | None = None
 
     def limit_seconds(self, fraction: float) -> float | None:
-        """Return how long a candidate may train on a rung of this part of its epochs: what is far slower is rejected."""
+        """Return how long a candidate may train for a part of its epochs: what is far slower is rejected."""
         if self.visit_seconds is None:
             return None
         return SLOWEST * fraction * self.visits * self.visit_seconds + SPARE_SECONDS
@@ -78,7 +78,7 @@ def plan_search(
         elapsed: Seconds already spent.
         visit_seconds: What training an ordinary design on one example once costs a worker, as measured.
         most_visits: More than this no training needs.
-        rungs: Lengths of training on the ladder, in parts of the last one; those too short to tell anything are left out.
+        rungs: Lengths of training on the ladder, in parts of the last one; those too short to tell are left out.
         eta: Of a rung's candidates, one in ``eta`` climbs.
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.

@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chiasma.core.errors import DataError
+from chiasma.core.errors import ConfigError, DataError
 from chiasma.core.files import write_atomic
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
+from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
 from chiasma.data.manifest import Columns, joined_text, resolve_roles
 from chiasma.data.records import Records, read_records
+from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
 
@@ -76,6 +78,7 @@ def predict_manifest(
     *,
     columns: Columns | None = None,
     image_dir: Path | None = None,
+    features: Mapping[str, Path] | None = None,
     console: Console,
 ) -> list[PredictedRow]:
     """Return a prediction or a reason for every row, in the manifest's order.
@@ -86,6 +89,7 @@ def predict_manifest(
         columns: Which columns hold what; where none is named, those the model was trained on, if the manifest has
             them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
+        features: By modality, a file of tokens made elsewhere, for a model that was trained on such.
         console: Where progress goes.
 
     Raises:
@@ -94,14 +98,15 @@ def predict_manifest(
     records = read_records(manifest)
     roles = resolve_roles(records.columns, _columns(saved, columns or Columns(), records), labelled=False)
     root = image_dir if image_dir is not None else manifest.parent
+    ready = _ready_tokens(saved, features or {})
     rows: dict[int, PredictedRow] = {}
     for bad in records.bad:
         rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
     with quiet_decoding():
-        for batch in _batches(_samples(saved, records, roles, root)):
-            ready = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
-            answers = _answers(saved, [sample for _, sample in ready])
-            rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(ready, answers, strict=True)}
+        for batch in _batches(_samples(saved, records, roles, root, ready)):
+            readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
+            answers = _answers(saved, [sample for _, sample in readable])
+            rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(readable, answers, strict=True)}
             rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
             console.status(f"predicted {len(rows):,} of {records.total:,} rows")
             if console.interrupted:
@@ -153,23 +158,33 @@ def _columns(saved: SavedModel, chosen: Columns, records: Records) -> Columns:
 
 
 def _samples(
-    saved: SavedModel, records: Records, roles: Mapping[str, tuple[str, ...]], root: Path
+    saved: SavedModel,
+    records: Records,
+    roles: Mapping[str, tuple[str, ...]],
+    root: Path,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else f"line-{line}"
         try:
-            yield line, Sample(identity, _parts(saved, row, roles, root))
+            yield line, Sample(identity, _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 
 
 def _parts(
-    saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]], root: Path
+    saved: SavedModel,
+    row: Mapping[str, Any],
+    roles: Mapping[str, tuple[str, ...]],
+    root: Path,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray | str]:
     parts: dict[str, np.ndarray | str] = {}
     text = joined_text(row, roles["text"])
     if text is not None:
         parts["text"] = text
+    if ready:
+        return parts
     name = row.get(roles["image"][0]) if roles["image"] else None
     if name not in (None, "") and "image" in saved.model.spec.encoders:
         path = image_path(str(name), root)
@@ -178,6 +193,46 @@ def _parts(
         parts["image"] = read_image(path, max_pixels=saved.max_pixels)
     _check_readable(saved, parts)
     return parts
+
+
+def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:
+    """Return tokens by modality and id.
+
+    Raises:
+        ConfigError: The model reads ready-made tokens and no file is given, or the other way round.
+        DataError: A file cannot be read.
+    """
+    wanted = [name for name in saved.model.spec.encoders if isinstance(saved.signature.inputs[name], TokensInput)]
+    if sorted(wanted) != sorted(features):
+        raise ConfigError(
+            f"--features: the model reads ready-made tokens of {', '.join(wanted) or 'nothing'}, "
+            f"but files are given for {', '.join(features) or 'nothing'}."
+        )
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, path in features.items():
+        tokens = import_file(path)
+        found[name] = dict(zip(tokens.ids, tokens.tokens, strict=True))
+        found[f"{name}.boxes"] = {} if tokens.boxes is None else dict(zip(tokens.ids, tokens.boxes, strict=True))
+    return found
+
+
+def _tokens(
+    row: Mapping[str, Any],
+    roles: Mapping[str, tuple[str, ...]],
+    identity: str,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Return the row's ready-made tokens, found by its id or by its image's file name, with or without ending."""
+    image = str(row.get(roles["image"][0]) or "") if roles["image"] else ""
+    names = (identity, image, Path(image).name, Path(image).stem)
+    found: dict[str, np.ndarray] = {}
+    for part, by_id in ready.items():
+        name = next((name for name in names if name in by_id), None)
+        if name is not None:
+            found[part] = by_id[name].astype(np.float32)
+        elif not part.endswith(".boxes"):
+            raise DataError(f"The file of {part} tokens has none for {identity} ({image or 'no image'}).")
+    return found
 
 
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from chiasma.core.files import write_atomic
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.finals import TrainedArm
-from chiasma.experiment.setting import Setting
+from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.store.checkpoint import load_newest
 from chiasma.store.rows import CandidateRow
 from chiasma.train.metrics import higher_is_better
@@ -129,11 +129,13 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
         found.append(
             f"Not trained in the finals, for want of time or because it was rejected: {', '.join(evidence.untrained)}."
         )
+    if not any(arm.arm.proposer == CONTROL for arm in evidence.trained):
+        found.append("Random search, the control, scored no design within this budget, so it is not compared.")
     if best.arm.role == "floor":
         found.append(
             f"No searched design was better on select than the floor {best.arm.name}, so that floor is shipped."
         )
-    if best.arm.proposer == "random":
+    if best.arm.proposer == CONTROL:
         found.append("Random search itself, the control, found the winner.")
     cut = [arm.arm.name for arm in evidence.trained if any(t.outcome.metrics.get("cut_short") for t in arm.trainings)]
     if cut:
