@@ -125,6 +125,11 @@ class Dataset:
         """Return how many rows are sealed."""
         return len(self._splits) - len(self._labels)
 
+    @property
+    def test_groups(self) -> int:
+        """Return how many independent groups are sealed."""
+        return len(np.unique(self._groups[len(self._labels) :]))
+
     def test_rows(self, opening: TestOpening) -> np.ndarray:
         """Return the row numbers of the test split; from now on :meth:`labels` knows them.
 

@@ -31,6 +31,7 @@ MEASURED_STEPS = 5
 PATIENCE_SECONDS = 1.0
 RESERVE = 0.05
 SLOW = "too slow"
+NO_STEP = "no step was finished"
 
 
 class Evaluator:
@@ -156,7 +157,7 @@ def _lateness(job: Job, fit: Fit) -> str | None:
         return None
     limit, finish = job.time_limit_seconds, job.finish_within_seconds
     if finish is not None and (limit is None or finish < limit):
-        return None if fit.steps else f"no step was finished within {finish:g} s"
+        return None if fit.steps else f"{NO_STEP} within {finish:g} s"
     return f"the limit of {limit:g} s was reached after {fit.steps} steps"
 
 

@@ -15,6 +15,7 @@ from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
 from chiasma.experiment.results import Arm, Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.experiment.weighted_metrics import RANKED
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.design import Design
@@ -49,6 +50,11 @@ class Contestant:
         target = self.dataset.signature.target
         return [fit_calibrator(logits, labels, target, metric=self.metric) for logits in self.select]
 
+    @property
+    def shipped(self) -> int:
+        """Return which of the trainings is saved: the one with the lowest error on select."""
+        return self.trained.trainings.index(self.trained.best) if self.trained else 0
+
     def outputs(self, rows: np.ndarray, *, device: str) -> np.ndarray:
         """Return raw outputs for any rows ``[S n C]``."""
         if self.classical is not None:
@@ -71,9 +77,14 @@ class Contestant:
         return {name: float(np.mean([row[name] for row in each])) for name in each[0]}
 
     def test_metrics(self, outputs: np.ndarray, bootstrap: Bootstrap) -> dict[str, Interval]:
-        """Return the metrics on the test split with their intervals; undefined ones are left out."""
+        """Return the metrics on the test split with their intervals; undefined ones are left out.
+
+        Areas under curves are slow to resample: only the winner has those that do not decide.
+        """
         found: dict[str, Interval] = {}
         for metric in METRICS[self.dataset.signature.target.task]:
+            if metric in RANKED and metric != self.metric and self.role != "winner":
+                continue
             try:
                 found[metric] = bootstrap.interval(self.judged(outputs, metric), metric)
             except UndefinedMetricError:

@@ -1,16 +1,20 @@
 """Begin a run, or check that an old one may be continued; shared by all verbs that make runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from chiasma.core.errors import DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
-from chiasma.experiment.config import RunConfig
+from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console
 from chiasma.store.folders import cache_folder, runs_root
 from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
+from chiasma.train.metrics import measure, primary_metric
 
 
 def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataReport]:
@@ -58,3 +62,53 @@ def say_environment_changes(store: RunStore, console: Console) -> None:
     changes = environment_changes(store.provenance)
     if changes:
         console.say(f"resuming in another environment, so results may differ in the last bits: {'; '.join(changes)}")
+
+
+def deciding_metric(config: RunConfig, dataset: Dataset) -> str:
+    """Return the metric that decides, once it is certain that both steer and select can be judged by it.
+
+    Raises:
+        ConfigError: The metric is not one of the task's.
+        DataError: A split is empty, or its labels do not define the metric.
+    """
+    target = dataset.signature.target
+    metric = primary_metric(target, config.evaluate.metric)
+    for split in ("steer", "select"):
+        rows = dataset.rows(split)
+        if not len(rows):
+            raise DataError(
+                f"The {split} split of {dataset.source} is empty: more rows, or a larger share, are needed."
+            )
+        labels = dataset.labels(rows).numpy()
+        if metric not in measure(np.zeros((len(rows), target.outputs)), labels, target):
+            raise DataError(
+                f"{metric} is not defined on the {split} split of {dataset.source}, for example because it holds one "
+                "class only: choose another metric or a larger share."
+            )
+    return metric
+
+
+def with_budget(store: RunStore, budget: str | None) -> RunConfig:
+    """Return a run's settings with its newest budget; another one is recorded, so that later resumes know it.
+
+    Raises:
+        ConfigError: The text is not a budget.
+    """
+    config = RunConfig.from_dict(store.config)
+    if budget is not None:
+        store.record_event("budget", Budget.parse(budget).to_dict())
+    known = store.events("budget")
+    if not known:
+        return config
+    newest = Budget.from_dict(known[-1].data)
+    return config.model_copy(update={"run": config.run.model_copy(update={"budget": newest})})
+
+
+@contextmanager
+def failing(store: RunStore) -> Iterator[None]:
+    """Record that a run failed where an error ends it."""
+    try:
+        yield
+    except Exception:
+        store.set_status("failed")
+        raise

@@ -155,7 +155,8 @@ class EvaluateSection(Spec):
     Attributes:
         metric: What is maximised (or minimised, by its nature): ``accuracy``, ``balanced_accuracy``, ``f1_macro``,
             ``auroc``, ``log_loss``, ... None is the usual one of the task.
-        objectives: What the search minimises together; ``error`` comes from the metric.
+        objectives: What is minimised together; ``error`` comes from the metric and decides who is promoted and wins,
+            the front of them all is what designs are built on.
         rungs: Parts of the full training after which candidates are compared, rising to 1.
         eta: Of each rung's candidates, one in ``eta`` is trained on.
         finalists: Candidates trained again on fresh seeds, from which the winner comes.

@@ -14,11 +14,13 @@ from typing import Any
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.executor import Executor
 from chiasma.evaluate.job import Job
+from chiasma.evaluate.trial import NO_STEP
 from chiasma.experiment.console import Console
 from chiasma.store.run import RunStore
 
 POLL_SECONDS = 0.2
 MARGIN = 0.93
+SHORTEST_SECONDS = 1.0
 
 
 class StopRequestedError(Exception):
@@ -106,14 +108,10 @@ class Driver:
         self.store.record_event("decision", {"name": name, "value": value, "elapsed": self.clock.elapsed()})
         return value
 
-    def decided(self, name: str) -> bool:
-        """Return whether the decision of this name was taken."""
-        return any(event.data["name"] == name for event in self.store.events("decision"))
-
     def submit(self, work: Work) -> None:
-        """Queue work; what the database already answers is answered from there."""
+        """Queue work; what the database already answers is answered from there, but for failures of ours."""
         row = self.store.job(work.job.key)
-        if row is not None and row.outcome is not None:
+        if row is not None and row.outcome is not None and not isinstance(row.outcome, Failed):
             self._ready.append(Finished(work, row.outcome, row.seconds or 0.0, float(row.extra["elapsed"])))
         else:
             self._queue.append(work)
@@ -139,7 +137,7 @@ class Driver:
         for job, outcome, seconds in self._executor.as_completed(time.monotonic() + POLL_SECONDS):
             work, _, attempt = self._running.pop(job.key)
             elapsed = self.clock.elapsed()
-            if work.whole_or_nothing and isinstance(outcome, Scored) and outcome.metrics.get("cut_short"):
+            if work.whole_or_nothing and _was_cut(outcome):
                 continue
             # Record before anyone is told: a crash between the two replays this training instead of losing it.
             if self.store.finish_job(job.key, attempt, outcome=outcome, seconds=seconds, extra={"elapsed": elapsed}):
@@ -162,9 +160,14 @@ class Driver:
         self._queue.clear()
         return cut
 
-    def finish_all(self, until: float | None = None) -> list[Finished]:
-        """Return all outstanding outcomes, in the order they were recorded; what is late is dropped."""
-        found: list[Finished] = []
+    def finish_all(self, until: float | None = None, *, into: list[Finished] | None = None) -> list[Finished]:
+        """Return all outstanding outcomes, in the order they were recorded; what is late is dropped.
+
+        Args:
+            until: Seconds after the run's start from which outcomes are late.
+            into: Filled as outcomes come, so that they are at hand if the user stops.
+        """
+        found = [] if into is None else into
         while self.pending:
             finished = self.next()
             if finished is not None:
@@ -180,10 +183,17 @@ class Driver:
             job = work.job
             if work.until is not None:
                 left = work.until - self.clock.elapsed()
-                if left < 0.5:
+                if left < SHORTEST_SECONDS:
                     continue
                 within = min(MARGIN * left, work.share_seconds or math.inf)
                 job = job.model_copy(update={"finish_within_seconds": within})
             attempt = self.store.begin_job(job.key, work.candidate, rung=job.rung, seed=job.seed, purpose=work.purpose)
             handle = self._executor.submit(job.model_copy(update={"attempt": attempt}))
             self._running[job.key] = (work, handle, attempt)
+
+
+def _was_cut(outcome: Scored | Rejected | Failed) -> bool:
+    """Return whether the end of the time for it, not the candidate, ended a training."""
+    if isinstance(outcome, Scored):
+        return bool(outcome.metrics.get("cut_short"))
+    return isinstance(outcome, Rejected) and outcome.reason.startswith(NO_STEP)

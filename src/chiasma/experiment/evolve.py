@@ -9,8 +9,16 @@ from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.ladder import Ladder, Rung
 from chiasma.evaluate.tasks import Task
 from chiasma.experiment import stages
-from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data, say_environment_changes
-from chiasma.experiment.config import Budget, RunConfig
+from chiasma.experiment.beginning import (
+    begin_run,
+    check_same_data,
+    deciding_metric,
+    failing,
+    prepare_data,
+    say_environment_changes,
+    with_budget,
+)
+from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
 from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
@@ -22,7 +30,6 @@ from chiasma.experiment.setting import Setting
 from chiasma.search.archive import SharedArchive
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
-from chiasma.train.metrics import primary_metric
 
 
 def evolve(
@@ -41,7 +48,8 @@ def evolve(
     """
     clock = Clock() if started is None else Clock(started=started)
     dataset, report = prepare_data(config, console)
-    with begin_run(config, dataset, verb="evolve", command=command) as store:
+    deciding_metric(config, dataset)
+    with begin_run(config, dataset, verb="evolve", command=command) as store, failing(store):
         return _drive(config, dataset, report, store=store, console=console, clock=clock)
 
 
@@ -57,15 +65,22 @@ def resume(path: Path, *, budget: str | None = None, console: Console) -> RunRes
         DataError: The data have changed since.
     """
     with RunStore.open(path, write=True) as store:
-        config = RunConfig.from_dict(store.config)
-        if budget is not None:
-            run = config.run.model_copy(update={"budget": Budget.parse(budget)})
-            config = config.model_copy(update={"run": run})
+        config = with_budget(store, budget)
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
         clock = Clock(spent_before=_spent(store))
-        return _drive(config, dataset, report, store=store, console=console, clock=clock)
+        with failing(store):
+            return _drive(config, dataset, report, store=store, console=console, clock=clock)
+
+
+def _patience(setting: Setting, search_plan: SearchPlan, interrupted: bool) -> float | None:
+    """Return how long the classical floors may still take: no time after Ctrl-C, what is left of a time budget."""
+    if interrupted:
+        return 0.0
+    if search_plan.finish_by is None:
+        return None
+    return max(0.0, search_plan.finish_by - setting.driver.clock.elapsed())
 
 
 def _spent(store: RunStore) -> float:
@@ -77,7 +92,7 @@ def _spent(store: RunStore) -> float:
 def _drive(
     config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console, clock: Clock
 ) -> RunResult:
-    metric = primary_metric(dataset.signature.target, config.evaluate.metric)
+    metric = deciding_metric(config, dataset)
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in config.evaluate.rungs), eta=config.evaluate.eta)
     task = Task(
         dataset=str(dataset.folder),
@@ -100,7 +115,7 @@ def _drive(
 
 def _gather(setting: Setting) -> Evidence:
     """Run every stage, or as many as there is time for; whatever happens, there is a best so far."""
-    archive = SharedArchive()
+    archive = SharedArchive(setting.config.evaluate.objectives)
     finished: list[Finished] = []
     floors: list[ArmDesign] = []
     arms: list[ArmDesign] = []
@@ -133,7 +148,8 @@ def _gather(setting: Setting) -> Evidence:
             loop=loop,
             search_plan=search_plan,
             final_plan=final_plan,
-            trained=tuple(trained or stages.best_so_far(setting, archive, floors)),
+            trained=tuple(trained or stages.best_so_far(setting, search_plan, archive, floors)),
             untrained=tuple(arm.name for arm in arms if arm.name not in {each.arm.name for each in trained}),
-            classical=classical.fitted(wait=not interrupted and setting.config.run.budget.seconds is None),
+            classical=classical.fitted(within_seconds=_patience(setting, search_plan, interrupted)),
+            unfitted=tuple(classical.missing()),
         )

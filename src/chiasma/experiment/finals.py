@@ -11,7 +11,7 @@ from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.experiment.driver import Driver, Finished, Work
 from chiasma.experiment.plan import FinalPlan
-from chiasma.experiment.search_loop import JobMaker
+from chiasma.experiment.search_loop import JobMaker, training_key
 from chiasma.search.archive import SharedArchive, Standing
 from chiasma.train.design import Design
 
@@ -125,7 +125,7 @@ def train_finals(
         for arm in order:
             kept = folder / f"{arm.candidate}-{round_}"
             job = make_job(
-                key=f"final/{arm.candidate}/{round_}",
+                key=training_key("final", arm.candidate, round_, plan.fraction),
                 design=arm.design,
                 seed=derive_seed(seed, "final", round_),
                 fraction=plan.fraction,

@@ -1,11 +1,14 @@
 """Fit the classical floors beside the search, and stop between two of them when the run must end."""
 
+import logging
 import threading
 from types import TracebackType
 from typing import Self
 
 from chiasma.data.dataset import Dataset
 from chiasma.experiment.floors import ClassicalFloor, classical_floors
+
+log = logging.getLogger(__name__)
 
 
 class ClassicalFloors:
@@ -22,25 +25,24 @@ class ClassicalFloors:
         self._fitted: list[ClassicalFloor] = []
         self._errors: list[BaseException] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fit, name="floors")
+        # A daemon, because a fit cannot be stopped: it must not hold up the end of the process.
+        self._thread = threading.Thread(target=self._fit, name="floors", daemon=True)
 
     def start(self) -> None:
         """Begin to fit."""
         self._thread.start()
 
-    def fitted(self, *, wait: bool = True) -> tuple[ClassicalFloor, ...]:
-        """Return the floors that are fitted: all of them, or without waiting those that are ready and the one at work.
-
-        Raises:
-            Exception: What a fit raised.
-        """
-        if not wait:
-            self._stop.set()
+    def fitted(self, *, within_seconds: float | None = None) -> tuple[ClassicalFloor, ...]:
+        """Return the floors that are fitted, waiting for the others at most so long; None waits for all."""
         if self._thread.ident is not None:
-            self._thread.join()
-        if self._errors:
-            raise self._errors[0]
+            self._thread.join(within_seconds)
+        self._stop.set()
         return tuple(self._fitted)
+
+    def missing(self) -> list[str]:
+        """Return why floors are not fitted: their names, and what a fit raised."""
+        unfitted = [floor.name for floor in self._floors if floor not in self._fitted]
+        return [*unfitted, *(f"{type(error).__name__}: {error}" for error in self._errors)]
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +51,6 @@ class ClassicalFloors:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def _fit(self) -> None:
         try:
@@ -58,5 +58,6 @@ class ClassicalFloors:
                 if self._stop.is_set():
                     return
                 self._fitted.append(floor.fit(self.dataset))
-        except Exception as error:  # noqa: BLE001 - the thread's boundary: fitted() raises it in the run.
+        except Exception as error:
+            log.exception("a classical floor could not be fitted")
             self._errors.append(error)

@@ -33,6 +33,7 @@ class Evidence:
         interrupted: The user stopped it; the test split stays sealed.
         loop: The search, or None where it never began.
         trained: All arms that are designs, with their trainings.
+        unfitted: Classical floors that were not fitted in time, or why they failed.
         untrained: Names of arms that the finals had no time for, or that were rejected there.
         classical: The floors that are not.
     """
@@ -44,6 +45,7 @@ class Evidence:
     final_plan: FinalPlan | None
     trained: tuple[TrainedArm, ...]
     untrained: tuple[str, ...]
+    unfitted: tuple[str, ...]
     classical: tuple[ClassicalFloor, ...]
 
 
@@ -112,11 +114,10 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
 
 def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
     """Save the winner's training with the lowest error on select."""
-    place = best.trainings.index(best.best)
     SavedModel(
         model=load_trained(best.best.folder),
         preprocessing=setting.dataset.preprocessing(),
-        calibrator=winner.calibrators[place],
+        calibrator=winner.calibrators[winner.shipped],
         card={
             "run": setting.store.id,
             "candidate": best.arm.candidate,
@@ -134,7 +135,13 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
     dataset, store, config = setting.dataset, setting.store, setting.config
     if dataset.test_count == 0:
         return TestFindings({}, {}, ["The data have no test split: all figures are on select, which chose the winner."])
-    rows, before = open_test(dataset, ledger_folder=ledger_folder(), run=store.id, verb="evolve", once=True)
+    if dataset.test_groups < 2:
+        return TestFindings(
+            {}, {}, ["The test split is one group of examples, so no interval exists; it stays sealed."]
+        )
+    rows, before = open_test(
+        dataset, ledger_folder=ledger_folder(), run=f"{store.id}, {config.run.budget.words}", verb="evolve", once=True
+    )
     setting.console.say(opening_words(before))
     bootstrap = Bootstrap(
         labels=dataset.labels(rows).numpy(),
@@ -151,15 +158,16 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
     tests = {c.name: c.test_metrics(outputs[c.name], bootstrap) for c in compared}
     gains = tuple(_gain(winner, c, outputs, bootstrap, setting.metric) for c in compared if c is not winner)
     decided = winner.judged(outputs["winner"], "accuracy")
+    place, shipped = winner.shipped, winner.calibrators[winner.shipped]
     _keep_predictions(store.path / "predictions.npz", setting, rows, outputs)
     target = dataset.signature.target
     parts: dict[str, Any] = {
         "gains": tuple(gain for gain in gains if gain is not None),
         "opening": before,
-        "calibration": winner.calibrators[0].describe(outputs["winner"], bootstrap.labels),
+        "calibration": shipped.describe(outputs["winner"][place], bootstrap.labels),
         "per_label": label_table(decided, bootstrap.labels, target, target_scale=dataset.target_scale),
         "confusion": confusion(decided, bootstrap.labels, target),
-        "reliability": winner.calibrators[0].reliability(outputs["winner"], bootstrap.labels),
+        "reliability": shipped.reliability(outputs["winner"][place], bootstrap.labels),
         "test_examples": len(rows),
         "test_groups": bootstrap.count,
     }

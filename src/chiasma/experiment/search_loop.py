@@ -54,6 +54,15 @@ class Point:
     proposer: str
 
 
+def training_key(purpose: str, candidate: int, place: int, fraction: float) -> str:
+    """Return a job's identity: with another length of training, under a larger budget, it is another job.
+
+    Args:
+        place: Rung of the ladder, or round of the finals.
+    """
+    return f"{purpose}/{candidate}/{place}/{fraction:.4g}"
+
+
 class SearchLoop:
     """Runs generations until the budget of trials is spent or it is told to close.
 
@@ -174,7 +183,7 @@ class SearchLoop:
         fraction = self.ladder.rungs[rung].fraction * self.top
         for number in numbers:
             job = self.make_job(
-                key=f"search/{number}/{rung}",
+                key=training_key("search", number, rung, fraction),
                 design=generation.candidates[number].design,
                 seed=derive_seed(self.seed, "rung", rung),
                 fraction=fraction,
@@ -216,13 +225,22 @@ class SearchLoop:
                 told.setdefault(candidate.proposer, []).append(evaluation)
             after = self._best_error()
             gain = max(0.0, before - after) if before is not None and after is not None else 0.0
-            self.ledger.append(Spend(candidate.proposer, sum(item.seconds for item in items), gain))
+            self.ledger.append(Spend(candidate.proposer, sum(self._charge(item) for item in items), gain))
             if after is not None and (before is None or after < before):
                 moment = max(item.elapsed for item in items)
                 self.anytime.append(Point(moment, len(self.ledger), after, candidate.proposer))
         for name, evaluations in told.items():
             self.proposers[name].tell(evaluations)
         self._say(generation)
+
+    def _charge(self, finished: Finished) -> float:
+        """Return what a training costs its proposer: seconds, or under a budget of trials operations, which repeat."""
+        if self.trials is None:
+            return finished.seconds
+        if not isinstance(finished.outcome, Scored):
+            return 0.0
+        metrics, design = finished.outcome.metrics, finished.work.job.design
+        return metrics.get("flops", 1.0) * metrics.get("steps", 1.0) * design.training.loop.batch_size
 
     def _best_error(self) -> float | None:
         """Return the lowest error on the ladder's last rung, where scores can be compared."""

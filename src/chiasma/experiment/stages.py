@@ -17,7 +17,7 @@ from chiasma.experiment.plan import (
     plan_finals,
     plan_search,
 )
-from chiasma.experiment.search_loop import SearchLoop
+from chiasma.experiment.search_loop import SearchLoop, training_key
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.search.allocator import BanditAllocator
 from chiasma.search.archive import SharedArchive
@@ -29,10 +29,11 @@ from chiasma.search.random_search import RandomSearch
 from chiasma.train.design import Design, LoopSpec, TrainingSpec
 
 WARMUP_VISITS = 4000
-UNKNOWN_VISIT_SECONDS = 1e-3
+WARMUP_SHARE = 0.1
 TRAIN_OVER_PREDICT = 2.5
 COMPARED_ARMS = 7
 GRACE_SECONDS = 3.0
+UNTRAINED_COST = 0.5
 
 
 def make_space(setting: Setting, search_plan: SearchPlan) -> DesignSpace:
@@ -87,7 +88,7 @@ def plan(setting: Setting) -> SearchPlan:
         return SearchPlan(rungs=setting.config.evaluate.rungs)
     seconds = budget.seconds
     rows = len(setting.dataset.rows("train"))
-    cost = _visit_seconds(setting, rows)
+    cost = _visit_seconds(setting, rows, seconds)
     driver = setting.driver
     choose = partial(
         plan_search,
@@ -108,7 +109,7 @@ def plan(setting: Setting) -> SearchPlan:
     return chosen
 
 
-def _visit_seconds(setting: Setting, rows: int) -> float:
+def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
     """Return what training the settings' design on one example once costs a worker, evaluations included."""
     model = setting.config.design(setting.dataset.signature).model
     design = Design(model=model, training=_training(setting, WARMUP_VISITS))
@@ -119,12 +120,13 @@ def _visit_seconds(setting: Setting, rows: int) -> float:
         fraction=min(1.0, WARMUP_VISITS / (rows * design.training.loop.epochs)),
         rung=0,
     )
-    setting.driver.submit(Work(job, None, "warmup"))
-    (finished,) = setting.driver.finish_all()
-    if not isinstance(finished.outcome, Scored):
-        return UNKNOWN_VISIT_SECONDS
-    metrics = finished.outcome.metrics
-    return metrics["train_seconds"] / (metrics["epochs"] * rows)
+    until = setting.driver.clock.elapsed() + WARMUP_SHARE * budget
+    setting.driver.submit(Work(job, None, "warmup", until=until))
+    for finished in setting.driver.finish_all(until + GRACE_SECONDS):
+        if isinstance(finished.outcome, Scored):
+            metrics = finished.outcome.metrics
+            return metrics["train_seconds"] / (metrics["steps"] * design.training.loop.batch_size)
+    return WARMUP_SHARE * budget / WARMUP_VISITS
 
 
 def train_first(
@@ -132,20 +134,36 @@ def train_first(
 ) -> list[Finished]:
     """Train the first candidates on the search's last rung; they are in the archive before anything is proposed.
 
+    Floors that read only a part of the modalities are for comparison alone: they wait for the finals.
+
     Raises:
         StopRequestedError: The user asked to stop.
     """
     seed, rung = setting.config.run.seed, setting.ladder.top
+    most = max(len(arm.design.model.encoders) for arm in arms)
     for arm in arms:
+        if len(arm.design.model.encoders) < most:
+            continue
         job = setting.make_job(
-            key=f"search/{arm.candidate}/{rung}",
+            key=training_key("search", arm.candidate, rung, search_plan.top),
             design=arm.design,
             seed=derive_seed(seed, "rung", rung),
             fraction=search_plan.top,
             rung=rung,
         )
         setting.driver.submit(Work(job, arm.candidate, "floor"))
-    finished = setting.driver.finish_all(search_plan.search_until)
+    finished: list[Finished] = []
+    try:
+        setting.driver.finish_all(search_plan.search_until, into=finished)
+    finally:
+        # Also when the user stops: what is trained by then is the best so far.
+        _archive_first(setting, arms, finished, archive)
+    return finished
+
+
+def _archive_first(
+    setting: Setting, arms: Sequence[ArmDesign], finished: Sequence[Finished], archive: SharedArchive
+) -> None:
     by_number = {arm.candidate: arm for arm in arms}
     for item in sorted(finished, key=lambda item: item.work.candidate or 0):
         arm = by_number[item.work.candidate or 0]
@@ -154,7 +172,6 @@ def train_first(
         archive.add(Evaluation(candidate, item.outcome, job.rung, job.seed, item.seconds))
         shown = f"{item.outcome.objectives['error']:.4f}" if isinstance(item.outcome, Scored) else item.outcome.kind
         setting.console.say(f"{arm.role if arm.role == 'floor' else 'start'} {arm.name}: error on select {shown}")
-    return finished
 
 
 def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchive, space: DesignSpace) -> SearchLoop:
@@ -228,12 +245,13 @@ def finals(
         chosen = FinalPlan(fraction=1.0, rounds=seeds, finalists=config.evaluate.finalists)
     else:
         left = search_plan.finish_by - driver.clock.elapsed()
+        unknown = UNTRAINED_COST * search_plan.visits * (search_plan.visit_seconds or 0.0)
 
         def choose() -> FinalPlan:
             for finalists in range(config.evaluate.finalists, 0, -1):
                 some = _with_finalists(arms, finalists)
-                known = [costs[arm.candidate] for arm in some if arm.candidate in costs]
-                found = plan_finals(seconds=left, costs=known or [1.0], workers=config.run.workers, seeds=seeds)
+                expected = [costs.get(arm.candidate, unknown) for arm in some]
+                found = plan_finals(seconds=left, costs=expected, workers=config.run.workers, seeds=seeds)
                 if found.fraction >= 1 or finalists == 1:
                     break
             return found.model_copy(update={"finalists": finalists})
@@ -267,11 +285,13 @@ def _with_finalists(arms: Sequence[ArmDesign], count: int) -> list[ArmDesign]:
     return [arm for arm in arms if arm.role != "finalist" or arm.candidate in kept]
 
 
-def best_so_far(setting: Setting, archive: SharedArchive, floors: Sequence[ArmDesign]) -> list[TrainedArm]:
+def best_so_far(
+    setting: Setting, search_plan: SearchPlan, archive: SharedArchive, floors: Sequence[ArmDesign]
+) -> list[TrainedArm]:
     """Return what the search itself trained and kept, where the finals did not happen: finalists and floors."""
     found: list[TrainedArm] = []
     for arm in arms_for_finals(setting, archive, floors):
-        key = f"search/{arm.candidate}/{setting.ladder.top}"
+        key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
         row = setting.store.job(key)
         if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():
             training = Training(setting.kept(key), -1, row.outcome, row.seconds or 0.0)

@@ -119,17 +119,27 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
     """Return the sentences that a reader must know to judge the figures."""
     found: list[str] = []
     plan = evidence.final_plan
-    if plan is None and not evidence.interrupted:
-        found.append("There was no time for final trainings: figures come from the search's own trainings.")
-    elif plan is not None and plan.rounds == 1:
+    searched_only = best.best.round < 0
+    if searched_only and not evidence.interrupted:
+        found.append("There was no time for final trainings: figures come from the search's own trainings and seeds.")
+    elif plan is not None and len(best.trainings) == 1 and not searched_only:
         found.append("The budget allowed one fresh seed, so intervals do not cover the luck of training.")
+    if len(best.trainings) > 1:
+        found.append(
+            f"Figures average {len(best.trainings)} trainings of the winner on fresh seeds; the one with the best "
+            "score on select is saved."
+        )
     if plan is not None and plan.fraction < 1:
         found.append(f"The budget allowed {plan.fraction:.0%} of each design's full training, for all arms alike.")
+    if evidence.unfitted:
+        found.append(f"Classical floors that were not fitted: {', '.join(evidence.unfitted)}.")
     if evidence.untrained:
         found.append(
             f"Not trained in the finals, for want of time or because it was rejected: {', '.join(evidence.untrained)}."
         )
-    if not any(arm.arm.proposer == CONTROL for arm in evidence.trained):
+    if CONTROL not in setting.config.search.proposers:
+        found.append("There was no control: random search is not among the proposers.")
+    elif not any(arm.arm.proposer == CONTROL for arm in evidence.trained):
         found.append("Random search, the control, scored no design within this budget, so it is not compared.")
     if best.arm.role == "floor":
         found.append(

@@ -7,7 +7,14 @@ from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.experiment.beginning import begin_run, check_same_data, prepare_data, say_environment_changes
+from chiasma.experiment.beginning import (
+    begin_run,
+    check_same_data,
+    deciding_metric,
+    failing,
+    prepare_data,
+    say_environment_changes,
+)
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
@@ -18,7 +25,7 @@ from chiasma.experiment.watching import WatchedTraining
 from chiasma.model.cost import cost
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
-from chiasma.train.metrics import higher_is_better, measure, primary_metric
+from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import predict_logits
 from chiasma.train.trainer import Fit, Trainer
 
@@ -35,8 +42,9 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     dataset, report = prepare_data(config, console)
+    deciding_metric(config, dataset)
     config.design(dataset.signature)
-    with begin_run(config, dataset, verb="train", command=command) as store:
+    with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
         return _train(config, dataset, report, store=store, console=console)
 
 
@@ -59,7 +67,7 @@ def resume(path: Path, *, console: Console) -> RunResult:
 
 
 def _train(config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console) -> RunResult:
-    metric = primary_metric(dataset.signature.target, config.evaluate.metric)
+    metric = deciding_metric(config, dataset)
     store.set_status("running")
     console.say(f"run {store.id} in {store.path}")
     watched = WatchedTraining(console)

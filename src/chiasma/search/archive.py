@@ -12,6 +12,7 @@ from chiasma.search.pareto import non_dominated
 from chiasma.search.protocols import Archive, Candidate, Evaluation
 
 RANK_TEMPERATURE = 3.0
+FRONT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class SharedArchive(Archive):
     of ours is not held against it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objectives: Sequence[str] = ("error",)) -> None:
+        self.objectives = tuple(objectives)
         self._by_hash: dict[str, list[Evaluation[Any]]] = {}
 
     def __len__(self) -> int:
@@ -84,11 +86,16 @@ class SharedArchive(Archive):
     def incumbent(self, rng: np.random.Generator) -> Candidate[Any] | None:
         """Draw a design by a softmax over ranks in error, or None while nothing is scored.
 
+        With several objectives, one draw in four is from their front instead, so that lean designs are built on too.
+
         The best design is drawn most often, one three ranks lower a third as often, and none never.
         """
         standings = self.standings()
         if not standings:
             return None
+        if len(self.objectives) > 1 and rng.random() < FRONT_SHARE:
+            front = self.front(self.objectives)
+            return front[int(rng.integers(len(front)))].candidate
         weights = np.exp(-np.arange(len(standings)) / RANK_TEMPERATURE)
         return standings[int(rng.choice(len(standings), p=weights / weights.sum()))].candidate
 

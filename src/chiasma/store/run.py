@@ -219,15 +219,16 @@ class RunStore:
             candidate: Its number, or None for work that belongs to no candidate.
 
         Raises:
-            ValueError: The job has already finished, or the candidate is unknown.
+            ValueError: The job has already finished with more than a failure of ours, or the candidate is unknown.
         """
         if candidate is not None:
             self.candidate(candidate)
         with self._transaction() as database:
             row = database.execute(
                 "INSERT INTO jobs (key, candidate, rung, seed, purpose, attempt, started) VALUES (?, ?, ?, ?, ?, 1, ?)"
-                " ON CONFLICT (key) DO UPDATE SET attempt = attempt + 1, started = excluded.started"
-                " WHERE outcome IS NULL RETURNING attempt",
+                " ON CONFLICT (key) DO UPDATE SET attempt = attempt + 1, started = excluded.started,"
+                " outcome = NULL, seconds = NULL, finished = NULL"
+                " WHERE outcome IS NULL OR json_extract(outcome, '$.kind') = 'failed' RETURNING attempt",
                 (key, candidate, rung, seed, purpose, time.time()),
             ).fetchone()
         if row is None:

@@ -15,6 +15,7 @@ _SECRET_VALUE = re.compile(
 )
 _URL_LOGIN = re.compile(r"(://[^/\s:@]+:)[^/\s@]+@")
 _SHORTEST = 8
+_WORKING_FOLDERS = frozenset({"PWD", "OLDPWD"})  # Paths: a run on data below them must stay readable.
 
 
 def is_secret_name(name: str) -> bool:
@@ -70,5 +71,9 @@ def _redact_json(value: Any, secrets: Sequence[str]) -> Any:
 
 
 def _environment_secrets() -> list[str]:
-    values = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and is_secret_name(name)}
+    values = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and is_secret_name(name) and name not in _WORKING_FOLDERS
+    }
     return sorted(values, key=len, reverse=True)
