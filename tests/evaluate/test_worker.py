@@ -55,6 +55,19 @@ def wait_until_a_worker_trains(executor):
     raise AssertionError("no worker trained")
 
 
+def wait_until_idle(executor):
+    """Wait until no worker uses the processor: all have started and none trains."""
+    end = time.monotonic() + 60
+    spent = -1.0
+    while time.monotonic() < end:
+        now = sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in executor.worker_pids())
+        if now - spent < 0.02 and len(executor.worker_pids()) == 2:
+            return
+        spent = now
+        time.sleep(0.5)
+    raise AssertionError("the workers never came to rest")
+
+
 @pytest.mark.slow
 def test_scores_do_not_depend_on_the_process_or_the_number_of_workers(workers, task, claims):
     jobs = [task.job(f"job {seed}", DESIGN, seed=seed) for seed in range(3)]
@@ -98,6 +111,7 @@ def test_a_worker_killed_while_it_trains_is_replaced_and_the_score_is_the_same(w
     design = replace_at(DESIGN, "training.loop.epochs", 150.0)
     job = task.job("killed", design, seed=5)
     before = workers.retries
+    wait_until_idle(workers)
     workers.submit(job)
     os.kill(wait_until_a_worker_trains(workers), signal.SIGKILL)
     ((ended, outcome, _),) = workers.as_completed(time.monotonic() + 120)

@@ -277,8 +277,13 @@ def joined_text(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return TEXT_SEPARATOR.join(parts) or None
 
 
+def row_identity(line: int) -> str:
+    """Return the id of a row where the manifest has none."""
+    return f"row-{line:07d}"
+
+
 def _identity(row: Mapping[str, Any], names: Sequence[str], line: int) -> str | None:
-    return f"row-{line:07d}" if not names else _word(row, names)
+    return row_identity(line) if not names else _word(row, names)
 
 
 def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -12,7 +12,7 @@ from chiasma.data.batch import Sample
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
-from chiasma.data.signature import ImageInput
+from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.calibration import THRESHOLD_METRICS
 from chiasma.experiment.console import Console
 from chiasma.experiment.diagnosis import label_table
@@ -133,6 +133,12 @@ def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Samp
 
 
 def _check_fit(saved: SavedModel, dataset: Dataset) -> None:
+    ready = [name for name in saved.model.spec.encoders if isinstance(saved.signature.inputs[name], TokensInput)]
+    if ready and dataset.fingerprint != saved.card["fingerprint"]:
+        raise DataError(
+            f"The model reads ready-made tokens of {', '.join(ready)}: other data cannot be measured with it. Predict "
+            "them with `chiasma predict MODEL MANIFEST --features ...` instead."
+        )
     ours, theirs = saved.signature.target, dataset.signature.target
     if ours.task != theirs.task or (ours.task != "regression" and ours.labels != theirs.labels):
         raise DataError(

@@ -23,7 +23,7 @@ class ClassicalFloors:
         self.dataset = dataset
         self._floors = classical_floors(dataset.signature, seed=seed)
         self._fitted: list[ClassicalFloor] = []
-        self._errors: list[BaseException] = []
+        self._errors: list[Exception] = []
         self._stop = threading.Event()
         # A daemon, because a fit cannot be stopped: it must not hold up the end of the process.
         self._thread = threading.Thread(target=self._fit, name="floors", daemon=True)
@@ -58,6 +58,6 @@ class ClassicalFloors:
                 if self._stop.is_set():
                     return
                 self._fitted.append(floor.fit(self.dataset))
-        except Exception as error:
+        except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             log.exception("a classical floor could not be fitted")
             self._errors.append(error)

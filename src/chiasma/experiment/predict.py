@@ -17,7 +17,7 @@ from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
-from chiasma.data.manifest import Columns, joined_text, resolve_roles
+from chiasma.data.manifest import Columns, joined_text, resolve_roles, row_identity
 from chiasma.data.records import Records, read_records
 from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
@@ -165,7 +165,7 @@ def _samples(
     ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
     for row, line in zip(records.rows, records.lines, strict=True):
-        identity = str(row.get(roles["id"][0])) if roles["id"] else f"line-{line}"
+        identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
             yield line, Sample(identity, _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready))
         except DataError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from chiasma.core.errors import ConfigError, StorageError
+from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec
@@ -220,6 +220,13 @@ def _words(value: Any) -> str:
 
 
 def _summary(run: Path) -> RunSummary:
+    try:
+        return _read_summary(run)
+    except (OSError, ChiasmaError) as error:
+        return RunSummary(run.name, f"damaged: {error}", "", 0, "", "", None)
+
+
+def _read_summary(run: Path) -> RunSummary:
     config = read_json(run / "config.json")
     with RunStore.open(run) as store:
         status = "interrupted" if store.is_interrupted else store.status

@@ -74,4 +74,5 @@ def find_run(reference: str, root: Path | None = None) -> Path:
 def _age(path: Path) -> tuple[str, int, str]:
     """Order by the time in the id; within one second by when the folder was made."""
     named = _RUN_ID.fullmatch(path.name)
-    return (named[1] if named else "", (path / "provenance.json").stat().st_mtime_ns, path.name)
+    made = next((file for file in (path / "provenance.json", path / "run.db") if file.exists()), path)
+    return (named[1] if named else "", made.stat().st_mtime_ns, path.name)
