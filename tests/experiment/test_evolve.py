@@ -147,6 +147,36 @@ def test_a_killed_run_resumes_to_the_same_result(home, reference, tmp_path):
     assert trace(resume(path, console=TalkingConsole()).run_path) == trace(reference.run_path)
 
 
+def test_a_larger_budget_goes_on_is_remembered_and_counts_as_another_look_at_test(home, tmp_path):
+    first = evolve(config(tmp_path), console=TalkingConsole())
+    more = resume(first.run_path, budget="7", console=TalkingConsole())
+    assert more.results.budget["candidates"] == 7
+    assert more.results.opening == first.results.opening + 1
+    again = resume(first.run_path, console=TalkingConsole())
+    assert again.results.budget["candidates"] == 7
+    assert again.results.opening == more.results.opening
+
+
+def test_a_run_on_data_below_the_working_folder_is_resumed(home, tmp_path, monkeypatch):
+    rows = [f"{n},text {n % 7} number {n},{'yes' if n % 7 > 3 else 'no'}" for n in range(200)]
+    (tmp_path / "data.csv").write_text("id,text,label\n" + "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    source = f"data.source={tmp_path / 'data.csv'}"
+    stopped = evolve(config(tmp_path / "runs", source, "run.budget=1"), console=TalkingConsole(stop_at="floor"))
+    assert resume(stopped.run_path, console=TalkingConsole()).stopped == "finished"
+
+
+def test_a_metric_that_select_does_not_define_is_refused_before_anything_is_trained(home, tmp_path):
+    rows = [f"{n},text {n},{'no' if n < 160 else 'yes'},{'train' if n % 2 or n > 100 else 'val'}" for n in range(200)]
+    manifest = tmp_path / "data.csv"
+    manifest.write_text("id,text,label,split\n" + "\n".join(rows) + "\n")
+    settings = (f"data.source={manifest}", "evaluate.metric=auroc")
+    with pytest.raises(DataError, match="auroc is not defined on the select split"):
+        evolve(config(tmp_path / "runs", *settings), console=TalkingConsole())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_second_process_on_the_same_run_is_refused(home, reference):
     with RunStore.open(reference.run_path, write=True), pytest.raises(RunBusyError, match="another process"):
         resume(reference.run_path, console=TalkingConsole())

@@ -40,6 +40,8 @@ class ToyExecutor(Executor):
 
     def __init__(self, order_seed: int | None = 0, *, answers: int | None = None) -> None:
         self._rng = None if order_seed is None else random.Random(order_seed)
+        # How long a training takes differs from run to run; with a budget of trials nothing may depend on it.
+        self._seconds = random.Random()
         self._jobs: dict[int, Job] = {}
         self._next = 0
         self.answered: list[str] = []
@@ -60,7 +62,7 @@ class ToyExecutor(Executor):
             self.answered.append(job.key)
             if self._left is not None:
                 self._left -= 1
-            yield job, toy_outcome(job), 1.0
+            yield job, toy_outcome(job), self._seconds.uniform(0.1, 9.0)
 
     def cancel(self, handle: int) -> None:
         self._jobs.pop(handle, None)

@@ -122,3 +122,8 @@ def test_the_console_shows_warnings_without_the_secret(canary: str):
 def test_a_log_in_a_missing_folder_is_one_line(tmp_path: Path):
     with pytest.raises(StorageError, match="its folder does not exist"), log_to(tmp_path / "missing"):
         pass
+
+
+def test_the_working_folder_is_no_secret_though_its_variable_is_called_pwd(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/someone/project")
+    assert redact("/home/someone/project/data.csv") == "/home/someone/project/data.csv"
