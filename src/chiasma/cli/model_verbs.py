@@ -172,6 +172,10 @@ def _predict_manifest(
 
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--out must end in .csv or .jsonl, but got {out}.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist.")
+    if out is not None and out.absolute() == manifest.absolute():
+        raise ConfigError(f"--out: {out} is the manifest itself, which would be overwritten.")
     with progress() as console:
         rows = predict_manifest(
             saved, manifest, columns=Columns(**columns), image_dir=image_dir, features=features, console=console

@@ -39,6 +39,7 @@ def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequen
         config=config.to_dict(),
         provenance=provenance(command, config.run.seed),
     )
+    store.record_event("verb", {"verb": verb})
     store.record_event("dataset", {"folder": str(dataset.folder), "fingerprint": dataset.fingerprint})
     return store
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from chiasma.core.errors import DataError
 from chiasma.experiment.results import Arm, Gain, Interval, Results
 from chiasma.experiment.runs import MODEL_FOLDER, read_results
 from chiasma.experiment.saved import SavedModel
@@ -69,10 +70,16 @@ def compare(first: Path, second: Path) -> Comparison:
 def paired(first: Path, second: Path, *, metric: str) -> Gain:
     """Return by how much the first run's winner is better on the test split that both predicted.
 
-    The outputs are those before calibration, so that neither winner's threshold takes part.
+    The outputs are those behind the runs' own figures: calibrated, and thresholded where the metric judges decisions.
+
+    Raises:
+        DataError: The runs know the same test rows by different ids.
     """
     here, there = read_predictions(first), read_predictions(second)
     order = {identity: place for place, identity in enumerate(there.ids)}
+    unknown = [identity for identity in here.ids if identity not in order]
+    if unknown:
+        raise DataError(f"{second.name} knows the test rows by other ids than {first.name}: it has no {unknown[0]}.")
     aligned = there.outputs[:, [order[identity] for identity in here.ids]]
     seeds = min(len(here.outputs), len(aligned))
     saved = SavedModel.load(first / MODEL_FOLDER, device="cpu")

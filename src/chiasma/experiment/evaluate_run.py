@@ -70,6 +70,10 @@ def evaluate(
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
     dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache_folder(), progress=console.status)
     _check_fit(saved, dataset)
+    if dataset.fingerprint != saved.card["fingerprint"]:
+        console.say(
+            "These are other data than the model's own: rows that it was trained on are not recognised in them."
+        )
     before = None
     if split == "test":
         if not dataset.test_count:

@@ -159,7 +159,7 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
     gains = tuple(_gain(winner, c, outputs, bootstrap, setting.metric) for c in compared if c is not winner)
     decided = winner.judged(outputs["winner"], "accuracy")
     place, shipped = winner.shipped, winner.calibrators[winner.shipped]
-    _keep_predictions(store.path / "predictions.npz", setting, rows, outputs)
+    _keep_predictions(store.path / "predictions.npz", setting, rows, winner, outputs)
     target = dataset.signature.target
     parts: dict[str, Any] = {
         "gains": tuple(gain for gain in gains if gain is not None),
@@ -196,8 +196,10 @@ def _gain(
         return None
 
 
-def _keep_predictions(path: Path, setting: Setting, rows: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
-    """Keep the winner's predictions on test, so that runs can be compared without opening it again."""
+def _keep_predictions(
+    path: Path, setting: Setting, rows: np.ndarray, winner: Contestant, outputs: dict[str, np.ndarray]
+) -> None:
+    """Keep what the winner's figures on test were made from, so that runs can be compared without opening it again."""
     dataset = setting.dataset
     summary.write_arrays(
         path,
@@ -205,6 +207,6 @@ def _keep_predictions(path: Path, setting: Setting, rows: np.ndarray, outputs: d
             "ids": np.array([str(identity) for identity in dataset.ids(rows)]),
             "groups": dataset.groups(rows),
             "labels": dataset.labels(rows).numpy(),
-            "winner": outputs["winner"],
+            "winner": winner.judged(outputs["winner"], setting.metric),
         },
     )

@@ -165,7 +165,9 @@ def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
 
     if budget is not None:
         Budget.parse(budget)
-    if run.name.startswith("train"):
+    with RunStore.open(run) as store:
+        verbs = [event.data["verb"] for event in store.events("verb")]
+    if verbs == ["train"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
         return train_run.resume(run, console=console)
