@@ -48,9 +48,9 @@ def evolve(
     """
     clock = Clock() if started is None else Clock(started=started)
     dataset, report = prepare_data(config, console)
-    deciding_metric(config, dataset)
+    metric = deciding_metric(config, dataset)
     with begin_run(config, dataset, verb="evolve", command=command) as store, failing(store):
-        return _drive(config, dataset, report, store=store, console=console, clock=clock)
+        return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
 
 def resume(path: Path, *, budget: str | None = None, console: Console) -> RunResult:
@@ -69,9 +69,10 @@ def resume(path: Path, *, budget: str | None = None, console: Console) -> RunRes
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
+        metric = deciding_metric(config, dataset)
         clock = Clock(spent_before=_spent(store))
         with failing(store):
-            return _drive(config, dataset, report, store=store, console=console, clock=clock)
+            return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
 
 def _patience(setting: Setting, search_plan: SearchPlan, interrupted: bool) -> float | None:
@@ -90,9 +91,15 @@ def _spent(store: RunStore) -> float:
 
 
 def _drive(
-    config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console, clock: Clock
+    config: RunConfig,
+    dataset: Dataset,
+    report: DataReport,
+    *,
+    metric: str,
+    store: RunStore,
+    console: Console,
+    clock: Clock,
 ) -> RunResult:
-    metric = deciding_metric(config, dataset)
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in config.evaluate.rungs), eta=config.evaluate.eta)
     task = Task(
         dataset=str(dataset.folder),

@@ -42,10 +42,10 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     dataset, report = prepare_data(config, console)
-    deciding_metric(config, dataset)
+    metric = deciding_metric(config, dataset)
     config.design(dataset.signature)
     with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
-        return _train(config, dataset, report, store=store, console=console)
+        return _train(config, dataset, report, metric=metric, store=store, console=console)
 
 
 def resume(path: Path, *, console: Console) -> RunResult:
@@ -63,11 +63,13 @@ def resume(path: Path, *, console: Console) -> RunResult:
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
-        return _train(config, dataset, report, store=store, console=console)
+        metric = deciding_metric(config, dataset)
+        return _train(config, dataset, report, metric=metric, store=store, console=console)
 
 
-def _train(config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, console: Console) -> RunResult:
-    metric = deciding_metric(config, dataset)
+def _train(
+    config: RunConfig, dataset: Dataset, report: DataReport, *, metric: str, store: RunStore, console: Console
+) -> RunResult:
     store.set_status("running")
     console.say(f"run {store.id} in {store.path}")
     watched = WatchedTraining(console)
