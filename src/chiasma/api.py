@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
     nothing to see or to read in them.
 
     Args:
-        budget: What the search may spend: ``10m``, ``1h``, or a number of trials such as ``200``.
+        budget: What the search may spend: ``10m``, ``1h``, or a number of trials such as ``200``. None, here and
+            below, is what ``config`` says, or the usual.
         metric: What is maximised; None is accuracy.
         config: A preset's name or a YAML file.
         settings: More settings by dotted path: ``{"model.dim": 32}``.
@@ -54,7 +56,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        budget: str | int = "5m",
+        budget: str | int | None = None,
         *,
         metric: str | None = None,
         config: str | None = None,
@@ -63,9 +65,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         text_columns: Sequence[str] | None = None,
         label_column: str | None = None,
         image_dir: str | None = None,
-        seed: int = 0,
-        workers: int = 2,
-        device: str = "auto",
+        seed: int | None = None,
+        workers: int | None = None,
+        device: str | None = None,
         run_folder: str | None = None,
         verbose: bool = False,
     ) -> None:
@@ -97,8 +99,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, str | Path):
             if y is not None:
                 raise DataError("y must be None when X is a manifest: its labels are in a column (label_column).")
-            classes, data = None, {"data.source": str(X), "data.image_dir": self.image_dir}
+            data = {"data.source": str(X), "data.image_dir": self.image_dir}
             config, columns = self._compose({**data, **self._column_settings()}), None
+            classes = _classes_of_manifest(Path(X), config.data.columns.label or "label")
         else:
             given = given_rows(X)
             classes, config = self._prepare_rows(given, y)
@@ -106,7 +109,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             columns = [*roles["image"], *roles["text"]]
         console = _PrintingConsole() if self.verbose else SilentConsole()
         outcome = evolve(config, console=console, command=["Classifier.fit"])
-        self._adopt(SavedModel.load(outcome.model_path, device=self.device), classes, columns)
+        self._adopt(SavedModel.load(outcome.model_path, device=config.run.device), classes, columns)
         self.results_: Results = outcome.results
         self.run_path_ = str(outcome.run_path)
         return self
@@ -161,7 +164,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "parameters": self.get_params(),
         }
         card = {**saved.card, "classifier": classifier}
-        SavedModel(saved.model, saved.preprocessing, saved.calibrator, card).save(Path(folder))
+        replace(saved, card=card).save(Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> "Classifier":
@@ -273,6 +276,16 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if column not in given.columns:
             raise DataError(f"y is None and X has no column {column!r}; it has: {', '.join(given.columns)}.")
         return [str(label) for label in given.values(column)]
+
+
+def _classes_of_manifest(path: Path, column: str) -> np.ndarray | None:
+    """Return the labels of a manifest file in the type they have there; None where that is no single type."""
+    if not path.is_file():
+        return None
+    records = read_records(path)
+    labels = [row.get(column) for row in records.rows if row.get(column) is not None]
+    kinds = {type(label) for label in labels}
+    return np.unique(np.array(labels)) if kinds in ({int}, {bool}, {str}) else None
 
 
 class _PrintingConsole(SilentConsole):

@@ -102,7 +102,28 @@ def test_evaluate_on_select_needs_no_opening(trained):
     result = invoke("evaluate", str(trained), "--on", "select")
     assert result.exit_code == 0
     assert "accuracy" in result.stdout
+    assert "By label" in result.stdout
+    assert "expected calibration error" in result.stdout
     assert "opened" not in result.stderr
+
+
+def test_rows_that_the_model_has_learnt_from_are_left_out_of_another_file(trained, tmp_path):
+    texts = ["this is a zero", "this is a one", "an even number", "an odd number"]
+    rows = [{"id": k, "text": f"{texts[k % 4]} {k}", "label": ("true", "false")[k % 2]} for k in range(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "runs"
+    first = invoke("train", str(tmp_path / "rows.jsonl"), "--run-folder", str(folder), "--set", "train.epochs=1")
+    assert first.exit_code == 0, first.stderr
+    (tmp_path / "grown.jsonl").write_text("".join(json.dumps({**row, "id": f"new {row['id']}"}) + "\n" for row in rows))
+    grown = ["evaluate", "latest", str(tmp_path / "grown.jsonl"), "--run-folder", str(folder)]
+    told = invoke(*grown, "--set", "data.test_fraction=0.5").stderr
+    assert "because the model has learnt from them" in told
+
+
+def test_a_verb_offers_no_option_that_it_ignores():
+    assert "--workers" not in invoke("evaluate", "--help").stdout
+    assert "--device" not in invoke("data", "check", "--help").stdout
+    assert invoke("data", "check", "--workers", "3").exit_code == 2
 
 
 def test_each_opening_of_test_is_counted(trained):

@@ -129,6 +129,27 @@ def test_a_limit_holds_while_the_caller_is_busy_with_something_else(toy_executor
         assert not alive(worker)
 
 
+def test_a_worker_that_stands_still_beyond_its_lease_is_replaced_and_its_job_tried_again(
+    toy_executor, toy_job, tmp_path
+):
+    with toy_executor(lease_seconds=3.0) as executor:
+        executor.submit(toy_job(f"once {tmp_path / 'begun'}"))
+        wait_for((tmp_path / "begun").exists)
+        (stopped,) = executor.worker_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        (outcome,) = outcomes(executor).values()
+        assert isinstance(outcome, Scored)
+        assert executor.retries == 1
+        assert not alive(stopped)
+
+
+def test_a_worker_that_works_for_longer_than_its_lease_gives_signs_of_life(toy_executor, toy_job):
+    with toy_executor(lease_seconds=3.0) as executor:
+        executor.submit(toy_job("sleep 5"))
+        assert isinstance(outcomes(executor)["sleep 5"], Scored)
+        assert executor.retries == 0
+
+
 def test_waiting_ends_at_the_deadline_and_the_job_can_be_awaited_again(toy_executor, toy_job):
     with toy_executor() as executor:
         warm(executor, toy_job("score"))

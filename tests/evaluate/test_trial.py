@@ -15,6 +15,7 @@ from chiasma.evaluate.trial import TooSlow, run_trial
 from chiasma.model.cost import cost
 from chiasma.model.encoders import Convolution, NGram, Pixels
 from chiasma.model.fusion import Late, Multiplicative
+from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from chiasma.model.multimodal import ModelSpec
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Moment, Stop
@@ -214,3 +215,36 @@ def test_an_undefined_metric_names_those_that_are_defined(task, claims, monkeypa
     monkeypatch.setattr(type(claims), "rows", lambda self, split: alone if split == "select" else real(split))
     with pytest.raises(ChiasmaError, match="metric: 'auroc' is undefined on the select split of digit_claims"):
         trial(task.model_copy(update={"metric": "auroc"}), claims, fraction=0.1)
+
+
+class BrokenFusion(Fusion):
+    def forward(self, image, text):
+        raise KeyError("a third party's mistake")
+
+
+class BrokenSettings(FusionSettings):
+    kind: str = "broken"
+
+    def build(self, dim):
+        return BrokenFusion()
+
+
+BrokenFusion.__module__ = BrokenSettings.__module__ = __name__
+
+
+def test_what_a_plugin_raises_is_the_candidates_fault_and_names_it(task, claims, monkeypatch):
+    monkeypatch.setattr("chiasma.model.plugins.spec_class", lambda group, name: BrokenSettings)
+    broken = replace_at(LINEAR, "model.fusion", {"kind": "plugin", "name": "broken"})
+    outcome = trial(task, claims, broken)
+    assert isinstance(outcome, Rejected)
+    assert outcome.stage == "plugin"
+    assert outcome.reason.startswith("chiasma.fusion broken raised KeyError")
+
+
+def test_what_we_raise_ourselves_is_never_the_candidates_fault(task, claims, monkeypatch):
+    def fail(*arguments, **settings):
+        raise KeyError("our mistake")
+
+    monkeypatch.setattr("chiasma.evaluate.trial.predict_logits", fail)
+    with pytest.raises(KeyError, match="our mistake"):
+        trial(task, claims)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from chiasma.core.outcome import Scored
 from chiasma.core.spec import replace_at
-from chiasma.experiment.finals import ArmDesign, complete_rounds, final_arms
+from chiasma.experiment.finals import ArmDesign, complete_rounds, expected_costs, final_arms
 from chiasma.search.archive import SharedArchive
 from chiasma.search.design_space import DesignSpace
 from chiasma.search.floors import floor_designs
@@ -73,3 +73,12 @@ def test_without_a_common_round_the_one_that_most_arms_finished_counts():
 @given(st.dictionaries(st.text(max_size=3), st.sets(st.integers(0, 4)), max_size=6))
 def test_counted_rounds_were_finished_by_someone(rounds):
     assert complete_rounds(rounds) <= set().union(*rounds.values())
+
+
+def test_what_was_not_trained_is_expected_to_cost_a_part_of_what_contains_it():
+    floors = floor_designs(SIGNATURE, DesignSpace(SIGNATURE, train_rows=1000))
+    arms = [ArmDesign(f.name, "floor", f.description, number, f.design) for number, f in enumerate(floors)]
+    costs = dict(zip([arm.name for arm in arms], expected_costs(arms, {0: 10.0}, unknown=99.0), strict=True))
+    assert costs["linear"] == 10.0
+    assert costs["image_linear"] == costs["text_linear"] == 6.0
+    assert costs["concat"] == 99.0

@@ -15,13 +15,14 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import Target
+from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.floors import (
     FEWEST_ROWS,
     MOST_ROWS,
+    ClassicalFloor,
     Majority,
     affordable_rows,
     classical_floors,
-    fit_floors,
     prior,
 )
 from chiasma.train.metrics import measure
@@ -34,6 +35,14 @@ def dataset_of(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Dat
     return dataset
 
 
+def fitted_floors(dataset: Dataset) -> tuple[ClassicalFloor, ...]:
+    with ClassicalFloors(dataset, seed=0) as floors:
+        floors.start()
+        found = floors.fitted()
+        assert floors.missing() == []
+        return found
+
+
 def split_of(k: int) -> str:
     return ("train", "train", "train", "select", "test")[k % 5]
 
@@ -42,7 +51,7 @@ def accuracies(dataset: Dataset) -> dict[str, float]:
     rows = dataset.rows("select")
     labels = dataset.labels(rows).numpy()
     target = dataset.signature.target
-    return {f.name: measure(f.logits(dataset, rows), labels, target)["accuracy"] for f in fit_floors(dataset)}
+    return {f.name: measure(f.logits(dataset, rows), labels, target)["accuracy"] for f in fitted_floors(dataset)}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,7 @@ def test_words_know_half_pixels_know_half_and_both_know_all(colours_and_words: D
 
 def test_floors_give_log_probabilities_and_say_what_they_cost(colours_and_words: Dataset):
     rows = colours_and_words.rows("select")
-    for floor in fit_floors(colours_and_words):
+    for floor in fitted_floors(colours_and_words):
         outputs = floor.logits(colours_and_words, rows)
         assert outputs.shape == (len(rows), 4)
         np.testing.assert_allclose(np.exp(outputs).sum(1), 1)
@@ -82,7 +91,7 @@ def test_floors_give_log_probabilities_and_say_what_they_cost(colours_and_words:
 
 def test_floors_are_the_same_each_time(colours_and_words: Dataset):
     rows = colours_and_words.rows("select")
-    for first, second in zip(fit_floors(colours_and_words), fit_floors(colours_and_words), strict=True):
+    for first, second in zip(fitted_floors(colours_and_words), fitted_floors(colours_and_words), strict=True):
         np.testing.assert_array_equal(first.logits(colours_and_words, rows), second.logits(colours_and_words, rows))
 
 
@@ -95,7 +104,7 @@ def test_fitting_never_touches_select_or_test(colours_and_words: Dataset, monkey
         return rows_of(self, split)
 
     monkeypatch.setattr(Dataset, "rows", rows)
-    fit_floors(colours_and_words)
+    fitted_floors(colours_and_words)
     assert set(asked) == {"train", "steer"}
     with pytest.raises(SealedTestError):
         colours_and_words.rows("test")
@@ -113,7 +122,7 @@ def test_a_class_that_the_sample_lacks_is_unlikely_but_not_impossible(tmp_path: 
     dataset = dataset_of(tmp_path, rows)
     at = dataset.signature.target.labels.index("c")
     monkeypatch.setattr("chiasma.experiment.floors.MOST_ROWS", 30)
-    for floor in fit_floors(dataset):
+    for floor in fitted_floors(dataset):
         outputs = floor.logits(dataset, dataset.rows("select"))
         assert np.isfinite(outputs).all()
         assert outputs[:, at].max() < np.log(0.05)
@@ -122,7 +131,7 @@ def test_a_class_that_the_sample_lacks_is_unlikely_but_not_impossible(tmp_path: 
 def test_texts_without_words_leave_only_the_prior(tmp_path: Path):
     rows = [{"id": k, "text": "!" * (1 + k), "label": "ab"[k % 3 == 0], "split": split_of(k)} for k in range(120)]
     dataset = dataset_of(tmp_path, rows)
-    outputs = fit_floors(dataset)[1].logits(dataset, dataset.rows("select"))
+    outputs = fitted_floors(dataset)[1].logits(dataset, dataset.rows("select"))
     assert np.ptp(outputs, axis=0).max() < 1e-6
 
 
@@ -135,7 +144,7 @@ def test_each_label_of_several_has_its_own_model(tmp_path: Path):
         rows.append({"id": k, "text": f"item {k} {' '.join(has)}", "label": [*has, "new"], "split": split_of(k)})
     dataset = dataset_of(tmp_path, rows, task="multilabel")
     select = dataset.rows("select")
-    majority, words = fit_floors(dataset)
+    majority, words = fitted_floors(dataset)
     labels, target = dataset.labels(select).numpy(), dataset.signature.target
     outputs = words.logits(dataset, select)
     assert measure(outputs, labels, target)["f1_macro"] > 0.97
@@ -153,7 +162,7 @@ def test_a_regression_gets_ridge_and_the_mean(tmp_path: Path):
         rows.append({"id": k, "text": f"a {words[size]} thing {k % 9}", "label": value, "split": split_of(k)})
     dataset = dataset_of(tmp_path, rows, task="regression")
     select = dataset.rows("select")
-    majority, ridge = fit_floors(dataset)
+    majority, ridge = fitted_floors(dataset)
     labels, target = dataset.labels(select).numpy(), dataset.signature.target
     assert ridge.name == "tfidf_ridge"
     assert majority.description == "always the mean"
@@ -180,7 +189,7 @@ def test_the_work_of_a_fit_is_bounded_by_rows():
 
 def test_a_sample_of_large_data_is_owned_up_to(colours_and_words: Dataset, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chiasma.experiment.floors.MOST_ROWS", 100)
-    floor = fit_floors(colours_and_words)[1]
+    floor = fitted_floors(colours_and_words)[1]
     total = len(colours_and_words.rows("train"))
     assert floor.description.endswith(f"fitted on 100 of {total} rows")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasma.experiment.plan import SearchPlan, ladder_cost, plan_finals, plan_search
+from chiasma.experiment.plan import SearchPlan, ladder_cost, longer_search, plan_finals, plan_search
 
 
 def search(
@@ -90,3 +90,21 @@ def test_final_trainings_fit_into_the_time_that_is_left(seconds, costs, workers,
     assert 1 <= plan.rounds <= seeds
     if plan.fraction > 0.01:
         assert plan.rounds * plan.fraction * sum(costs) / workers <= seconds + 1e-6
+
+
+def test_a_search_is_lengthened_by_what_one_round_of_finals_does_not_need():
+    plan = search()
+    longer = longer_search(plan, elapsed=50.0, costs=[20.0, 10.0, 10.0], workers=2)
+    assert longer.search_until is not None
+    assert longer.search_until > plan.search_until
+    # Even cheap finals keep a part of the time, for more seeds.
+    assert longer.search_until == pytest.approx(plan.finish_by - 0.3 * (plan.finish_by - 50.0))
+
+
+def test_a_search_is_never_cut_short_by_expensive_finals():
+    plan = search()
+    assert longer_search(plan, elapsed=50.0, costs=[1000.0] * 9, workers=2) == plan
+
+
+def test_a_budget_of_trials_needs_no_end_of_the_search():
+    assert longer_search(SearchPlan(), elapsed=50.0, costs=[1.0], workers=2) == SearchPlan()

@@ -1,6 +1,8 @@
 """A saved model: a folder that says everything, is checked byte by byte, and predicts wherever it lies."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import torch
 
 from chiasma.core.errors import CorruptFileError, DataError, StorageError
 from chiasma.data.batch import Sample
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
 from chiasma.data.signature import Target
 from chiasma.experiment.calibration import Calibrator
-from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.saved import SavedModel, learnt_contents
 from tests.experiment.small_model import classifier, make_saved, samples
 
 
@@ -87,3 +91,21 @@ def test_loading_leaves_the_weights_bit_for_bit(tmp_path: Path):
     saved.save(tmp_path)
     loaded = SavedModel.load(tmp_path, device="cpu").model.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in saved.model.state_dict().items())
+
+
+def test_a_model_recognises_what_it_has_learnt_from_in_another_file(tmp_path):
+    rows = [{"id": k, "text": f"row number {k}", "label": "ab"[k % 2]} for k in range(60)]
+
+    def dataset(name, some, **settings):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+        return prepare(DataSpec(source=str(tmp_path / name), **settings), seed=0, cache=tmp_path / "cache")[0]
+
+    first = dataset("first.jsonl", rows[:40], test_fraction=0.2)
+    saved = replace(classifier(), learnt=learnt_contents(first))
+    saved.save(tmp_path / "model")
+    loaded = SavedModel.load(tmp_path / "model", device="cpu")
+    grown = dataset("grown.jsonl", [*rows[40:], *rows[:40]])
+    every = np.arange(60)
+    known = {grown.ids([row])[0] for row in every[loaded.learnt_from(grown, every)]}
+    seen = np.concatenate([first.rows(split) for split in ("train", "steer", "select")])
+    assert known == set(first.ids(seen))

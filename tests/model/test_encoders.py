@@ -99,3 +99,17 @@ def test_features_without_their_boxes_are_refused():
 def test_an_impossible_convolution_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Convolution.from_dict(settings)
+
+
+def test_the_mean_of_ready_made_tokens_is_one_token_that_forgets_places_and_leaves_out_masked_ones():
+    encoder = Features(pool="mean").build(8, TokensInput(count=4, dim=5, boxes=False)).eval()
+    x, mask = torch.randn(2, 4, 5), torch.tensor([[True] * 4, [True, True, False, False]])
+    out = encoder(Tokens(x, mask))
+    assert out.x.shape == (2, 1, 8)
+    torch.testing.assert_close(encoder(Tokens(x.flip(1), mask.flip(1))).x, out.x)
+    torch.testing.assert_close(encoder(Tokens(x[1:, :2], mask[1:, :2])).x, out.x[1:])
+
+
+def test_the_places_of_averaged_tokens_are_refused():
+    with pytest.raises(ConfigError, match="positions need every token"):
+        Features.from_dict({"positions": True, "pool": "mean"})

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="data")
 
 
-@takes_settings
+@takes_settings(without=("workers", "device", "run_folder", "name"))
 def check(data: DataArgument = None, *, settings: Settings) -> None:
     """Clean and split the data, and say what was found; exit code 1 where it cannot be learned from."""
     from chiasma.cli.display import output, progress
@@ -29,7 +29,7 @@ def check(data: DataArgument = None, *, settings: Settings) -> None:
         output().print(line, markup=False, soft_wrap=True)
 
 
-@takes_settings
+@takes_settings(without=("workers", "device", "run_folder", "name"))
 def show(data: DataArgument = None, *, settings: Settings) -> None:
     """Print shapes, splits, labels and a few samples; never from the sealed test split."""
     from chiasma.cli.display import output, pairs, progress, table

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("chiasma resume latest", "chiasma resume evolve-20260312 --budget 1h"))(resume)
 
 
-@takes_settings
+@takes_settings()
 def evolve(data: DataArgument = None, *, budget: Annotated[str | None, _BUDGET] = None, settings: Settings) -> None:
     """Search for the best classifier within a budget, and prove what it gains on a sealed test split."""
     from chiasma.cli.display import progress
@@ -50,7 +50,7 @@ def evolve(data: DataArgument = None, *, budget: Annotated[str | None, _BUDGET] 
     print_run(result)
 
 
-@takes_settings
+@takes_settings()
 def train(data: DataArgument = None, *, settings: Settings) -> None:
     """Train one design, measure it on the select split, and save it; the test split stays sealed."""
     from chiasma.cli.display import progress
@@ -86,5 +86,5 @@ def resume(
 
     path = find_folder(run, run_folder)
     with progress() as console:
-        result = resume_run(path, budget=budget, console=console)
+        result = resume_run(path, budget=budget, console=console, started=process_start())
     print_run(result)

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     )(features)
 
 
-@takes_settings
+@takes_settings(without=("seed", "workers", "name"))
 def evaluate(
     model: ModelArgument,
     data: DataArgument = None,
@@ -52,7 +52,7 @@ def evaluate(
     config = settings.config_for(data)
     spec = None if data is None else data_like(folder, config.data)
     with progress() as console:
-        evaluation = run_evaluate(folder, spec, split=on, console=console, device=config.run.device)
+        evaluation = run_evaluate(folder, spec, split=on, console=console, config=config)
     print_evaluation(evaluation)
 
 
@@ -108,7 +108,7 @@ def predict(
     _predict_one(saved, image=image, text=text, as_json=as_json)
 
 
-@takes_settings
+@takes_settings(without=("seed", "workers", "name"))
 def features(
     data: DataArgument = None,
     *,
@@ -119,7 +119,8 @@ def features(
     modality: Annotated[str, typer.Option("--modality", metavar="NAME", help="image or text.")] = "image",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="Where tokens go.")] = None,
     imported: Annotated[
-        str | None, typer.Option("--import", metavar="MODALITY=FILE", help="Check and store tokens made elsewhere.")
+        str | None,
+        typer.Option("--import", metavar="MODALITY=FILE", help="Check tokens made elsewhere; -o keeps them."),
     ] = None,
     settings: Settings,
 ) -> None:
@@ -180,6 +181,7 @@ def _predict_manifest(
         rows = predict_manifest(
             saved, manifest, columns=Columns(**columns), image_dir=image_dir, features=features, console=console
         )
+        interrupted = console.interrupted
     kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"
     text = write_predictions(rows, saved, kind=kind, out=out)
     if out is None:
@@ -187,5 +189,8 @@ def _predict_manifest(
     bad = sum(row.error is not None for row in rows)
     where = f" in {out}" if out is not None else ""
     typer.echo(f"{len(rows) - bad} rows predicted{where}, {bad} could not be read (column error).", err=True)
+    if interrupted:
+        typer.echo("Interrupted: the rows after these were not predicted.", err=True)
+        raise typer.Exit(130)
     if bad == len(rows):
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
@@ -125,9 +125,17 @@ class Settings:
         return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
 
 
-def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options of :class:`Settings`, collected into its parameter ``settings``."""
-    shared = fields(Settings)
+def takes_settings(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of :class:`Settings`, collected into its parameter ``settings``.
+
+    Args:
+        without: Options that the verb would ignore, and which it therefore does not offer.
+    """
+    return functools.partial(_with_settings, without=frozenset(without))
+
+
+def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Callable[..., None]:
+    shared = [item for item in fields(Settings) if item.name not in without]
     hints = get_type_hints(Settings, include_extras=True)
     own = [item for item in inspect.signature(verb, eval_str=True).parameters.values() if item.name != "settings"]
     added = [

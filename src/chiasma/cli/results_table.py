@@ -23,3 +23,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     title = f"{evaluation.source}, {evaluation.split}: {evaluation.examples:,} examples in {evaluation.groups:,} groups"
     rows = [(name, interval.value, interval.low, interval.high) for name, interval in evaluation.metrics.items()]
     table(["metric", "value", "low", "high"], rows, title=title)
+    if evaluation.per_label:
+        columns = list(evaluation.per_label[0])
+        table(columns, [[row[name] for name in columns] for row in evaluation.per_label], title="By label")
+    if evaluation.calibration is not None:
+        before, after = evaluation.calibration.expected_error_before, evaluation.calibration.expected_error_after
+        typer.echo(f"expected calibration error {after:.4f} (without calibration {before:.4f})")

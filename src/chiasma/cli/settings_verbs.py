@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="config")
 
 
-@takes_settings
+@takes_settings()
 def show(data: DataArgument = None, *, settings: Settings) -> None:
     """Print the settings that a command line leads to, as YAML; without any, also the presets' names."""
     import yaml

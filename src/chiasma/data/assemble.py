@@ -35,6 +35,7 @@ from chiasma.data.splits import SPLITS, cut, grouped
 from chiasma.data.strings import StringColumn
 
 Progress = Callable[[str], None]
+Digest = Callable[[str | None], str | None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def assemble(
     target = make_target(_of_split(rows.frame, "train"), task, name=table.label_name)
     progress(f"encoding the texts of {len(rows.frame):,} rows")
     inputs = _inputs(rows, pictures, table, spec, folder)
-    preprocessing = _write_rows(rows, table, spec, target=target, inputs=inputs, folder=folder)
+    preprocessing = _write_rows(rows, table, spec, target=target, inputs=inputs, digest=pictures.digest, folder=folder)
     manifest = {
         "fingerprint": _test_fingerprint(rows, pictures),
         "sensitive": spec.sensitive,
@@ -199,8 +200,15 @@ def _inputs(rows: Rows, pictures: Pictures, table: Table, spec: DataSpec, folder
     return sorted(inputs, key=lambda item: item.name)
 
 
+def row_contents(frame: pd.DataFrame, digest: Digest) -> np.ndarray:
+    """Return 64 bits of the hash of each row's image and text, equal in whatever file the row stands."""
+    lines = (canonical_json([digest(image), text]) for image, text in zip(frame["image"], frame["text"], strict=True))
+    hashes = b"".join(hashlib.blake2b(line.encode(), digest_size=8).digest() for line in lines)
+    return np.frombuffer(hashes, dtype="<u8")
+
+
 def _write_rows(
-    rows: Rows, table: Table, spec: DataSpec, *, target: Target, inputs: list[Inputs], folder: Path
+    rows: Rows, table: Table, spec: DataSpec, *, target: Target, inputs: list[Inputs], digest: Digest, folder: Path
 ) -> PreprocessingSpec:
     frame, visible = rows.frame, rows.visible
     labels = encode_labels(frame["label"].tolist(), target)
@@ -210,6 +218,7 @@ def _write_rows(
         mean, deviation = train.mean(0), np.where(train.std(0) > 0, train.std(0), 1.0)
         labels = ((labels - mean) / deviation).astype(np.float32)
     arrays = {
+        "contents": row_contents(frame, digest),
         "labels": labels[:visible],
         "test_labels": labels[visible:],
         "splits": np.array([SPLITS.index(split) for split in frame["split"]], dtype=np.uint8),

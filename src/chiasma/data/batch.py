@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 Label = str | tuple[str, ...] | float | tuple[float, ...]
@@ -65,9 +65,8 @@ class Tokens:
 
     def mean(self) -> Float[Tensor, "B D"]:
         """Return the mean of the tokens that count; zeros for a row without any."""
-        weights = self.mask.to(self.x.dtype)[..., None]
-        kept = self.x.masked_fill(~self.mask[..., None], 0.0)
-        return kept.sum(1) / weights.sum(1).clamp(min=1.0)
+        counts = self.mask.sum(1, keepdim=True, dtype=self.x.dtype)
+        return cleared(self.x, self.mask).sum(1) / counts.clamp(min=1.0)
 
     def present(self) -> Bool[Tensor, " B"]:
         """Return which rows have at least one token."""
@@ -76,12 +75,22 @@ class Tokens:
     def only(self, present: Bool[Tensor, " B"]) -> "Tokens":
         """Return the same tokens with absent rows masked and zeroed."""
         mask = self.mask & present[:, None]
-        return Tokens(self.x.masked_fill(~mask[..., None], 0.0), mask, self.boxes)
+        return Tokens(cleared(self.x, mask), mask, self.boxes)
 
     def to(self, device: torch.device | str) -> "Tokens":
         """Return the same tokens on another device."""
         boxes = None if self.boxes is None else self.boxes.to(device)
         return Tokens(self.x.to(device), self.mask.to(device), boxes)
+
+
+def cleared(x: Shaped[Tensor, "B *rest"], mask: Bool[Tensor, "B *some"]) -> Shaped[Tensor, "B *rest"]:
+    """Return ``x`` with zeros wherever the mask of its leading dimensions is False, even where ``x`` is NaN.
+
+    Nothing is copied where nothing is masked, if asking is free: on the CPU, outside of compilation.
+    """
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        return x
+    return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), 0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Dataset:
         self._splits = self._load("splits")
         self._labels = self._load("labels")
         self._groups = self._load("groups")
+        self._contents = self._load("contents")
         self._test_labels: np.ndarray | None = None
         self._index = {name: self._load(f"{name}.index") for name in manifest["parts"]}
         self._data = {name: self._load(f"{name}.data") for name in self.signature.inputs}
@@ -171,6 +172,10 @@ class Dataset:
     def groups(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return each row's group: rows that show the same image, or were said to belong together, share one."""
         return self._groups[np.asarray(rows, dtype=np.int64)]
+
+    def contents(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return 64 bits of the hash of each row's image and text; they are the same in another file or split."""
+        return self._contents[np.asarray(rows, dtype=np.int64)]
 
     def batch(self, rows: Sequence[int] | np.ndarray, *, modalities: Collection[str] | None = None) -> Batch:
         """Return the model inputs of some rows.

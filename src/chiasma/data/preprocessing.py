@@ -84,7 +84,8 @@ class Preprocessing:
         """Return the model inputs of raw samples.
 
         A part may be absent; an image may also be a file name. A modality of ready-made tokens takes an ``N D`` array,
-        with an ``N 5`` array as part ``image.boxes`` where the model was trained with boxes.
+        with an ``N 5`` array as part ``image.boxes`` where the model was trained with boxes, and an ``N 1`` array as
+        part ``image.mask`` where some of them do not count (zeros).
 
         Raises:
             DataError: A part is of the wrong kind or cannot be decoded; names the sample.
@@ -140,11 +141,14 @@ def _encode_tokens(samples: Sequence[Sample], kind: TokensInput, name: str) -> t
     values = _stacked(samples, name, (kind.count, kind.dim))
     present = torch.tensor([sample.parts.get(name) is not None for sample in samples], dtype=torch.bool)
     boxes = _stacked(samples, f"{name}.boxes", (kind.count, 5)) if kind.boxes else None
-    return Tokens(values, present[:, None].expand(-1, kind.count).clone(), boxes), present
+    mask = present[:, None].expand(-1, kind.count).clone()
+    if any(f"{name}.mask" in sample.parts for sample in samples):
+        mask &= _stacked(samples, f"{name}.mask", (kind.count, 1), absent=1.0)[..., 0] != 0
+    return Tokens(values, mask, boxes), present
 
 
-def _stacked(samples: Sequence[Sample], name: str, shape: tuple[int, int]) -> torch.Tensor:
-    values = torch.zeros(len(samples), *shape)
+def _stacked(samples: Sequence[Sample], name: str, shape: tuple[int, int], *, absent: float = 0.0) -> torch.Tensor:
+    values = torch.full((len(samples), *shape), absent)
     for row, sample in enumerate(samples):
         part = sample.parts.get(name)
         if part is None:

@@ -61,6 +61,7 @@ class LocalExecutor(Executor):
         log: File that their output is appended to; None discards it at the end.
         grace_seconds: How long after its limit a job may still answer by itself.
         start_seconds: How long a worker may take until it is ready.
+        lease_seconds: A worker that gives no sign of life for so long, because it was stopped or hangs, counts as dead.
         command: The worker's program.
 
     Raises:
@@ -75,13 +76,20 @@ class LocalExecutor(Executor):
         log: Path | None = None,
         grace_seconds: float = 1.0,
         start_seconds: float = 120.0,
+        lease_seconds: float = 60.0,
         command: Sequence[str] = WORKER,
     ) -> None:
         for name, value in (("workers", workers), ("threads", threads)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, but got {value}.")
         self._supervisor = Supervisor(
-            workers, threads=threads, log=log, grace_seconds=grace_seconds, start_seconds=start_seconds, command=command
+            workers,
+            threads=threads,
+            log=log,
+            grace_seconds=grace_seconds,
+            start_seconds=start_seconds,
+            lease_seconds=lease_seconds,
+            command=command,
         )
         self._outstanding: set[int] = set()
         self._next = 0

@@ -17,7 +17,7 @@ from typing import IO, Any
 from chiasma.core.files import storage_errors
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.worker import READY, Answer
+from chiasma.evaluate.worker import ALIVE, READY, Answer
 from chiasma.evaluate.worker_process import Assignment, WorkerProcess
 
 WORKER = (sys.executable, "-P", "-m", "chiasma.evaluate.worker")
@@ -53,12 +53,13 @@ class Supervisor:
         log: Path | None,
         grace_seconds: float,
         start_seconds: float,
+        lease_seconds: float,
         command: Sequence[str],
     ) -> None:
         self.results: queue.SimpleQueue[End | BaseException] = queue.SimpleQueue()
         self.retries = 0
         self._size, self._threads, self._command = workers, threads, tuple(command)
-        self._grace_seconds, self._start_seconds = grace_seconds, start_seconds
+        self._grace_seconds, self._start_seconds, self._lease_seconds = grace_seconds, start_seconds, lease_seconds
         self._log = _open_log(log)
         self._workers: list[WorkerProcess] = []
         self._waiting: deque[Assignment] = deque()
@@ -159,13 +160,17 @@ class Supervisor:
 
     def _patience(self) -> float:
         """Return how long nothing needs to be done unless somebody speaks."""
-        ends = [self._late_at(worker) for worker in self._workers]
+        ends = [min(self._late_at(worker), self._silent_at(worker)) for worker in self._workers]
         return max(0.0, min([*ends, time.monotonic() + IDLE_SECONDS]) - time.monotonic())
 
     def _late_at(self, worker: WorkerProcess) -> float:
         if not worker.ready:
             return worker.born + self._start_seconds
         return worker.assignment.kill_at(self._grace_seconds) if worker.assignment else float("inf")
+
+    def _silent_at(self, worker: WorkerProcess) -> float:
+        """Return when a worker that gives no sign of life is taken for dead."""
+        return worker.heard + self._lease_seconds if worker.ready else float("inf")
 
     def _hear(self, worker: WorkerProcess) -> None:
         """Take a worker's messages; if it is gone, what it still said counts first."""
@@ -188,6 +193,8 @@ class Supervisor:
         if message == READY:
             worker.ready, self._failed_starts = True, 0
             return False
+        if message == ALIVE:
+            return False
         answer = Answer.model_validate(message)
         given = worker.assignment
         if given is None or (answer.key, answer.attempt) != (given.job.key, given.attempt):
@@ -198,10 +205,15 @@ class Supervisor:
         return answer.leaving
 
     def _check_clock(self, worker: WorkerProcess) -> None:
-        if time.monotonic() < self._late_at(worker):
+        if time.monotonic() < min(self._late_at(worker), self._silent_at(worker)):
             return
         self._hear(worker)
-        if worker not in self._workers or time.monotonic() < self._late_at(worker):
+        if worker not in self._workers:
+            return
+        if time.monotonic() < self._late_at(worker):
+            if time.monotonic() >= self._silent_at(worker):
+                logger.warning("Worker %d has been silent for %g s and is replaced.", worker.pid, self._lease_seconds)
+                self._bury(worker)
             return
         given, worker.assignment = worker.assignment, None
         self._bury(worker)

@@ -17,7 +17,6 @@ class Task(Spec):
     objectives: tuple[Objective, ...] = Field(default=("error", "flops", "parameters"), min_length=1)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    time_limit_seconds: float | None = Field(default=None, gt=0)
     max_parameters: int | None = Field(default=None, ge=1)
 
     def job(
@@ -29,6 +28,7 @@ class Task(Spec):
         rung: int = 0,
         fraction: float = 1.0,
         attempt: int = 1,
+        time_limit_seconds: float | None = None,
         keep_predictions: str | None = None,
         keep_checkpoint: str | None = None,
     ) -> Job:
@@ -36,6 +36,7 @@ class Task(Spec):
         return Job(
             key=key,
             attempt=attempt,
+            time_limit_seconds=time_limit_seconds,
             design=design,
             seed=seed,
             rung=rung,

@@ -2,6 +2,7 @@
 
 import io
 import time
+import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,10 @@ from chiasma.data.dataset import Dataset
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.probe import probe
 from chiasma.model.cost import cost, latency_seconds
+from chiasma.model.plugins import plugins_of
 from chiasma.store.checkpoint import save_checkpoint
 from chiasma.train.callbacks import Action, Callback, Moment, Stop
+from chiasma.train.design import Design
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import measure, objective_error
 from chiasma.train.predicting import predict_logits
@@ -51,12 +54,34 @@ def run_trial(job: Job, dataset: Dataset) -> Scored | Rejected:
     """Build, probe, count, train and measure one design on ``select``; ``test`` is never touched.
 
     Returns:
-        Scored, or Rejected at stage ``build``, ``probe``, ``train`` or ``deadline``.
+        Scored, or Rejected at stage ``build``, ``probe``, ``train``, ``deadline`` or ``plugin``.
 
     Raises:
         StorageError: What is to be kept cannot be written.
         ConfigError: The job's metric or device does not exist; not the candidate's fault.
     """
+    try:
+        return _trial(job, dataset)
+    except Exception as error:
+        # The boundary to third parties' code: what it raises is its own fault, whatever type it has.
+        culprit = plugin_at_fault(error, job.design)
+        if culprit is None:
+            raise
+        reason = f"{culprit} raised {type(error).__name__}: {_first_line(error)}"
+        return Rejected(stage="plugin", reason=reason)
+
+
+def plugin_at_fault(error: Exception, design: Design) -> str | None:
+    """Return the plugin of a design in whose package an exception was raised or passed through, or None."""
+    modules = {str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)}
+    for plugin in plugins_of(design):
+        package = type(plugin.resolve()).__module__.partition(".")[0]
+        if any(module.partition(".")[0] == package for module in modules):
+            return f"{plugin.group} {plugin.name}"
+    return None
+
+
+def _trial(job: Job, dataset: Dataset) -> Scored | Rejected:
     started = time.monotonic()
     deadline = None if job.time_limit_seconds is None else started + job.time_limit_seconds
     finish_by = None if job.finish_within_seconds is None else started + job.finish_within_seconds

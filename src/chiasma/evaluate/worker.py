@@ -23,6 +23,8 @@ from chiasma.core.spec import Spec
 Evaluate = Callable[[Mapping[str, Any]], Scored | Rejected | Failed]
 PR_SET_PDEATHSIG = 1
 READY = {"ready": True}
+ALIVE = {"alive": True}
+HEARTBEAT_SECONDS = 2.0
 
 
 class Answer(Spec):
@@ -43,20 +45,44 @@ class Answer(Spec):
     leaving: bool
 
 
+class Protocol:
+    """The line to the driver: answers, and between them signs of life."""
+
+    def __init__(self, line: TextIO) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Send one message; leave where nobody listens any more."""
+        try:
+            with self._lock:
+                self._line.write(json.dumps(message) + "\n")
+                self._line.flush()
+        except BrokenPipeError:
+            os._exit(0)
+
+    def keep_alive(self) -> None:
+        """Send a sign of life every two seconds: a process that is stopped or hangs in native code sends none."""
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            self.say(ALIVE)
+
+
 def serve(prepare: Callable[[], Evaluate]) -> None:
     """Answer jobs until the driver closes our input.
 
     Args:
         prepare: Imports and warms up whatever is slow the first time; returns what turns a job into an outcome.
     """
-    protocol = _take_protocol()
+    protocol = Protocol(_take_protocol())
     die_with_driver(_driver())
     # Ctrl-C in the terminal is for the driver, which decides what becomes of a job that is under way.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     evaluate = prepare()
-    _say(protocol, READY)
+    protocol.say(READY)
+    threading.Thread(target=protocol.keep_alive, daemon=True).start()
     leaving = False
     while not leaving:
         job = jobs.get()
@@ -64,7 +90,7 @@ def serve(prepare: Callable[[], Evaluate]) -> None:
         outcome, leaving = _answer(evaluate, job)
         seconds = time.monotonic() - started
         answer = Answer(key=job["key"], attempt=job["attempt"], outcome=outcome, seconds=seconds, leaving=leaving)
-        _say(protocol, answer.to_dict())
+        protocol.say(answer.to_dict())
 
 
 def die_with_driver(driver: int) -> None:
@@ -96,14 +122,6 @@ def _listen(jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
     for line in sys.stdin.buffer:
         jobs.put(json.loads(line))
     os._exit(0)
-
-
-def _say(protocol: TextIO, message: Mapping[str, Any]) -> None:
-    try:
-        protocol.write(json.dumps(message) + "\n")
-        protocol.flush()
-    except BrokenPipeError:
-        os._exit(0)
 
 
 def _driver() -> int:

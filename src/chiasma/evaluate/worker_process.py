@@ -69,7 +69,7 @@ class WorkerProcess:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._output.fileno(), False)
         self._rest = b""
-        self.born = time.monotonic()
+        self.born = self.heard = time.monotonic()
         self.ready = False
         self.assignment: Assignment | None = None
 
@@ -85,11 +85,12 @@ class WorkerProcess:
     def give(self, assignment: Assignment) -> None:
         """Send a job; a worker that is dead already is noticed by the next read."""
         assignment.tries += 1
-        assignment.started = time.monotonic()
         self.assignment = assignment
         wire = assignment.job.model_copy(update={"attempt": assignment.attempt})
         with suppress(BrokenPipeError):
             self._input.write(wire.to_json().encode() + b"\n")
+        # Only now: were this process stopped before the write, the worker's time would pass without a job.
+        assignment.started = time.monotonic()
 
     def read(self) -> tuple[list[Any], bool]:
         """Return the complete messages that have arrived, and whether the worker is gone."""
@@ -103,6 +104,7 @@ class WorkerProcess:
                 gone = True
                 break
             self._rest += part
+            self.heard = time.monotonic()
         *lines, self._rest = self._rest.split(b"\n")
         return [json.loads(line) for line in lines], gone
 

@@ -10,11 +10,16 @@ from chiasma.core.errors import DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
 from chiasma.experiment.config import Budget, RunConfig
-from chiasma.experiment.console import Console
+from chiasma.experiment.console import Console, stoppable
 from chiasma.store.folders import cache_folder, runs_root
 from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
 from chiasma.train.metrics import measure, primary_metric
+
+
+def run_cache(config: RunConfig) -> Path:
+    """Return the folder for prepared data and extracted features."""
+    return Path(config.run.cache).expanduser() if config.run.cache else cache_folder()
 
 
 def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataReport]:
@@ -23,8 +28,7 @@ def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataRepo
     Raises:
         DataError: The data cannot be used.
     """
-    cache = Path(config.run.cache).expanduser() if config.run.cache else cache_folder()
-    return prepare(config.data, seed=config.run.seed, cache=cache, progress=console.status)
+    return prepare(config.data, seed=config.run.seed, cache=run_cache(config), progress=stoppable(console))
 
 
 def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequence[str]) -> RunStore:

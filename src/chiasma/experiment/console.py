@@ -1,5 +1,6 @@
 """What long work says while it runs, and how it learns that it should stop."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -18,6 +19,20 @@ class Console(Protocol):
     def interrupted(self) -> bool:
         """Return True once the user asked to stop (Ctrl-C): finish with the best so far, start nothing new."""
         ...
+
+
+def stoppable(console: Console) -> Callable[[str], None]:
+    """Return a progress line for work that has nothing to save: once the user asked to stop, it ends there.
+
+    The line raises KeyboardInterrupt then.
+    """
+
+    def tell(text: str) -> None:
+        console.status(text)
+        if console.interrupted:
+            raise KeyboardInterrupt
+
+    return tell
 
 
 class SilentConsole:

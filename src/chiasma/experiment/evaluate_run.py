@@ -13,15 +13,17 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
+from chiasma.experiment.beginning import run_cache
 from chiasma.experiment.calibration import THRESHOLD_METRICS
-from chiasma.experiment.console import Console
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.diagnosis import label_table
 from chiasma.experiment.predict import read_image
 from chiasma.experiment.results import Calibration, Interval
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
-from chiasma.store.folders import cache_folder, ledger_folder
+from chiasma.store.folders import ledger_folder
 from chiasma.train.metrics import METRICS
 from chiasma.train.predicting import predict_logits
 
@@ -54,7 +56,7 @@ def evaluate(
     *,
     split: Literal["test", "select"] = "test",
     console: Console,
-    device: str = "auto",
+    config: RunConfig,
 ) -> Evaluation:
     """Measure a saved model.
 
@@ -62,18 +64,17 @@ def evaluate(
         model: The model's folder.
         data: Data with the same labels and kinds of input; None for those it was trained on.
         split: ``test`` records an opening in the ledger.
+        console: Where progress goes.
+        config: Its ``run.device`` and ``run.cache`` say where, its ``evaluate`` section how intervals are made.
 
     Raises:
         DataError: The data do not fit the model, or have no such split.
     """
-    saved = SavedModel.load(model, device=device)
+    saved = SavedModel.load(model, device=config.run.device)
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
-    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache_folder(), progress=console.status)
+    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=run_cache(config), progress=stoppable(console))
     _check_fit(saved, dataset)
-    if dataset.fingerprint != saved.card["fingerprint"]:
-        console.say(
-            "These are other data than the model's own: rows that it was trained on are not recognised in them."
-        )
+    own = dataset.fingerprint == saved.card["fingerprint"]
     before = None
     if split == "test":
         if not dataset.test_count:
@@ -82,12 +83,16 @@ def evaluate(
         console.say(opening_words(before))
     else:
         rows = dataset.rows("select")
+    if not own or split == "test":
+        rows = _unseen(saved, dataset, rows, console)
     logits = _logits(saved, dataset, rows)
     bootstrap = Bootstrap(
         labels=dataset.labels(rows).numpy(),
         groups=dataset.groups(rows),
         target=dataset.signature.target,
         target_scale=dataset.target_scale,
+        level=config.evaluate.level,
+        resamples=config.evaluate.resamples,
     )
     metrics: dict[str, Interval] = {}
     for metric in METRICS[dataset.signature.target.task]:
@@ -113,6 +118,20 @@ def evaluate(
             target_scale=dataset.target_scale,
         ),
     )
+
+
+def _unseen(saved: SavedModel, dataset: Dataset, rows: np.ndarray, console: Console) -> np.ndarray:
+    """Leave out rows that the model has learnt from: in a grown or newly split file they may stand anywhere.
+
+    Raises:
+        DataError: None is left.
+    """
+    known = saved.learnt_from(dataset, rows)
+    if known.all():
+        raise DataError(f"The model has learnt from every one of these {len(rows):,} rows: they can say nothing of it.")
+    if known.any():
+        console.say(f"left out {known.sum():,} of {len(rows):,} rows, because the model has learnt from them")
+    return rows[~known]
 
 
 def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The product's main job: floors, search, finals, the sealed test, the report, all within one budget."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,24 +54,27 @@ def evolve(
         return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
 
-def resume(path: Path, *, budget: str | None = None, console: Console) -> RunResult:
+def resume(path: Path, *, budget: str | None = None, console: Console, started: float | None = None) -> RunResult:
     """Continue an interrupted or killed search to the result that it would have had.
 
     Args:
         path: The run's folder.
         budget: A larger budget than the run was made with; None for the same.
+        console: Where progress goes, and whether the user wants to stop.
+        started: From when this sitting counts (``time.monotonic()``), such as the start of the process; None for now.
 
     Raises:
         RunBusyError: Another process is writing to the run.
         DataError: The data have changed since.
     """
+    started = time.monotonic() if started is None else started
     with RunStore.open(path, write=True) as store:
         config = with_budget(store, budget)
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
         metric = deciding_metric(config, dataset)
-        clock = Clock(spent_before=_spent(store))
+        clock = Clock(spent_before=_spent(store), started=started)
         with failing(store):
             return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
@@ -138,6 +142,7 @@ def _gather(setting: Setting) -> Evidence:
             first = stages.first_arms(setting, space)
             floors = [arm for arm in first if arm.role == "floor"]
             finished += stages.train_first(setting, first, search_plan, archive)
+            search_plan = stages.lengthen(setting, search_plan, first, finished)
             loop = stages.make_search(setting, search_plan, archive, space)
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)

@@ -18,11 +18,11 @@ from chiasma.data.decoding import image_path
 from chiasma.data.features import Features, FeatureStore, import_file
 from chiasma.data.image import decode_file, fitted, from_array, quiet_decoding
 from chiasma.data.manifest import Table, read
+from chiasma.experiment.beginning import run_cache
 from chiasma.experiment.config import RunConfig
-from chiasma.experiment.console import Console
+from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.runs import find_model
 from chiasma.experiment.saved import SavedModel
-from chiasma.store.folders import cache_folder
 
 PIXELS = "pixels"
 _SIDE, _PATCH = 16, 4
@@ -72,12 +72,11 @@ def extract_features(
     max_pixels = config.data.max_pixels
     chosen = _pixels(modality, max_pixels) if extractor == PIXELS else _trained(extractor, modality, config)
     ids, contents, skipped = _readable(table, modality, max_pixels=max_pixels)
-    cache = Path(config.run.cache) if config.run.cache else cache_folder()
     store = FeatureStore(
-        cache / "features", encoder=chosen.name, weights=chosen.weights, preprocessing=chosen.preprocessing
+        run_cache(config) / "features", encoder=chosen.name, weights=chosen.weights, preprocessing=chosen.preprocessing
     )
     with quiet_decoding():
-        fresh = store.extract(contents, chosen.encode, progress=console.status)
+        fresh = store.extract(contents, chosen.encode, progress=stoppable(console))
     found = store.features(contents, ids)
     if modality == "text":
         # A model zeroes the tokens that its mask excludes, so that the mask can be read off them.

@@ -16,6 +16,8 @@ from chiasma.search.archive import SharedArchive, Standing
 from chiasma.train.design import Design
 
 SHARE_OF_EXPECTED = 1.7
+# Image alone and text alone together cost about what a design of both does.
+PART_OF_COST = 0.6
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,29 @@ def complete_rounds(rounds: Mapping[str, set[int]]) -> set[int]:
     counts = {round_: sum(round_ in found for found in present) for round_ in set.union(*present)}
     most = max(counts.values())
     return {min(round_ for round_, count in counts.items() if count == most)}
+
+
+def expected_costs(arms: Sequence[ArmDesign], known: Mapping[int, float], *, unknown: float) -> list[float]:
+    """Return the expected seconds of a full training of each arm.
+
+    Args:
+        arms: Who is to be trained.
+        known: Measured, by candidate.
+        unknown: For an arm that was not trained and shares no encoders with one that was.
+    """
+
+    def cost(arm: ArmDesign) -> float:
+        if arm.candidate in known:
+            return known[arm.candidate]
+        parts = arm.design.model.encoders.items()
+        wholes = [
+            known[each.candidate]
+            for each in arms
+            if each.candidate in known and parts <= each.design.model.encoders.items()
+        ]
+        return PART_OF_COST * min(wholes) if wholes else unknown
+
+    return [cost(arm) for arm in arms]
 
 
 def full_cost(finished: Sequence[Finished]) -> dict[int, float]:

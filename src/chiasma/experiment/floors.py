@@ -147,11 +147,6 @@ def classical_floors(signature: Signature, *, seed: int = 0) -> list[ClassicalFl
     return floors
 
 
-def fit_floors(dataset: Dataset, *, seed: int = 0) -> list[ClassicalFloor]:
-    """Return the floors that apply to a dataset, fitted."""
-    return [floor.fit(dataset) for floor in classical_floors(dataset.signature, seed=seed)]
-
-
 def prior(labels: np.ndarray, target: Target) -> np.ndarray:
     """Return the constant outputs ``[C]`` with the least loss on these labels, smoothed so that none is impossible."""
     if target.task == "classification":

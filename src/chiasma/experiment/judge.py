@@ -16,7 +16,7 @@ from chiasma.experiment.floors import ClassicalFloor
 from chiasma.experiment.plan import FinalPlan, SearchPlan
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Gain, Results, RunResult
-from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting
@@ -127,6 +127,7 @@ def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
             "data": setting.config.data.to_dict(),
             "seed": setting.config.run.seed,
         },
+        learnt=learnt_contents(setting.dataset),
     ).save(setting.store.model_folder)
 
 

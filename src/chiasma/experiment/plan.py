@@ -18,6 +18,7 @@ CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 2.5
 SAFETY = 0.88
 REPORT_SHARE = 0.02
+FINALS_SHARE = 0.3
 
 
 class SearchPlan(Spec):
@@ -105,6 +106,26 @@ def ladder_cost(fractions: Sequence[float], eta: float) -> float:
     return sum(fraction / eta**rung for rung, fraction in enumerate(fractions)) / fractions[-1]
 
 
+def longer_search(plan: SearchPlan, *, elapsed: float, costs: Sequence[float], workers: int) -> SearchPlan:
+    """Return the plan with a search that also uses what one round of finals will not need; never a shorter one.
+
+    Args:
+        plan: Made before anything but the warm-up was measured.
+        elapsed: Seconds already spent.
+        costs: Expected seconds of each arm's full training on one worker, now that the first designs were trained.
+        workers: Trainings at a time.
+    """
+    if plan.search_until is None or plan.finish_by is None:
+        return plan
+    reserved = max(full_round(costs, workers) / SAFETY, FINALS_SHARE * (plan.finish_by - elapsed))
+    return plan.model_copy(update={"search_until": max(plan.search_until, plan.finish_by - reserved)})
+
+
+def full_round(costs: Sequence[float], workers: int) -> float:
+    """Return the seconds in which workers train every arm once: one cannot be divided among them."""
+    return max(max(costs, default=0.0), sum(costs) / workers)
+
+
 def plan_finals(*, seconds: float, costs: Sequence[float], workers: int, seeds: int) -> FinalPlan:
     """Choose how long and how often the final arms are trained: first as long as they need, then on more seeds.
 
@@ -114,8 +135,8 @@ def plan_finals(*, seconds: float, costs: Sequence[float], workers: int, seeds: 
         workers: Trainings at a time.
         seeds: Most rounds.
     """
-    full_round = max(max(costs), sum(costs) / workers)
+    once = full_round(costs, workers)
     usable = SAFETY * max(seconds, 0.0)
-    fraction = min(1.0, max(0.01, usable / max(full_round, 1e-6)))
-    rounds = int(usable // max(fraction * sum(costs) / workers, fraction * max(costs), 1e-6))
+    fraction = min(1.0, max(0.01, usable / max(once, 1e-6)))
+    rounds = int(usable // max(fraction * once, 1e-6))
     return FinalPlan(fraction=fraction, rounds=max(1, min(seeds, rounds)))

@@ -83,6 +83,8 @@ def predict_manifest(
 ) -> list[PredictedRow]:
     """Return a prediction or a reason for every row, in the manifest's order.
 
+    Where the user asks to stop, those of the rows so far.
+
     Args:
         saved: The model.
         manifest: JSONL, CSV or Parquet; labels are not needed and not read.
@@ -110,7 +112,7 @@ def predict_manifest(
             rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
             console.status(f"predicted {len(rows):,} of {records.total:,} rows")
             if console.interrupted:
-                raise KeyboardInterrupt
+                break
     return [rows[line] for line in sorted(rows)]
 
 
@@ -212,7 +214,8 @@ def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, 
     for name, path in features.items():
         tokens = import_file(path)
         found[name] = dict(zip(tokens.ids, tokens.tokens, strict=True))
-        found[f"{name}.boxes"] = {} if tokens.boxes is None else dict(zip(tokens.ids, tokens.boxes, strict=True))
+        for part, values in (("boxes", tokens.boxes), ("mask", tokens.mask)):
+            found[f"{name}.{part}"] = {} if values is None else dict(zip(tokens.ids, values, strict=True))
     return found
 
 
@@ -230,7 +233,7 @@ def _tokens(
         name = next((name for name in names if name in by_id), None)
         if name is not None:
             found[part] = by_id[name].astype(np.float32)
-        elif not part.endswith(".boxes"):
+        elif "." not in part:
             raise DataError(f"The file of {part} tokens has none for {identity} ({image or 'no image'}).")
     return found
 

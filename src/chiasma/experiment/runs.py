@@ -153,8 +153,8 @@ def costs(run: Path, design: Mapping[str, Any]) -> dict[str, str]:
     return words
 
 
-def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
-    """Continue a run of whatever verb it was made by.
+def resume_run(run: Path, *, budget: str | None, console: Console, started: float | None = None) -> Any:
+    """Continue a run of whatever verb it was made by; a time budget counts from ``started`` on.
 
     Raises:
         ConfigError: The budget is not one, or is given for a training, which has none.
@@ -171,7 +171,7 @@ def resume_run(run: Path, *, budget: str | None, console: Console) -> Any:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
         return train_run.resume(run, console=console)
-    return evolve.resume(run, budget=budget, console=console)
+    return evolve.resume(run, budget=budget, console=console, started=started)
 
 
 def describe_spec(spec: BaseModel) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
+from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.signature import Signature
@@ -20,6 +21,8 @@ from chiasma.train.devices import pick_device
 from chiasma.train.predicting import predict_logits
 
 FORMAT = 1
+LEARNT_FILE = "learnt.u64"
+LEARNT_DTYPE = "<u8"
 
 
 class Card(Spec):
@@ -34,6 +37,12 @@ class Card(Spec):
     facts: Mapping[str, Any] = {}
 
 
+def learnt_contents(dataset: Dataset) -> np.ndarray:
+    """Return the sorted contents of all rows of a dataset that are not sealed."""
+    rows = np.concatenate([dataset.rows(split) for split in ("train", "steer", "select")])
+    return np.unique(dataset.contents(rows))
+
+
 @dataclass(frozen=True)
 class SavedModel:
     """A classifier that needs nothing but its folder.
@@ -43,12 +52,15 @@ class SavedModel:
         preprocessing: From raw images and texts to the model's inputs.
         calibrator: From the model's outputs to probabilities and decisions.
         card: Where it comes from.
+        learnt: Contents (:meth:`~chiasma.data.dataset.Dataset.contents`) of the rows that made it what it is, sorted:
+            those it was trained on, and those by which it was steered, selected and calibrated.
     """
 
     model: MultimodalModel
     preprocessing: Preprocessing
     calibrator: Calibrator
     card: Mapping[str, Any] = field(default_factory=dict)
+    learnt: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=LEARNT_DTYPE))
 
     @property
     def signature(self) -> Signature:
@@ -87,7 +99,8 @@ class SavedModel:
             **self.preprocessing.documents(),
         }
         tensors = {"model": self.model.state_dict()}
-        save_checkpoint(folder, 0, tensors=tensors, documents=documents, files=self.preprocessing.files(), keep=1)
+        files = {**self.preprocessing.files(), LEARNT_FILE: self.learnt.astype(LEARNT_DTYPE).tobytes()}
+        save_checkpoint(folder, 0, tensors=tensors, documents=documents, files=files, keep=1)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> "SavedModel":
@@ -118,7 +131,12 @@ class SavedModel:
             preprocessing=Preprocessing.load(documents, found.files),
             calibrator=Calibrator.from_dict(documents["calibrator"]),
             card=card.facts,
+            learnt=np.frombuffer(found.files.get(LEARNT_FILE, b""), dtype=LEARNT_DTYPE),
         )
+
+    def learnt_from(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return which rows ``[n]`` the model has learnt from, in whatever file and split they stand now."""
+        return np.isin(dataset.contents(rows), self.learnt)
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """Return raw samples as the model's inputs.

@@ -51,16 +51,16 @@ class Setting:
         """Return the job of one training; what is on the last rung is kept, so that there always is a best so far."""
         if keep is None and rung == self.ladder.top:
             keep = self.kept(key)
-        job = self.task.job(
+        return self.task.job(
             key,
             design,
             seed=seed,
             fraction=fraction,
             rung=rung,
+            time_limit_seconds=time_limit_seconds,
             keep_checkpoint=str(keep) if keep else None,
             keep_predictions=str(keep / "select.npz") if keep else None,
         )
-        return job.model_copy(update={"time_limit_seconds": time_limit_seconds})
 
     def kept(self, key: str) -> Path:
         """Return the folder in which a job's checkpoint and predictions are kept."""

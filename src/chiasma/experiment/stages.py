@@ -8,12 +8,21 @@ from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
 from chiasma.experiment.driver import Finished, Work
-from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, final_arms, train_finals
+from chiasma.experiment.finals import (
+    ArmDesign,
+    TrainedArm,
+    Training,
+    expected_costs,
+    final_arms,
+    full_cost,
+    train_finals,
+)
 from chiasma.experiment.plan import (
     MOST_EPOCHS,
     FinalPlan,
     SearchPlan,
     epochs_for,
+    longer_search,
     plan_finals,
     plan_search,
 )
@@ -174,6 +183,27 @@ def _archive_first(
         setting.console.say(f"{arm.role if arm.role == 'floor' else 'start'} {arm.name}: error on select {shown}")
 
 
+def lengthen(
+    setting: Setting, search_plan: SearchPlan, arms: Sequence[ArmDesign], finished: Sequence[Finished]
+) -> SearchPlan:
+    """Return the plan with the end of the search that the first trainings allow: the finals need what they need."""
+    if search_plan.search_until is None:
+        return search_plan
+    costs = expected_costs(arms, full_cost(finished), unknown=_untrained_cost(search_plan))
+    # The settings' design stands for the winner, and once more for the control's best.
+    expected = [*costs, *(cost for arm, cost in zip(arms, costs, strict=True) if arm.role == "finalist")]
+    elapsed, workers = setting.driver.clock.elapsed(), setting.config.run.workers
+    chosen = setting.driver.decide(
+        f"length of the search of {setting.config.run.budget.words}",
+        lambda: longer_search(search_plan, elapsed=elapsed, costs=expected, workers=workers).to_dict(),
+    )
+    return SearchPlan.from_dict(chosen)
+
+
+def _untrained_cost(search_plan: SearchPlan) -> float:
+    return UNTRAINED_COST * search_plan.visits * (search_plan.visit_seconds or 0.0)
+
+
 def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchive, space: DesignSpace) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
     config = setting.config
@@ -245,12 +275,12 @@ def finals(
         chosen = FinalPlan(fraction=1.0, rounds=seeds, finalists=config.evaluate.finalists)
     else:
         left = search_plan.finish_by - driver.clock.elapsed()
-        unknown = UNTRAINED_COST * search_plan.visits * (search_plan.visit_seconds or 0.0)
+        unknown = _untrained_cost(search_plan)
 
         def choose() -> FinalPlan:
             for finalists in range(config.evaluate.finalists, 0, -1):
                 some = _with_finalists(arms, finalists)
-                expected = [costs.get(arm.candidate, unknown) for arm in some]
+                expected = expected_costs(some, costs, unknown=unknown)
                 found = plan_finals(seconds=left, costs=expected, workers=config.run.workers, seeds=seeds)
                 if found.fraction >= 1 or finalists == 1:
                     break

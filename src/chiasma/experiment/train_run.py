@@ -20,7 +20,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
-from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.watching import WatchedTraining
 from chiasma.model.cost import cost
 from chiasma.store.logs import log_to
@@ -114,6 +114,7 @@ def _write_down(
             "data": config.data.to_dict(),
             "seed": config.run.seed,
         },
+        learnt=learnt_contents(dataset),
     ).save(store.model_folder)
     size = cost(fit.model.spec, dataset.signature)
     arm = Arm(

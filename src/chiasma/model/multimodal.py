@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, suggestion
-from chiasma.data.batch import Batch, Output, TokenBatch, Tokens
+from chiasma.data.batch import Batch, Output, TokenBatch, Tokens, cleared
 from chiasma.data.signature import Signature
 from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
@@ -171,4 +171,4 @@ def _zero_absent(value: Tensor | Tokens, present: Tensor) -> Tensor | Tokens:
     """Zero absent rows before the encoder: a NaN there would reach shared weights through the gradient."""
     if isinstance(value, Tokens):
         return value.only(present)
-    return value.masked_fill(~present.reshape(-1, *[1] * (value.ndim - 1)), 0)
+    return cleared(value, present)

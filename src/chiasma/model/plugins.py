@@ -1,8 +1,8 @@
 """Third-party components, found by entry point and checked by their own spec."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import model_validator
 
@@ -47,6 +47,22 @@ class Plugin(Spec):
         # The object is still being made, so nobody has seen the incomplete options.
         object.__setattr__(self, "options", self.resolve().to_dict())
         return self
+
+
+def plugins_of(spec: Spec) -> Iterator[Plugin]:
+    """Yield every plugin that stands anywhere inside a spec."""
+    if isinstance(spec, Plugin):
+        yield spec
+    for name in type(spec).model_fields:
+        yield from _plugins_in(getattr(spec, name))
+
+
+def _plugins_in(value: Any) -> Iterator[Plugin]:
+    if isinstance(value, Spec):
+        yield from plugins_of(value)
+    elif isinstance(value, Mapping):
+        for item in cast("Mapping[str, Any]", value).values():
+            yield from _plugins_in(item)
 
 
 def installed(group: str) -> dict[str, EntryPoint]:

@@ -137,7 +137,8 @@ def _vit(input: ImageInput) -> Variant:
 PIXELS = Variant(Pixels, {"size": (8, 16)}, weight=0.5)
 BERT = Variant(Bert, {"depth": (1, 2, 3), "pool": ("none", "cls", "mean"), **TRANSFORMER})
 NGRAM = Variant(NGram, {"orders": (1, 2, 3), "buckets": (1024, 4096, 16384), "weighting": ("log", "binary")})
-FEATURES = Variant(Features, {"norm": (True, False), "hidden": HIDDEN, "dropout": DROPOUT, "positions": (True, False)})
+# Ready-made tokens are read one by one, or as their mean, which is many times cheaper; only the former have places.
+FEATURES = Variant(Features, {"hidden": HIDDEN, "dropout": DROPOUT, "pool": ("none", "mean")})
 
 FUSION = Part(
     (

@@ -12,7 +12,9 @@ from chiasma.search.design_space import DesignSpace, modalities
 from chiasma.train.design import Design, OptimSpec, TrainingSpec
 
 DIM = 64
-LINEAR_RATE = 3e-3
+# Linear models learn sparse words and noisy features best in long steps with strong regularisation.
+LINEAR_OPTIM = OptimSpec(lr=1e-2, weight_decay=0.1)
+LINEAR_DROPOUT = 0.5
 DEEP_RATE = 1e-3
 
 
@@ -73,7 +75,7 @@ def floor_designs(signature: Signature, space: DesignSpace) -> list[FloorDesign]
 def _linear_encoder(input: InputSpec) -> Spec:
     if isinstance(input, ImageInput):
         return Pixels()
-    return NGram() if isinstance(input, TextInput) else Features(norm=False)
+    return NGram() if isinstance(input, TextInput) else Features(pool="mean", dropout=LINEAR_DROPOUT)
 
 
 def _design(space: DesignSpace, encoders: dict[str, Spec], fusion: Spec | None, linear: bool) -> Design:
@@ -87,5 +89,5 @@ def _design(space: DesignSpace, encoders: dict[str, Spec], fusion: Spec | None, 
             "head": head.to_dict(),
         }
     )
-    optim = OptimSpec(lr=LINEAR_RATE if linear else DEEP_RATE)
+    optim = LINEAR_OPTIM if linear else OptimSpec(lr=DEEP_RATE)
     return Design(model=model, training=TrainingSpec(optim=optim, loop=space.training.loop))

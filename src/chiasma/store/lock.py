@@ -44,6 +44,13 @@ class RunLock:
     def release(self) -> None:
         """Let the next process write; may be called twice."""
         if self._descriptor >= 0:
+            # Closing alone would not do: a child that was forked a moment ago may still hold the same open file.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file without unlocking it, as a forked child must: the lock is its parent's."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
         _held.discard(self)
@@ -86,4 +93,4 @@ def _owner(path: Path) -> str:
 
 # A forked child shares the open file and would keep the lock after its parent's death.
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [lock.release() for lock in list(_held)])
+os.register_at_fork(after_in_child=lambda: [lock.abandon() for lock in list(_held)])
