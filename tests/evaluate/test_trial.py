@@ -193,6 +193,14 @@ def test_slowness_is_predicted_from_the_steps_after_the_first():
     assert TooSlow(started=time.monotonic(), limit_seconds=1e4).review(moment(8)) == ()
 
 
+def test_one_step_so_slow_that_there_is_no_hope_is_enough():
+    watch = TooSlow(started=time.monotonic(), limit_seconds=12.0)
+    assert watch.review(moment(1)) == ()
+    time.sleep(1.1)
+    (stop,) = watch.review(moment(2))
+    assert "the limit is 12 s" in stop.reason
+
+
 def test_jobs_run_in_this_process_in_order_until_the_deadline(task, claims):
     with InlineExecutor() as executor:
         handles = [executor.submit(task.job(f"job {n}", LINEAR, seed=n, fraction=0.1)) for n in range(3)]

@@ -108,3 +108,8 @@ def test_a_search_is_never_cut_short_by_expensive_finals():
 
 def test_a_budget_of_trials_needs_no_end_of_the_search():
     assert longer_search(SearchPlan(), elapsed=50.0, costs=[1.0], workers=2) == SearchPlan()
+
+
+def test_a_search_that_can_afford_few_candidates_asks_for_few_at_a_time():
+    assert search(budget=120.0, visit_seconds=1e-3).generation == 3
+    assert search(visit_seconds=1e-5).generation > 9

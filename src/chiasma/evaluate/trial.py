@@ -33,6 +33,7 @@ from chiasma.train.trainer import Fit, Trainer
 MEASURED_STEPS = 5
 PATIENCE_SECONDS = 1.0
 RESERVE = 0.05
+HOPELESS = 2.0
 SLOW = "too slow"
 NO_STEP = "no step was finished"
 
@@ -128,7 +129,7 @@ def examine(job: Job, dataset: Dataset) -> Rejected | None:
 
 
 class TooSlow(Callback):
-    """Stops a training that cannot end in time, as soon as a few steps say so.
+    """Stops a training that cannot end in time, as soon as a few steps say so, or one very slow step.
 
     The first step is left out: memory and kernels are chosen there. Evaluations count with the steps.
 
@@ -151,10 +152,11 @@ class TooSlow(Callback):
             self._since = (moment.step, now)
             return ()
         steps, seconds = moment.step - self._since[0], now - self._since[1]
-        if steps < MEASURED_STEPS or seconds < min(PATIENCE_SECONDS, RESERVE * self.limit_seconds):
-            return ()
         whole = (now - self.started) + (moment.total_steps - moment.step) * seconds / steps
         if whole <= self.limit_seconds * (1 + RESERVE):
+            return ()
+        known = steps >= MEASURED_STEPS and seconds >= min(PATIENCE_SECONDS, RESERVE * self.limit_seconds)
+        if not known and (whole < HOPELESS * self.limit_seconds or seconds < PATIENCE_SECONDS):
             return ()
         return (Stop(f"{SLOW}: would take about {whole:.0f} s, the limit is {self.limit_seconds:g} s"),)
 

@@ -133,7 +133,7 @@ class SearchSection(Spec):
     Attributes:
         proposers: Who proposes: ``random`` draws designs from the whole space and is the control; ``local`` edits
             one part of a good design.
-        generation: Candidates that are asked for, trained and compared together.
+        generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 

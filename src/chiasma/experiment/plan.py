@@ -16,6 +16,8 @@ SLOWEST = 3.0
 SPARE_SECONDS = 3.0
 CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 2.5
+GENERATIONS_WANTED = 6
+SMALLEST_GENERATION = 3
 SAFETY = 0.88
 REPORT_SHARE = 0.02
 FINALS_SHARE = 0.3
@@ -28,6 +30,8 @@ class SearchPlan(Spec):
         visits: Examples that a full training of usual length sees, all epochs together.
         rungs: Lengths of training on the ladder, in parts of ``top``.
         top: Part of a design's own epochs that the highest rung of the search trains.
+        generation: Most candidates asked for together, so that even a short search learns from its own results; None
+            for as many as the settings say.
         visit_seconds: Measured cost of training on one example once; None where trials are counted.
         search_until: Seconds after the start at which the search ends; None where trials are counted.
         finish_by: Seconds after the start at which trainings must have ended; None where trials are counted.
@@ -36,6 +40,7 @@ class SearchPlan(Spec):
     visits: int = Field(default=VISITS, ge=1)
     rungs: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     top: float = Field(default=1.0, gt=0, le=1)
+    generation: int | None = Field(default=None, ge=1)
     visit_seconds: float | None = None
     search_until: float | None = None
     finish_by: float | None = None
@@ -91,8 +96,15 @@ def plan_search(
     full_trainings = CANDIDATES_WANTED * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
     top = min(1.0, max(LEAST_TOP, search * workers / (full_trainings * visits * cost)))
     kept = tuple(rung for rung in rungs if rung == rungs[-1] or rung * top * visits >= FEWEST_VISITS)
+    candidates = search * workers / (ladder_cost(kept, eta) * top * visits * cost)
     return SearchPlan(
-        visits=visits, rungs=kept, top=top, visit_seconds=cost, search_until=elapsed + search, finish_by=finish_by
+        visits=visits,
+        rungs=kept,
+        top=top,
+        generation=max(SMALLEST_GENERATION, round(candidates / GENERATIONS_WANTED)),
+        visit_seconds=cost,
+        search_until=elapsed + search,
+        finish_by=finish_by,
     )
 
 

@@ -219,7 +219,7 @@ def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchiv
         allocator=BanditAllocator(list(proposers), controls, floor_share=config.search.floor_share),
         ladder=setting.ladder,
         top=search_plan.top,
-        generation=config.search.generation,
+        generation=min(config.search.generation, search_plan.generation or config.search.generation),
         trials=config.run.budget.trials,
         seed=config.run.seed,
         make_job=setting.make_job,
