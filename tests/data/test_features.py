@@ -99,17 +99,21 @@ def test_what_is_saved_is_what_is_read(tmp_path):
 
 
 class Marker:
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self):
-        return (Path.touch, (Path("/tmp/chiasma-executed"),))
+        return (Path.touch, (self.path,))
 
 
 def test_python_objects_are_never_loaded(tmp_path):
-    marker = Path("/tmp/chiasma-executed")
-    marker.unlink(missing_ok=True)
-    path = write(tmp_path / "f.npz", tokens=np.array([Marker()], dtype=object), id=np.array(["a"]))
+    marker = tmp_path / "executed"
+    path = write(tmp_path / "f.npz", tokens=np.array([Marker(marker)], dtype=object), id=np.array(["a"]))
     with pytest.raises(DataError, match="holds Python objects, which are never loaded"):
         import_file(path)
-    (tmp_path / "g.npz").write_bytes(pickle.dumps(Marker()))
+    (tmp_path / "g.npz").write_bytes(pickle.dumps(Marker(marker)))
     with pytest.raises(DataError, match=r"g\.npz holds Python objects"):
         import_file(tmp_path / "g.npz")
     assert not marker.exists()

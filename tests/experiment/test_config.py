@@ -178,6 +178,17 @@ def test_null_leaves_a_modality_out():
     assert design.model.fusion is None
 
 
+@pytest.mark.parametrize("name", ["cross_attention", "early"])
+def test_a_fusion_that_looks_at_tokens_gets_encoders_that_hand_them_over(name):
+    model = load_config(name).design(BOTH).model
+    assert [encoder.pool for encoder in model.encoders.values()] == ["none", "none"]
+
+
+def test_what_the_settings_say_of_an_encoder_beats_what_suits_the_fusion():
+    model = load_config("early", overrides=["model.encoders.text.kind=ngram"]).design(BOTH).model
+    assert model.encoders["text"].kind == "ngram"
+
+
 def test_an_encoder_for_a_modality_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"model\.encoders\.image: the data has no such modality, only text"):
         load_config("linear").design(only("text"))

@@ -91,8 +91,8 @@ class ModelSection(Spec):
 
     Attributes:
         dim: Width D of every token.
-        encoders: By modality (``image``, ``text``). A modality not named gets the default for its kind of input;
-            ``null`` leaves the modality out.
+        encoders: By modality (``image``, ``text``). A modality not named gets what suits its kind of input and the
+            fusion; ``null`` leaves the modality out.
         fusion: How two modalities meet; None is multiplicative. Ignored where one modality is used.
         head: None is the head of the data's task, with one hidden layer of 128.
         whole: A third party's model in place of encoders, fusion and head.
@@ -118,7 +118,10 @@ class ModelSection(Spec):
                     f"model.encoders.{modality}: the data has no such modality, only {', '.join(signature.inputs)}. "
                     f"Leave it out with --set model.encoders.{modality}=null."
                 )
-        chosen = {name: self.encoders.get(name, usual_encoder(spec)) for name, spec in signature.inputs.items()}
+        read = [name for name in signature.inputs if self.encoders.get(name, True) is not None]
+        every = len(read) > 1 and self.fusion is not None and self.fusion.every_token
+        usual = {name: usual_encoder(spec, every_token=every) for name, spec in signature.inputs.items()}
+        chosen = {name: self.encoders.get(name, encoder) for name, encoder in usual.items()}
         encoders = {name: encoder for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")

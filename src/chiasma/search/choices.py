@@ -156,7 +156,6 @@ FUSION = Part(
         Variant(Late, {"method": ("concat", "add", "attention"), "hidden": HIDDEN}, weight=0.5),
     )
 )
-ATTENTIVE = frozenset({"cross_attention", "early", "film"})
 
 
 def head_part(target: Target) -> Part:

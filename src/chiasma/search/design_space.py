@@ -53,7 +53,7 @@ class DesignSpace:
         encoders = {name: part.sample(rng) for name, part in self._encoders.items()}
         fusion = choices.FUSION.sample(rng) if len(encoders) > 1 else None
         model = _model(pick(choices.DIMS, rng), encoders, fusion, self._head.sample(rng))
-        if fusion is not None and getattr(fusion, "kind", "") in choices.ATTENTIVE:
+        if model.fusion is not None and model.fusion.every_token:
             model = _handing_over_all_tokens(model)[0]
         return Design(model=model, training=self._sample_training(rng))
 
@@ -143,7 +143,8 @@ class DesignSpace:
         fusion, description = choices.FUSION.edit(design.model.fusion, rng)
         edited = replace_at(design, "model.fusion", fusion)
         description = f"fusion: {description}"
-        if words(fusion) not in choices.ATTENTIVE or words(fusion) == words(design.model.fusion):
+        assert edited.model.fusion is not None
+        if not edited.model.fusion.every_token or words(fusion) == words(design.model.fusion):
             return edited, description
         model, opened = _handing_over_all_tokens(edited.model)
         note = f" (all tokens of {' and '.join(opened)})" if opened else ""

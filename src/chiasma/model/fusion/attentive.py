@@ -1,6 +1,6 @@
 """Fusions in which tokens of one modality look at those of the other."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -44,6 +44,8 @@ class CrossAttention(TransformerSpec, FusionSettings):
         direction: ``image_to_text``: image tokens are queries, text tokens keys; ``text_to_image``: the reverse.
     """
 
+    every_token: ClassVar[bool] = True
+
     kind: Literal["cross_attention"] = "cross_attention"
     direction: Literal["image_to_text", "text_to_image", "both"] = "both"
 
@@ -74,6 +76,8 @@ class EarlyFusion(Fusion):
 
 class Early(TransformerSpec, FusionSettings):
     """One transformer over the tokens of both modalities."""
+
+    every_token: ClassVar[bool] = True
 
     kind: Literal["early"] = "early"
 

@@ -23,7 +23,13 @@ class Fusion(nn.Module, ABC):
 
 
 class FusionSettings(Spec):
-    """What every fusion's spec has."""
+    """What every fusion's spec has.
+
+    Attributes:
+        every_token: Whether it looks at single tokens: over one token a modality, attention is a linear map.
+    """
+
+    every_token: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, dim: int) -> Fusion:
@@ -35,6 +41,13 @@ class FusionPlugin(Plugin):
 
     group: ClassVar[str] = "chiasma.fusion"
     settings: ClassVar[type[Spec]] = FusionSettings
+
+    @property
+    def every_token(self) -> bool:
+        """Return whether it looks at single tokens, as its own spec says."""
+        settings = self.resolve()
+        assert isinstance(settings, FusionSettings)
+        return settings.every_token
 
     def build(self, dim: int) -> Fusion:
         """Return what the plugin's own spec builds."""
