@@ -1,0 +1,115 @@
+"""Kill whole searches with SIGKILL at random moments, resume them, and compare the end with an uninterrupted one.
+
+    python benchmarks/search_after_kill.py --repeats 100
+
+Each repeat starts ``chiasma evolve --config quick`` in a process group of its own, kills the group at a random moment
+of its life (before its first record, while floors, candidates or finals train, while it judges), and calls ``chiasma
+resume`` until it ends; what is killed before there is a run counts as ``too early``. Compared are all candidates, all
+outcomes but their durations, and the closing figures. Rows are kept in ``benchmarks/results/search_after_kill.jsonl``.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from chiasma.core.outcome import Scored
+from chiasma.store.run import RunStore
+
+RESULTS = Path(__file__).with_name("results") / "search_after_kill.jsonl"
+TIMINGS = {"train_seconds", "latency"}
+JUDGED = ("gains", "winner", "calibration", "per_label", "design")
+
+
+def main() -> None:
+    """Print how many killed searches ended as the uninterrupted one did."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=4, help="budget of each search")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
+    identical = early = late = 0
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        os.environ |= {"CHIASMA_CACHE": str(root / "cache"), "CHIASMA_STATE": str(root / "state")}
+        search(root / "warm", options.trials, kill_after=None)
+        started = time.monotonic()
+        search(root / "whole", options.trials, kill_after=None)
+        seconds = time.monotonic() - started
+        (whole,) = (root / "whole").iterdir()
+        expected = trace(whole)
+        for repeat in range(options.repeats):
+            runs = root / f"repeat-{repeat}"
+            moment = moments.uniform(0.0, 1.0) * seconds
+            ended = search(runs, options.trials, kill_after=moment)
+            found = list(runs.glob("evolve-*/run.db"))
+            early, late = early + (not found), late + ended
+            same = not found or after_resume(found[0].parent) == expected
+            identical += same
+            keep({"repeat": repeat, "moment": moment, "of": seconds, "run": bool(found), "ended": ended, "same": same})
+            print(
+                f"{repeat + 1}: killed at {moment:.1f} of {seconds:.1f} s, {'same' if same else 'DIFFERENT'}",
+                flush=True,
+            )
+    print(f"identical {identical}/{options.repeats}; killed before there was a run {early}, after its end {late}")
+    raise SystemExit(0 if identical == options.repeats else 1)
+
+
+def search(runs: Path, trials: int, *, kill_after: float | None) -> bool:
+    """Search, or be killed on the way; return whether the search ended by itself."""
+    command = [sys.executable, "-m", "chiasma", "evolve", "--config", "quick", "--budget", str(trials)]
+    process = subprocess.Popen(
+        [*command, "--run-folder", str(runs)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        status = process.wait(kill_after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return False
+    if status:
+        raise SystemExit(f"The search itself failed with exit code {status}.")
+    return True
+
+
+def after_resume(run: Path) -> Any:
+    """Resume a run to its end and return its trace."""
+    subprocess.run([sys.executable, "-m", "chiasma", "resume", str(run)], check=True, capture_output=True)
+    return trace(run)
+
+
+def trace(run: Path) -> Any:
+    """Return everything that must be the same after a kill."""
+    with RunStore.open(run) as store:
+        candidates = [(row.number, row.hash, row.proposer, row.edit) for row in store.candidates()]
+        outcomes: dict[str, Any] = {}
+        for job in store.jobs():
+            if isinstance(job.outcome, Scored):
+                metrics = {name: value for name, value in job.outcome.metrics.items() if name not in TIMINGS}
+                outcomes[job.key] = (dict(job.outcome.objectives), metrics)
+            elif job.outcome is not None:
+                outcomes[job.key] = job.outcome.to_dict()
+    results = json.loads((run / "results.json").read_text())
+    return candidates, outcomes, {name: results[name] for name in JUDGED}
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Append a row to the results."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
