@@ -189,8 +189,8 @@ SCHEDULES = Part(
     )
 )
 # Peak learning rates: lowest and highest. Plain gradient descent needs steps a hundred times as long.
-RATES: Mapping[str, tuple[float, float]] = {"adamw": (3e-4, 1e-2), "adam": (3e-4, 1e-2), "sgd": (1e-2, 0.3)}
-WEIGHT_DECAYS = (0.0, 1e-3, 1e-2, 5e-2)
+RATES: Mapping[str, tuple[float, float]] = {"adamw": (3e-4, 2e-2), "adam": (3e-4, 2e-2), "sgd": (1e-2, 0.3)}
+WEIGHT_DECAYS = (0.0, 1e-3, 1e-2, 0.1, 0.3)
 WARMUPS = (0.0, 0.05, 0.1)
 BATCH_SIZES = (32, 64, 128, 256)
 EPOCH_MULTIPLES = (0.5, 1.0, 2.0)
