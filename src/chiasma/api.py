@@ -133,7 +133,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         saved = self._fitted()
         names = saved.predict(self._samples(X))
-        place = {name: position for position, name in enumerate(map(str, self.classes_))}
+        place = {name: position for position, name in enumerate(self._names)}
         return self.classes_[[place[name] for name in names]]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
@@ -146,7 +146,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         predicted = self.predict(X)
         truth = self._labels_of(X) if y is None else [str(label) for label in y]
-        right = np.array([str(said) == label for said, label in zip(predicted, truth, strict=True)], dtype=float)
+        right = np.array(
+            [str(said).strip() == label.strip() for said, label in zip(predicted, truth, strict=True)], dtype=float
+        )
         return float(np.average(right, weights=sample_weight))
 
     def save(self, folder: str | Path) -> None:
@@ -207,6 +209,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         labels = np.asarray(y).ravel()
         if len(labels) != len(given.rows):
             raise DataError(f"y must have a label for each row of X, but has {len(labels)} for {len(given.rows)} rows.")
+        absent = [place for place, label in enumerate(labels) if _is_missing(label)]
+        if absent:
+            raise DataError(f"y must have a label for each row, but that of row {absent[0]} is missing.")
+        labels = _stripped(labels)
         classes = np.unique(labels)
         manifest, root = write_manifest(
             given,
@@ -234,6 +240,14 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _columns(self) -> Columns:
         return Columns(image=self.image_column, text=tuple(self.text_columns or ()))
 
+    def _columns_of(self, given: GivenRows) -> Columns:
+        """Return the columns to predict from: the named ones, completed by those the model was trained on."""
+        chosen, known = self._columns(), self._fitted().data("rows").columns
+        return Columns(
+            image=chosen.image or (known.image if known.image in given.columns else None),
+            text=chosen.text or (known.text if set(known.text) <= set(given.columns) else ()),
+        )
+
     def _column_settings(self) -> dict[str, Any]:
         texts = list(self.text_columns) if self.text_columns else None
         return {
@@ -246,7 +260,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Take over a model, and put its outputs into the order of the classes."""
         given = np.array(sorted(saved.labels)) if classes is None else classes
         self.classes_ = np.array([label for label in given if str(label) in saved.labels], dtype=given.dtype)
-        self._order = [saved.labels.index(str(label)) for label in self.classes_]
+        self._names = [str(label) for label in self.classes_]
+        self._order = [saved.labels.index(name) for name in self._names]
         self.feature_names_in_ = np.array(columns or list(saved.signature.inputs), dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         self.model_ = saved
@@ -259,7 +274,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _samples(self, table: Any) -> list[Sample]:
         given, image_dir = self._rows_to_predict(table)
         max_pixels = self._fitted().max_pixels
-        return samples_of(given, self._columns(), image_dir=image_dir, max_pixels=max_pixels)
+        return samples_of(given, self._columns_of(given), image_dir=image_dir, max_pixels=max_pixels)
 
     def _rows_to_predict(self, table: Any) -> tuple[GivenRows, Path]:
         if not isinstance(table, str | Path):
@@ -272,10 +287,21 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _labels_of(self, table: Any) -> list[str]:
         given, _ = self._rows_to_predict(table)
-        column = self.label_column or "label"
+        column = self.label_column or self._fitted().data("rows").columns.label or "label"
         if column not in given.columns:
             raise DataError(f"y is None and X has no column {column!r}; it has: {', '.join(given.columns)}.")
         return [str(label) for label in given.values(column)]
+
+
+def _stripped(labels: np.ndarray) -> np.ndarray:
+    """Return labels as the data layer reads them: texts without surrounding space."""
+    if not all(isinstance(label, str) for label in labels):
+        return labels
+    return np.array([label.strip() for label in labels], dtype=labels.dtype)
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label != label
 
 
 def _classes_of_manifest(path: Path, column: str) -> np.ndarray | None:
@@ -285,7 +311,7 @@ def _classes_of_manifest(path: Path, column: str) -> np.ndarray | None:
     records = read_records(path)
     labels = [row.get(column) for row in records.rows if row.get(column) is not None]
     kinds = {type(label) for label in labels}
-    return np.unique(np.array(labels)) if kinds in ({int}, {bool}, {str}) else None
+    return np.unique(_stripped(np.array(labels))) if kinds in ({int}, {bool}, {str}) else None
 
 
 class _PrintingConsole(SilentConsole):

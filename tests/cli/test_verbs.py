@@ -120,6 +120,64 @@ def test_rows_that_the_model_has_learnt_from_are_left_out_of_another_file(traine
     assert "because the model has learnt from them" in told
 
 
+def test_a_model_reads_grown_data_with_its_own_tokenizer_though_the_test_rows_are_the_same(tmp_path):
+    def row(k, split, words):
+        return {
+            "id": f"{split}{k}",
+            "text": f"{words[k % 2]} {split} {k}",
+            "label": ("yes", "no")[k % 2],
+            "split": split,
+        }
+
+    words = ["alpha beta", "gamma delta"]
+    rows = [row(k, split, words) for split in ("train", "select", "test") for k in range(100)]
+    more = [row(k, "train", ["zeta omicron quick", "theta brown lazy"]) for k in range(1000, 1400)]
+    folder = ["--run-folder", str(tmp_path / "runs")]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(item) + "\n" for item in rows))
+    made = invoke("train", str(source), *folder, "--set", "train.epochs=30", "--set", "optim.lr=1e-2")
+    assert made.exit_code == 0, made.stderr
+
+    def accuracy():
+        told = invoke("evaluate", "latest", str(source), *folder)
+        return next(line.split()[1] for line in told.stdout.splitlines() if line.strip().startswith("accuracy"))
+
+    before = accuracy()
+    source.write_text("".join(json.dumps(item) + "\n" for item in [*more, *rows]))
+    assert accuracy() == before == "1"
+
+
+def test_text_tokens_made_elsewhere_are_trained_on_and_predicted_from_with_their_mask(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = [("no", "yes")[k % 2] for k in range(200)]
+    x = rng.normal(size=(200, 4, 6)).astype(np.float16)
+    x[:, :3, 0] += np.array([[6.0 * (label == "yes") - 3.0] for label in labels], dtype=np.float16)
+    x[:, 3] = 100.0
+    mask = np.tile([True, True, True, False], (200, 1))
+    np.savez(tmp_path / "t.npz", tokens=x, id=np.array([str(k) for k in range(200)]), mask=mask)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,text,label\n" + "".join(f"{k},row {k},{label}\n" for k, label in enumerate(labels)))
+    folder, features = ["--run-folder", str(tmp_path / "runs")], ["--features", f"text={tmp_path / 't.npz'}"]
+    trained = invoke("train", str(rows), *folder, *features, "--set", "train.epochs=20")
+    assert trained.exit_code == 0, trained.stderr
+    predicted = invoke("predict", "latest", str(rows), *folder, *features)
+    assert predicted.exit_code == 0, predicted.stderr
+    answers = [line.split(",")[1] for line in predicted.stdout.splitlines()[1:]]
+    assert np.mean([said == label for said, label in zip(answers, labels, strict=True)]) > 0.85
+
+
+def test_data_settings_without_data_are_refused_where_they_would_be_ignored(trained):
+    told = invoke("evaluate", str(trained), "--label", "nonsense")
+    assert told.exit_code == 2
+    assert "leave data.* alone" in told.stderr
+
+
+def test_a_device_that_is_not_there_is_refused_before_there_is_a_run(tmp_path):
+    told = invoke("evolve", "--device", "cuda:7", "--run-folder", str(tmp_path / "runs"))
+    assert told.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_verb_offers_no_option_that_it_ignores():
     assert "--workers" not in invoke("evaluate", "--help").stdout
     assert "--device" not in invoke("data", "check", "--help").stdout

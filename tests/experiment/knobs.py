@@ -91,6 +91,7 @@ KNOBS: dict[str, Knob] = {
     "train.ema": Knob((None, 0.9)),
     "train.patience": Knob((None, 1), {"train.epochs": 8, "train.evaluations": 16, "optim.lr": 0.3}),
     "train.evaluations": Knob((1, 3)),
+    "train.train_on_steer": Knob((False, True), {"train.restore_best": False}),
     "train.restore_best": Knob((True, False), {"train.epochs": 4, "train.evaluations": 8, "optim.lr": 0.1}),
 }
 """Every setting that is not read by the drivers alone."""

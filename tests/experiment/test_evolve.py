@@ -87,9 +87,9 @@ def test_a_run_ends_with_floors_a_winner_and_its_gains(reference):
 
 
 def test_the_winner_is_never_worse_on_select_than_a_floor_that_is_a_design(reference):
-    scores = {arm.name: arm.select["accuracy"] for arm in reference.results.arms if arm.candidate is not None}
-    winner = next(arm for arm in reference.results.arms if arm.role == "winner")
-    assert winner.select["accuracy"] == max(scores.values())
+    designs = [arm for arm in reference.results.arms if arm.candidate is not None]
+    (winner,) = [arm for arm in designs if arm.role == "winner"]
+    assert winner.select["accuracy"] >= max(arm.select["accuracy"] for arm in designs if arm.role == "floor")
 
 
 def test_the_floors_are_recorded_before_anything_is_proposed(reference):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasma.experiment.plan import SearchPlan, ladder_cost, longer_search, plan_finals, plan_search
+from chiasma.experiment.plan import SearchPlan, extended, ladder_cost, longer_search, plan_finals, plan_search
 
 
 def search(
@@ -113,3 +113,15 @@ def test_a_budget_of_trials_needs_no_end_of_the_search():
 def test_a_search_that_can_afford_few_candidates_asks_for_few_at_a_time():
     assert search(budget=120.0, visit_seconds=1e-3).generation == 3
     assert search(visit_seconds=1e-5).generation > 9
+
+
+def test_more_time_changes_when_a_search_ends_and_not_how_long_its_trainings_are():
+    first = search(budget=600.0)
+    more = extended(first, budget=1200.0, elapsed=590.0, test_seconds=5.0)
+    assert (more.visits, more.rungs, more.top, more.generation) == (
+        first.visits,
+        first.rungs,
+        first.top,
+        first.generation,
+    )
+    assert 590.0 < more.search_until < more.finish_by < 1200.0

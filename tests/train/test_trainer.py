@@ -56,6 +56,30 @@ def test_the_model_that_is_returned_is_the_one_that_was_measured_as_best(design:
     assert not done.model.training
 
 
+def test_a_design_that_learns_from_steer_sees_its_rows_and_is_never_judged_by_them(model: ModelSpec, claims: Dataset):
+    held, learns = {"restore_best": False}, {"restore_best": False, "train_on_steer": True}
+    without, done = fit(quick(model, **held), claims), fit(quick(model, **learns), claims)
+    rows = len(claims.rows("train")) + len(claims.rows("steer"))
+    assert (done.steps, done.history, done.best) == (2 * -(-rows // 64), [], {})
+    assert not np.array_equal(weights(done), weights(without))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loop": {"train_on_steer": True}}, "needs restore_best=false and patience=null, but restore_best=true"),
+        ({"loop": {"train_on_steer": True, "restore_best": False, "patience": 3}}, "and patience=3"),
+        (
+            {"loop": {"train_on_steer": True, "restore_best": False}, "optim": {"schedule": {"kind": "plateau"}}},
+            "schedule=plateau and train_on_steer=true exclude each other",
+        ),
+    ],
+)
+def test_decisions_on_steer_are_refused_where_it_is_learned_from(changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        TrainingSpec.from_dict(changes)
+
+
 def test_without_restoring_the_last_weights_are_returned(model: ModelSpec, claims: Dataset):
     design = quick(model, epochs=6, evaluations=6, restore_best=False, optim={"lr": 0.05})
     done = fit(design, claims)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from chiasma.cli.main import INTERRUPTED, StoppedByUserError
 from chiasma.core.errors import ChiasmaError
+from chiasma.store.logs import log_to_console
 
 _PLAIN_SECONDS = 15.0
 _PIPE_WIDTH = 200
@@ -75,7 +76,8 @@ def progress() -> Iterator[TerminalConsole]:
         if live is not None:
             live.start()
             console._live = live
-        yield console
+        with log_to_console(console._console):
+            yield console
     except ChiasmaError as error:
         if not console.interrupted:
             raise

@@ -43,6 +43,7 @@ def evaluate(
     """Measure a saved model on the data it was trained for, or on other data with the same labels."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_evaluation
+    from chiasma.data.manifest import DataSpec
     from chiasma.experiment.evaluate_run import evaluate as run_evaluate
     from chiasma.experiment.runs import data_like, find_model
 
@@ -50,6 +51,8 @@ def evaluate(
         raise ConfigError(f"--on: expected test or select, but got {on!r}.")
     folder = find_model(model, settings.run_folder)
     config = settings.config_for(data)
+    if data is None and config.data != DataSpec():
+        raise ConfigError("Without DATA the model's own data are measured, read as they were: leave data.* alone.")
     spec = None if data is None else data_like(folder, config.data)
     with progress() as console:
         evaluation = run_evaluate(folder, spec, split=on, console=console, config=config)

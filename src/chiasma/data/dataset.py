@@ -3,6 +3,7 @@
 The rows that may be seen come first; the sealed test rows come last, and their labels lie in a file of their own.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -87,6 +88,12 @@ class Dataset:
     def signature(self) -> Signature:
         """Return what a model's shape depends on."""
         return self._spec.signature
+
+    @cached_property
+    def content_key(self) -> str:
+        """Return a hash of every row's content, split and known label, in order; other settings leave it alone."""
+        parts = (self._contents, self._splits, np.ascontiguousarray(self._labels))
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:20]
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:

@@ -76,7 +76,7 @@ class Preprocessing:
         if "preprocessing" not in documents:
             raise CorruptFileError("The saved model lacks the document 'preprocessing'.")
         spec = PreprocessingSpec.from_dict(documents["preprocessing"], where="preprocessing")
-        if "text" in spec.signature.inputs and TOKENIZER_FILE not in files:
+        if isinstance(spec.signature.inputs.get("text"), TextInput) and TOKENIZER_FILE not in files:
             raise CorruptFileError(f"The saved model reads text but lacks the file {TOKENIZER_FILE}.")
         return cls(spec, files[TOKENIZER_FILE].decode() if TOKENIZER_FILE in files else None)
 

@@ -28,6 +28,7 @@ from chiasma.train.design import Design
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import measure, objective_error
 from chiasma.train.predicting import predict_logits
+from chiasma.train.steering import learnt_rows
 from chiasma.train.trainer import Fit, Trainer
 
 MEASURED_STEPS = 5
@@ -218,7 +219,7 @@ def _fit(job: Job, dataset: Dataset, *, started: float, deadline: float | None) 
 
 
 def _metrics(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> dict[str, float]:
-    labels = dataset.labels(dataset.rows("select")).numpy()
+    labels, loop = dataset.labels(dataset.rows("select")).numpy(), job.design.training.loop
     measured = measure(logits, labels, dataset.signature.target, target_scale=dataset.target_scale)
     if job.metric not in measured:
         raise ChiasmaError(
@@ -231,7 +232,7 @@ def _metrics(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> dict[s
         **steer,
         "train_seconds": fit.seconds,
         "steps": float(fit.steps),
-        "epochs": fit.steps * job.design.training.loop.batch_size / len(dataset.rows("train")),
+        "epochs": fit.steps * loop.batch_size / len(learnt_rows(dataset, loop)),
         "cut_short": float(fit.stopped == "deadline"),
     }
 

@@ -108,7 +108,14 @@ class Contestant:
             flops=sizes.get("flops"),
             latency_seconds=sizes.get("latency"),
             seconds=sum(t.seconds for t in self.trained.trainings) if self.trained else self.classical_seconds,
+            floor=self._shipped_floor,
         )
+
+    @property
+    def _shipped_floor(self) -> str | None:
+        if self.role != "winner" or self.trained is None or self.trained.arm.role != "floor":
+            return None
+        return self.trained.arm.name
 
     @property
     def classical_seconds(self) -> float:

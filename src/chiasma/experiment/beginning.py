@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chiasma.core.errors import DataError
+from chiasma.core.errors import ChiasmaError, DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
 from chiasma.experiment.config import Budget, RunConfig
@@ -14,7 +14,12 @@ from chiasma.experiment.console import Console, stoppable
 from chiasma.store.folders import cache_folder, runs_root
 from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
+from chiasma.train.devices import pick_device
 from chiasma.train.metrics import measure, primary_metric
+
+
+class StoppedTooSoonError(ChiasmaError):
+    """The user stopped a run that has nothing to hand back yet; it can be resumed."""
 
 
 def run_cache(config: RunConfig) -> Path:
@@ -31,6 +36,16 @@ def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataRepo
     return prepare(config.data, seed=config.run.seed, cache=run_cache(config), progress=stoppable(console))
 
 
+def check_can_run(config: RunConfig, dataset: Dataset) -> None:
+    """Refuse what would fail in every training, before there is a run.
+
+    Raises:
+        ConfigError: There is no such device, or the architecture of the settings does not fit the data.
+    """
+    pick_device(config.run.device)
+    config.design(dataset.signature).model.check(dataset.signature)
+
+
 def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequence[str]) -> RunStore:
     """Make the folder of a new run.
 
@@ -44,7 +59,10 @@ def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequen
         provenance=provenance(command, config.run.seed),
     )
     store.record_event("verb", {"verb": verb})
-    store.record_event("dataset", {"folder": str(dataset.folder), "fingerprint": dataset.fingerprint})
+    store.record_event(
+        "dataset",
+        {"folder": str(dataset.folder), "fingerprint": dataset.fingerprint, "content": dataset.content_key},
+    )
     return store
 
 
@@ -52,14 +70,16 @@ def check_same_data(store: RunStore, dataset: Dataset) -> None:
     """Refuse to continue a run on other data than it began with.
 
     Raises:
-        DataError: The fingerprints differ.
+        DataError: Rows, labels or splits differ.
     """
-    known = store.events("dataset")[0].data["fingerprint"]
-    if known != dataset.fingerprint:
-        raise DataError(
-            f"The data of {store.id} have changed: their fingerprint was {known} and is now "
-            f"{dataset.fingerprint}. Start a new run."
-        )
+    known = store.events("dataset")[0].data
+    now = {"fingerprint": dataset.fingerprint, "content": dataset.content_key}
+    for what, value in now.items():
+        if known.get(what, value) != value:
+            raise DataError(
+                f"The data of {store.id} have changed: their {what} was {known[what]} and is now {value}. "
+                "Start a new run."
+            )
 
 
 def say_environment_changes(store: RunStore, console: Console) -> None:
@@ -114,6 +134,8 @@ def failing(store: RunStore) -> Iterator[None]:
     """Record that a run failed where an error ends it."""
     try:
         yield
+    except StoppedTooSoonError:
+        raise
     except Exception:
         store.set_status("failed")
         raise

@@ -108,9 +108,17 @@ def _why_not_paired(first: Path, second: Path, results: tuple[Results, Results])
     prints = [SavedModel.load(run / MODEL_FOLDER, device="cpu").card.get("fingerprint") for run in (first, second)]
     if prints[0] != prints[1]:
         return f"they learned from different data (fingerprints {prints[0]} and {prints[1]})."
+    models = [SavedModel.load(run / MODEL_FOLDER, device="cpu") for run in (first, second)]
+    if models[0].signature.target != models[1].signature.target or not _same_scale(*models):
+        return "their outputs mean different labels or scales."
     if results[0].metric != results[1].metric:
         return f"they maximise different metrics ({results[0].metric} and {results[1].metric})."
     return None
+
+
+def _same_scale(first: SavedModel, second: SavedModel) -> bool:
+    scales = [model.preprocessing.spec for model in (first, second)]
+    return len({(spec.target_mean, spec.target_deviation) for spec in scales}) == 1
 
 
 def _side_by_side(first: Results, second: Results) -> list[tuple[Any, ...]]:

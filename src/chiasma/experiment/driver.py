@@ -21,6 +21,7 @@ from chiasma.store.run import RunStore
 POLL_SECONDS = 0.2
 MARGIN = 0.93
 SHORTEST_SECONDS = 1.0
+RETRIED = frozenset({"warmup", "final"})
 
 
 class StopRequestedError(Exception):
@@ -96,6 +97,10 @@ class Driver:
         self._ready: deque[Finished] = deque()
         self._running: dict[str, tuple[Work, Any, int]] = {}
 
+    def decided(self, name: str) -> bool:
+        """Return whether a decision of this name is recorded."""
+        return any(event.data["name"] == name for event in self.store.events("decision"))
+
     def decide(self, name: str, choose: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return the recorded decision of this name, or take it now and record it.
 
@@ -109,9 +114,13 @@ class Driver:
         return value
 
     def submit(self, work: Work) -> None:
-        """Queue work; what the database already answers is answered from there, but for failures of ours."""
+        """Queue work; what the database already answers is answered from there.
+
+        A failure of ours is tried again only where nothing that was proposed later depended on it.
+        """
         row = self.store.job(work.job.key)
-        if row is not None and row.outcome is not None and not isinstance(row.outcome, Failed):
+        again = row is not None and isinstance(row.outcome, Failed) and work.purpose in RETRIED
+        if row is not None and row.outcome is not None and not again:
             self._ready.append(Finished(work, row.outcome, row.seconds or 0.0, float(row.extra["elapsed"])))
         else:
             self._queue.append(work)

@@ -74,7 +74,7 @@ def evaluate(
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
     dataset, _ = prepare(spec, seed=saved.card["seed"], cache=run_cache(config), progress=stoppable(console))
     _check_fit(saved, dataset)
-    own = dataset.fingerprint == saved.card["fingerprint"]
+    own = dataset.fingerprint == saved.card["fingerprint"] and saved.reads_as_prepared(dataset)
     before = None
     if split == "test":
         if not dataset.test_count:
@@ -136,7 +136,7 @@ def _unseen(saved: SavedModel, dataset: Dataset, rows: np.ndarray, console: Cons
 
 def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     """Predict with the model's own preprocessing: its tokenizer and image size, not those of the new data."""
-    if dataset.fingerprint == saved.card["fingerprint"]:
+    if saved.reads_as_prepared(dataset):
         return predict_logits(saved.model, dataset, rows)
     return saved.logits(_samples(saved, dataset, rows))
 
@@ -144,12 +144,14 @@ def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray
 def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Sample]:
     """Return rows as a person would write them: image files decoded anew, since the model may see them larger."""
     texts, paths = dataset.texts(rows), dataset.image_paths(rows)
+    decoded = isinstance(dataset.signature.inputs.get("image"), ImageInput)
+    seen = dataset.batch(rows, modalities=["image"]).present["image"].tolist() if decoded else [False] * len(rows)
     samples: list[Sample] = []
     for place, (row, text, path) in enumerate(zip(rows, texts, paths, strict=True)):
         parts: dict[str, Any] = {"text": text} if text else {}
         if path is not None:
             parts["image"] = read_image(path, max_pixels=saved.max_pixels)
-        elif isinstance(dataset.signature.inputs.get("image"), ImageInput):
+        elif seen[place]:
             parts["image"] = dataset.images(rows[place : place + 1])[0]
         samples.append(Sample(dataset.ids([row])[0], {n: p for n, p in parts.items() if n in saved.signature.inputs}))
     return samples
@@ -157,10 +159,10 @@ def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Samp
 
 def _check_fit(saved: SavedModel, dataset: Dataset) -> None:
     ready = [name for name in saved.model.spec.encoders if isinstance(saved.signature.inputs[name], TokensInput)]
-    if ready and dataset.fingerprint != saved.card["fingerprint"]:
+    if ready and not saved.reads_as_prepared(dataset):
         raise DataError(
-            f"The model reads ready-made tokens of {', '.join(ready)}: other data cannot be measured with it. Predict "
-            "them with `chiasma predict MODEL MANIFEST --features ...` instead."
+            f"The model reads ready-made tokens of {', '.join(ready)}: data that are prepared otherwise cannot be "
+            "measured with it. Predict them with `chiasma predict MODEL MANIFEST --features ...` instead."
         )
     ours, theirs = saved.signature.target, dataset.signature.target
     if ours.task != theirs.task or (ours.task != "regression" and ours.labels != theirs.labels):

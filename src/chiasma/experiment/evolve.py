@@ -12,6 +12,7 @@ from chiasma.evaluate.tasks import Task
 from chiasma.experiment import stages
 from chiasma.experiment.beginning import (
     begin_run,
+    check_can_run,
     check_same_data,
     deciding_metric,
     failing,
@@ -50,6 +51,7 @@ def evolve(
     clock = Clock() if started is None else Clock(started=started)
     dataset, report = prepare_data(config, console)
     metric = deciding_metric(config, dataset)
+    check_can_run(config, dataset)
     with begin_run(config, dataset, verb="evolve", command=command) as store, failing(store):
         return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
@@ -80,10 +82,13 @@ def resume(path: Path, *, budget: str | None = None, console: Console, started: 
 
 
 def _patience(setting: Setting, search_plan: SearchPlan, interrupted: bool) -> float | None:
-    """Return how long the classical floors may still take: no time after Ctrl-C, what is left of a time budget."""
+    """Return how long the classical floors may still take: no time after Ctrl-C, what is left of a time budget.
+
+    A run that is resumed near its end or after it fits them again, and waits for those that it had.
+    """
     if interrupted:
         return 0.0
-    if search_plan.finish_by is None:
+    if search_plan.finish_by is None or setting.driver.clock.spent_before > search_plan.finish_by / 2:
         return None
     return max(0.0, search_plan.finish_by - setting.driver.clock.elapsed())
 
@@ -153,7 +158,7 @@ def _gather(setting: Setting) -> Evidence:
             setting.driver.drop()
             if loop is not None:
                 loop.settle()
-            setting.console.say("stopping: the best so far is saved; `chiasma resume` goes on from here")
+            setting.console.say("stopping: what was found so far is kept; `chiasma resume` goes on from here")
         return Evidence(
             interrupted=interrupted,
             archive=archive,

@@ -10,6 +10,8 @@ from chiasma.core.errors import ChiasmaError
 from chiasma.core.files import write_json
 from chiasma.experiment import summary
 from chiasma.experiment.arms import Contestant, contestant_of, contestant_of_floor, load_trained
+from chiasma.experiment.beginning import StoppedTooSoonError
+from chiasma.experiment.choosing import choose
 from chiasma.experiment.diagnosis import confusion, label_table
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
@@ -66,12 +68,17 @@ def judge(setting: Setting, evidence: Evidence) -> RunResult:
     Raises:
         ChiasmaError: Nothing was trained, so that there is no model to hand back.
     """
+    if not evidence.trained and evidence.interrupted:
+        setting.store.set_status("stopped")
+        raise StoppedTooSoonError(
+            f"Stopped before anything was trained, so there is no model yet. Go on: chiasma resume {setting.store.path}"
+        )
     if not evidence.trained:
         raise ChiasmaError(
             f"No design was trained within {setting.config.run.budget.words}, so there is no model to save. "
             f"Go on with a larger budget: chiasma resume {setting.store.path} --budget ..."
         )
-    best = min(evidence.trained, key=lambda arm: (arm.error, arm.arm.candidate))
+    best = choose(evidence.trained, setting.dataset, metric=setting.metric)
     contestants = _contestants(setting, evidence, best)
     winner = contestants[-1]
     _save(setting, winner, best)

@@ -118,6 +118,20 @@ def ladder_cost(fractions: Sequence[float], eta: float) -> float:
     return sum(fraction / eta**rung for rung, fraction in enumerate(fractions)) / fractions[-1]
 
 
+def extended(first: SearchPlan, *, budget: float, elapsed: float, test_seconds: float) -> SearchPlan:
+    """Return a run's first plan under another budget, with the same lengths of training and new ends.
+
+    Args:
+        first: What the run began with.
+        budget: Seconds in all, of the new budget.
+        elapsed: Seconds already spent.
+        test_seconds: Expected cost of the predictions on the test split and of the report.
+    """
+    finish_by = max(elapsed, budget - test_seconds - REPORT_SHARE * budget)
+    search_until = elapsed + SEARCH_SHARE * (finish_by - elapsed)
+    return first.model_copy(update={"search_until": search_until, "finish_by": finish_by})
+
+
 def longer_search(plan: SearchPlan, *, elapsed: float, costs: Sequence[float], workers: int) -> SearchPlan:
     """Return the plan with a search that also uses what one round of finals will not need; never a shorter one.
 

@@ -185,7 +185,7 @@ def _parts(
     text = joined_text(row, roles["text"])
     if text is not None:
         parts["text"] = text
-    if ready:
+    if "image" in ready:
         return parts
     name = row.get(roles["image"][0]) if roles["image"] else None
     if name not in (None, "") and "image" in saved.model.spec.encoders:
@@ -193,7 +193,8 @@ def _parts(
         if path is None:
             raise DataError(f"The image path {name} leads outside the image folder {root}.")
         parts["image"] = read_image(path, max_pixels=saved.max_pixels)
-    _check_readable(saved, parts)
+    if not ready:
+        _check_readable(saved, parts)
     return parts
 
 
@@ -214,7 +215,10 @@ def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, 
     for name, path in features.items():
         tokens = import_file(path)
         found[name] = dict(zip(tokens.ids, tokens.tokens, strict=True))
-        for part, values in (("boxes", tokens.boxes), ("mask", tokens.mask)):
+        for part, values in (
+            ("boxes", tokens.boxes),
+            ("mask", None if tokens.mask is None else tokens.mask[..., None]),
+        ):
             found[f"{name}.{part}"] = {} if values is None else dict(zip(tokens.ids, values, strict=True))
     return found
 

@@ -29,6 +29,7 @@ class Arm(Spec):
         select: Metrics on the select split.
         test: Metrics on the sealed test split with intervals clustered by group; empty where test was not opened.
         seconds: Training time spent on this arm.
+        floor: Of a winner that is a floor, because no searched design was shown to beat it, that floor's name.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm(Spec):
     flops: float | None = None
     latency_seconds: float | None = None
     seconds: float = 0.0
+    floor: str | None = None
 
 
 class Gain(Spec):

@@ -92,7 +92,8 @@ def data_like(model: Path, spec: DataSpec) -> DataSpec:
     from chiasma.experiment.saved import SavedModel
 
     known = SavedModel.load(model, device="cpu").data(spec.source)
-    columns = known.columns if spec.columns == Columns() else spec.columns
+    named = {name: value for name, value in spec.columns.to_dict().items() if value}
+    columns = Columns.from_dict(known.columns.to_dict() | named)
     return spec.model_copy(update={"columns": columns, "task": known.task if spec.task == "auto" else spec.task})
 
 

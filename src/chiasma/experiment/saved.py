@@ -134,6 +134,12 @@ class SavedModel:
             learnt=np.frombuffer(found.files.get(LEARNT_FILE, b""), dtype=LEARNT_DTYPE),
         )
 
+    def reads_as_prepared(self, dataset: Dataset) -> bool:
+        """Return whether a dataset's rows are prepared exactly as this model expects, down to the tokenizer."""
+        theirs = dataset.preprocessing()
+        ours = self.preprocessing
+        return theirs.documents() == ours.documents() and theirs.files() == ours.files()
+
     def learnt_from(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """Return which rows ``[n]`` the model has learnt from, in whatever file and split they stand now."""
         return np.isin(dataset.contents(rows), self.learnt)

@@ -22,6 +22,7 @@ from chiasma.experiment.plan import (
     FinalPlan,
     SearchPlan,
     epochs_for,
+    extended,
     longer_search,
     plan_finals,
     plan_search,
@@ -96,6 +97,9 @@ def plan(setting: Setting) -> SearchPlan:
     if budget.seconds is None:
         return SearchPlan(rungs=setting.config.evaluate.rungs)
     seconds = budget.seconds
+    first = _first_plan(setting)
+    if first is not None and not setting.driver.decided(f"plan for {budget.words}"):
+        return _with_more_time(setting, first, seconds)
     rows = len(setting.dataset.rows("train"))
     cost = _visit_seconds(setting, rows, seconds)
     driver = setting.driver
@@ -116,6 +120,28 @@ def plan(setting: Setting) -> SearchPlan:
         f"search on {chosen.top:.0%} of it until {chosen.search_until:.0f} s, finals until {chosen.finish_by:.0f} s"
     )
     return chosen
+
+
+def _first_plan(setting: Setting) -> SearchPlan | None:
+    """Return the plan that the run began with, under whatever budget."""
+    plans = [e.data["value"] for e in setting.store.events("decision") if e.data["name"].startswith("plan for ")]
+    return SearchPlan.from_dict(plans[0]) if plans else None
+
+
+def _with_more_time(setting: Setting, first: SearchPlan, seconds: float) -> SearchPlan:
+    """Return the first plan under another budget: lengths of training stay, so that what was found still counts."""
+    driver, rows = setting.driver, setting.dataset.test_count
+    cost = first.visit_seconds or 0.0
+    chosen = driver.decide(
+        f"plan for {setting.config.run.budget.words}",
+        lambda: extended(
+            first,
+            budget=seconds,
+            elapsed=driver.clock.elapsed(),
+            test_seconds=3.0 + cost / TRAIN_OVER_PREDICT * rows * COMPARED_ARMS,
+        ).to_dict(),
+    )
+    return SearchPlan.from_dict(chosen)
 
 
 def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:

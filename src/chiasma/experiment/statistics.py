@@ -39,7 +39,7 @@ class Bootstrap:
 
     Attributes:
         labels: Classes ``[n]``, or labels or standardised values ``[n C]``.
-        groups: Examples of one group (same image, same text, duplicates) share a number ``[n]``.
+        groups: Examples of one group (same image, duplicates, one value of the data's group column) share a number.
         target: What is predicted.
         target_scale: Mean and standard deviation ``[C]`` of the train targets, for regression in the data's units.
         level: Confidence of the intervals.

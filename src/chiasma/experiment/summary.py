@@ -143,7 +143,8 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
         found.append("Random search, the control, scored no design within this budget, so it is not compared.")
     if best.arm.role == "floor":
         found.append(
-            f"No searched design was better on select than the floor {best.arm.name}, so that floor is shipped."
+            f"No searched design was better on select than the floor {best.arm.name} by more than one standard error, "
+            "so that floor is shipped."
         )
     if best.arm.proposer == CONTROL:
         found.append("Random search itself, the control, found the winner.")

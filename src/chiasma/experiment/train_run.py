@@ -9,6 +9,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment.beginning import (
     begin_run,
+    check_can_run,
     check_same_data,
     deciding_metric,
     failing,
@@ -43,7 +44,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
     """
     dataset, report = prepare_data(config, console)
     metric = deciding_metric(config, dataset)
-    config.design(dataset.signature)
+    check_can_run(config, dataset)
     with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
         return _train(config, dataset, report, metric=metric, store=store, console=console)
 
@@ -64,7 +65,8 @@ def resume(path: Path, *, console: Console) -> RunResult:
         check_same_data(store, dataset)
         say_environment_changes(store, console)
         metric = deciding_metric(config, dataset)
-        return _train(config, dataset, report, metric=metric, store=store, console=console)
+        with failing(store):
+            return _train(config, dataset, report, metric=metric, store=store, console=console)
 
 
 def _train(

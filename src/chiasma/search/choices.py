@@ -194,6 +194,7 @@ WEIGHT_DECAYS = (0.0, 1e-3, 1e-2, 0.1, 0.3)
 WARMUPS = (0.0, 0.05, 0.1)
 BATCH_SIZES = (32, 64, 128, 256)
 EPOCH_MULTIPLES = (0.5, 1.0, 2.0)
+TRAIN_ON_STEER = 0.3  # How often a random design learns from steer too.
 EMAS = (None, 0.98, 0.995)
 
 

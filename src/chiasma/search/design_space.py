@@ -13,7 +13,7 @@ from chiasma.data.signature import Signature
 from chiasma.model.multimodal import FUSED, ModelSpec
 from chiasma.search import choices
 from chiasma.search.choices import other, pick, words
-from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.design import Design, LoopSpec, OptimSpec, Plateau, TrainingSpec
 
 VISITS = 150_000  # Examples seen in an ordinary training: some minutes on one core at most.
 TRIES = 50
@@ -68,7 +68,11 @@ class DesignSpace:
         reason = None
         for _ in range(TRIES):
             edit = edits[int(rng.choice(len(edits), p=weights / weights.sum()))][1]
-            edited, description = edit(genome, rng)
+            try:
+                edited, description = edit(genome, rng)
+            except (ChiasmaError, ValidationError) as error:
+                reason = str(error)
+                continue
             reason = self.validate(edited)
             if reason is None and edited != genome:
                 return edited, description
@@ -169,7 +173,9 @@ class DesignSpace:
             "loop.ema": (loop.ema, list(choices.EMAS)),
             "loop.loss": (loop.loss, list(self._losses)),
         }
-        open_paths = [path for path, (now, values) in plain.items() if any(value != now for value in values)]
+        undecided = loop.patience is None and not isinstance(optim.schedule, Plateau)
+        open_paths = ["loop.steer"] if undecided else []
+        open_paths += [path for path, (now, values) in plain.items() if any(value != now for value in values)]
         path = pick(["optim.lr", "optim.lr", "optim.algorithm", "optim.schedule", *open_paths], rng)
         if path == "optim.lr":
             lr = _rounded(optim.lr * math.exp(rng.choice([-1, 1]) * rng.uniform(math.log(1.4), math.log(4.0))))
@@ -179,6 +185,11 @@ class DesignSpace:
         if path == "optim.schedule":
             schedule, description = choices.SCHEDULES.edit(optim.schedule, rng)
             return replace_at(design, "training.optim.schedule", schedule), f"training: schedule {description}"
+        if path == "loop.steer":
+            after = learning_from_steer(loop, not loop.train_on_steer)
+            words_of = {False: "held out", True: "learned from"}
+            change = f"{words_of[loop.train_on_steer]} -> {words_of[after.train_on_steer]}"
+            return replace_at(design, "training.loop", after), f"training: steer {change}"
         now, values = plain[path]
         after = other(values, now, rng)
         label = path.rpartition(".")[2].replace("_", " ")
@@ -210,10 +221,11 @@ class DesignSpace:
             "ema": pick(choices.EMAS, rng),
         }
         usual = self.training
-        return TrainingSpec(
-            optim=OptimSpec.from_dict(usual.optim.to_dict() | _plain(optim)),
-            loop=LoopSpec.from_dict(usual.loop.to_dict() | {"accumulation": 1} | _plain(loop)),
-        )
+        sampled = LoopSpec.from_dict(usual.loop.to_dict() | {"accumulation": 1} | _plain(loop))
+        undecided = sampled.patience is None and not isinstance(optim["schedule"], Plateau)
+        if undecided and rng.random() < choices.TRAIN_ON_STEER:
+            sampled = learning_from_steer(sampled)
+        return TrainingSpec(optim=OptimSpec.from_dict(usual.optim.to_dict() | _plain(optim)), loop=sampled)
 
     def _epochs(self, multiple: float) -> float:
         return round(max(self.training.loop.epochs * multiple, 0.1), 1)
@@ -228,6 +240,11 @@ def modalities(signature: Signature) -> tuple[str, ...]:
 def usual_training(train_rows: int) -> TrainingSpec:
     """Return ordinary settings with more passes over a smaller train split."""
     return TrainingSpec(loop=LoopSpec(epochs=float(min(60, max(4, round(VISITS / train_rows))))))
+
+
+def learning_from_steer(loop: LoopSpec, learns: bool = True) -> LoopSpec:
+    """Return the loop with steer as more examples to learn from, or held out to keep the best weights."""
+    return LoopSpec.from_dict(loop.to_dict() | {"train_on_steer": learns, "restore_best": not learns})
 
 
 def _model(dim: int, encoders: dict[str, Spec], fusion: Spec | None, head: Spec) -> ModelSpec:

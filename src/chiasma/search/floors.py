@@ -8,7 +8,7 @@ from chiasma.model.encoders import Bert, Features, NGram, Pixels, usual_encoder
 from chiasma.model.fusion import Concat, Late
 from chiasma.model.heads import Classification, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
-from chiasma.search.design_space import DesignSpace, modalities
+from chiasma.search.design_space import DesignSpace, learning_from_steer, modalities
 from chiasma.train.design import Design, OptimSpec, TrainingSpec
 
 DIM = 64
@@ -89,5 +89,9 @@ def _design(space: DesignSpace, encoders: dict[str, Spec], fusion: Spec | None, 
             "head": head.to_dict(),
         }
     )
-    optim = LINEAR_OPTIM if linear else OptimSpec(lr=DEEP_RATE)
-    return Design(model=model, training=TrainingSpec(optim=optim, loop=space.training.loop))
+    loop = space.training.loop
+    if not linear:
+        return Design(model=model, training=TrainingSpec(optim=OptimSpec(lr=DEEP_RATE), loop=loop))
+    # Strong regularisation takes the place of early stopping, and more examples are worth more to it.
+    learning = learning_from_steer(loop.model_copy(update={"patience": None}))
+    return Design(model=model, training=TrainingSpec(optim=LINEAR_OPTIM, loop=learning))

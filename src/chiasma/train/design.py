@@ -153,6 +153,8 @@ class LoopSpec(Spec):
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
         evaluations: Evaluations on ``steer`` over the whole training, evenly spaced.
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
+        train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
+            to which more examples are worth more than the choice of the best moment. The last weights are kept.
     """
 
     epochs: float = Field(default=20.0, gt=0)
@@ -163,6 +165,16 @@ class LoopSpec(Spec):
     patience: int | None = Field(default=None, ge=1)
     evaluations: int = Field(default=10, ge=1)
     restore_best: bool = True
+    train_on_steer: bool = False
+
+    @model_validator(mode="after")
+    def _undecided(self) -> "LoopSpec":
+        if self.train_on_steer and (self.restore_best or self.patience is not None):
+            raise ValueError(
+                "train_on_steer leaves nothing to decide on, so it needs restore_best=false and patience=null, but "
+                f"restore_best={str(self.restore_best).lower()} and patience={self.patience}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> "LoopSpec":
@@ -179,6 +191,12 @@ class TrainingSpec(Spec):
 
     optim: OptimSpec = OptimSpec()
     loop: LoopSpec = LoopSpec()
+
+    @model_validator(mode="after")
+    def _plateau_is_seen(self) -> "TrainingSpec":
+        if self.loop.train_on_steer and isinstance(self.optim.schedule, Plateau):
+            raise ValueError("a plateau is seen on steer: schedule=plateau and train_on_steer=true exclude each other")
+        return self
 
 
 class Design(Spec):

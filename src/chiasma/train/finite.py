@@ -35,7 +35,7 @@ def explain_loss(
         path = _first_module(model, repeat)
         named = "the loss" if path is None else f"the output of module {path or 'model'} ({_kind(model, path)})"
     return NonFiniteError(
-        f"Step {step}: {named} holds a NaN or an infinity. Lower training.optim.lr, or use precision float32."
+        f"Step {step}: {named} holds a NaN or an infinity. Lower optim.lr, or use run.precision=float32."
     )
 
 
@@ -46,7 +46,7 @@ def explain_gradient(model: nn.Module, *, step: int) -> NonFiniteError:
     what = f"the gradient of parameter {named}" if named else "the norm of all gradients"
     return NonFiniteError(
         f"Step {step}: {what} holds a NaN or an infinity although the loss is finite. "
-        "Lower training.optim.lr, or set training.optim.clip."
+        "Lower optim.lr, or set optim.clip."
     )
 
 

@@ -140,7 +140,7 @@ def build_loss(
     chosen = _own_loss(target) if spec is None else spec
     if target.task not in TASKS[chosen.kind]:
         raise ConfigError(
-            f"training.loop.loss: {chosen.kind!r} is for {' and '.join(TASKS[chosen.kind])}, "
+            f"train.loss: {chosen.kind!r} is for {' and '.join(TASKS[chosen.kind])}, "
             f"but the target's task is {target.task!r}."
         )
     match chosen:
@@ -169,7 +169,7 @@ def _focal(spec: Focal, target: Target) -> Loss:
         return MultilabelFocalLoss(gamma=spec.gamma, alpha=spec.alpha)
     if spec.alpha is not None and target.outputs != 2:
         raise ConfigError(
-            "training.loop.loss.alpha weighs the second of two classes, so it must be None for more, "
+            "train.loss.alpha weighs the second of two classes, so it must be None for more, "
             f"but alpha={spec.alpha} and there are {target.outputs} classes."
         )
     return FocalLoss(gamma=spec.gamma, alpha=spec.alpha)

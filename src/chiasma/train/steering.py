@@ -9,6 +9,7 @@ from torch import nn
 from chiasma.core.errors import DataError
 from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.store.folders import cache_folder
+from chiasma.train.design import LoopSpec
 from chiasma.train.devices import Precision
 from chiasma.train.learner import Part
 from chiasma.train.metrics import higher_is_better, measure
@@ -68,6 +69,16 @@ def rows_of(data: Dataset, split: str) -> np.ndarray:
     if not len(rows):
         raise DataError(f"Training needs rows in {split}, but {data.source} has none there.")
     return rows
+
+
+def learnt_rows(data: Dataset, loop: LoopSpec) -> np.ndarray:
+    """Return the rows whose labels train a model: ``train``, and ``steer`` where the loop says so.
+
+    Raises:
+        DataError: There are none.
+    """
+    rows = rows_of(data, "train")
+    return np.concatenate([rows, rows_of(data, "steer")]) if loop.train_on_steer else rows
 
 
 def part_for(model: nn.Module, data: Dataset, rows: np.ndarray, *, device: torch.device) -> Part:

@@ -27,7 +27,7 @@ from chiasma.train.progress import TrainingProgress
 from chiasma.train.resuming import Frame, restore_tensors, save_training, saved_state
 from chiasma.train.schedule import after_evaluation, rate_factor
 from chiasma.train.state import Identity, Row, TrainingState
-from chiasma.train.steering import Steering, opened, part_for, rows_of
+from chiasma.train.steering import Steering, learnt_rows, opened, part_for
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Fit:
 
     Attributes:
         model: In evaluation mode, with the weights that are to be used.
-        history: One row for each evaluation on ``steer``: step, epoch, rate, train_loss and every metric.
+        history: One row for each evaluation on ``steer``: step, epoch, rate, train_loss and every metric; none where
+            the design trains on ``steer``.
         steps: Steps taken.
         seconds: Training time over all sittings.
         stopped: ``finished``, ``early``, ``deadline``, ``interrupted``, or the reason a callback gave.
@@ -106,9 +107,9 @@ class Trainer:
         metric = primary_metric(self.data.signature.target, metric)
         loop = design.training.loop
         self._steering = Steering(self.data, metric=metric, precision=precision)
-        self._order = DataOrder(rows_of(self.data, "train"), batch_size=loop.batch_size, seed=seed)
+        self._order = DataOrder(learnt_rows(self.data, loop), batch_size=loop.batch_size, seed=seed)
         self.total_steps = max(1, round(loop.epochs * fraction * self._order.steps_per_epoch))
-        evaluations = math.ceil(loop.evaluations * fraction)
+        evaluations = 0 if loop.train_on_steer else math.ceil(loop.evaluations * fraction)
         self._evaluate_after = evaluation_steps(total_steps=self.total_steps, evaluations=evaluations)
         identity = Identity(
             design=design.content_hash(),
@@ -160,12 +161,12 @@ class Trainer:
             self.progress.start(self.total_steps, done=self._state.step)
 
     def _fresh_learner(self) -> Learner:
-        training, train_rows = self.design.training, self._order.rows
+        training = self.design.training
         loss = build_loss(
             training.loop.loss,
             self.data.signature.target,
             class_counts=self.data.class_counts,
-            examples=len(train_rows),
+            examples=len(self.data.rows("train")),
         )
         learner = Learner(
             self._fresh_model(self._state.edits),
@@ -306,11 +307,11 @@ class Trainer:
 
     def _conclude(self, reason: str) -> Fit:
         """Put the weights that are to be used into the model."""
-        state, restore = self._state, self.design.training.loop.restore_best
-        if state.best is None and state.step and self._pace.can_evaluate():
+        state, loop = self._state, self.design.training.loop
+        if state.best is None and state.step and not loop.train_on_steer and self._pace.can_evaluate():
             self._evaluate(self.design.training.optim.lr)
         model = self._learner.model
-        if restore and state.best is not None:
+        if loop.restore_best and state.best is not None:
             if state.best_edits != len(state.edits):
                 model = self._fresh_model(state.edits[: state.best_edits])
             model.load_state_dict(self._best_weights, strict=True)

@@ -138,7 +138,12 @@ def headline(results: Results) -> str:
     sure = f"({tested.level:.0%} interval {low} to {high})".replace("%", " %")
     said = f"{_claim(results, amount(results.metric, tested.value), 'unseen examples')} {sure}"
     gain = best_floor_gain(results)
-    return f"{said}; {_against(gain)}" if gain else f"{said}."
+    if gain is None:
+        return f"{said}."
+    if winner.floor is not None:
+        itself = f"it is the floor {winner.floor} itself, which no searched design was shown to beat on select"
+        return f"{said}; {itself}; {_against(gain).replace('the best floor', 'the best other floor')}"
+    return f"{said}; {_against(gain)}"
 
 
 def detectable_words(results: Results) -> str | None:
