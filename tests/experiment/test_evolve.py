@@ -193,6 +193,18 @@ def test_a_run_whose_data_changed_is_not_resumed(home, reference, tmp_path):
         resume(stopped.run_path, console=TalkingConsole())
 
 
+def test_a_finished_run_that_is_resumed_keeps_its_floors_its_winner_and_its_plan(home, tmp_path):
+    first = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())
+    again = resume(first.run_path, console=TalkingConsole())
+    assert [arm.name for arm in again.results.arms] == [arm.name for arm in first.results.arms]
+    assert again.results.design == first.results.design
+    more = resume(first.run_path, budget="50s", console=TalkingConsole())
+    assert {arm.name for arm in more.results.arms} >= {"majority", "tfidf_logistic", "winner"}
+    with RunStore.open(first.run_path) as store:
+        plans = [event.data["value"] for event in store.events("decision") if event.data["name"].startswith("plan for")]
+    assert len({(plan["visits"], tuple(plan["rungs"]), plan["top"]) for plan in plans}) == 1
+
+
 def test_a_time_budget_is_kept(home, tmp_path):
     started = time.monotonic()
     result = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())

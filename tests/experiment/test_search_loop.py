@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chiasma.core.outcome import Failed
 from chiasma.store.run import RunStore
 
 from .toy_run import ToyExecutor, new_store, run_search, trace
@@ -53,6 +54,24 @@ def test_a_killed_search_continues_to_the_identical_result(tmp_path, reference):
     with RunStore.open(path, write=True) as store:
         assert sum(job.outcome is not None for job in store.jobs()) == 11
         assert trace(store, run_search(store, ToyExecutor(4), workers=2)) == reference
+
+
+class OnceFailing(ToyExecutor):
+    """Fails its fourth job, as a worker that was killed twice does."""
+
+    def as_completed(self, deadline=None):
+        for job, outcome, seconds in super().as_completed(deadline):
+            yield job, Failed(error="killed twice") if len(self.answered) == 4 else outcome, seconds
+
+
+def test_a_failure_of_ours_is_a_part_of_the_past_that_a_resume_repeats(tmp_path):
+    with new_store(tmp_path) as store:
+        path = store.path
+        before = trace(store, run_search(store, OnceFailing(), workers=2))
+    with RunStore.open(path, write=True) as store:
+        executor = ToyExecutor(99)
+        assert trace(store, run_search(store, executor, workers=2)) == before
+        assert executor.answered == []
 
 
 def test_the_control_is_never_starved(reference):

@@ -227,7 +227,7 @@ class RunConfig(Spec):
         data: What to learn from, and how it is cleaned and split.
         model: The architecture that ``train`` trains and that ``evolve`` starts from.
         optim: Optimiser and learning-rate schedule.
-        train: The training loop.
+        train: The training loop. ``evolve`` chooses ``epochs`` by itself while it has its default.
         search: How candidates are proposed.
         evaluate: How candidates and floors are compared.
         run: Where and how the run happens.
