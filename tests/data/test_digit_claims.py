@@ -4,6 +4,7 @@ from sklearn.linear_model import LogisticRegression
 
 from chiasma.core.errors import DataError
 from chiasma.data.digit_claims import SOURCES, digit_claims
+from chiasma.data.manifest import DataSpec, read
 from chiasma.data.splits import SPLITS
 
 
@@ -73,3 +74,10 @@ def test_a_quick_look_is_smaller_and_still_balanced():
 def test_an_unknown_level_is_refused():
     with pytest.raises(DataError, match="must be one of digit_claims, digit_claims:hard, not 'digit_claims:odd'"):
         digit_claims("digit_claims:odd")
+
+
+def test_more_rows_than_were_asked_for_are_said():
+    assert read(DataSpec(rows=100)).findings.notes == [
+        "data.rows=100 is too few to balance every text and image of digit_claims: 384 rows are used."
+    ]
+    assert read(DataSpec(rows=4000)).findings.notes == []

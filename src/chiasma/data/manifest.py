@@ -309,6 +309,10 @@ def _image(row: Mapping[str, Any], names: Sequence[str], line: int, arrays: dict
 
 def _read_built_in(spec: DataSpec) -> Table:
     claims = digit_claims(spec.source, pairs=spec.rows)
-    return Table(
-        claims.frame, Findings(rows_read=len(claims.frame)), "label", claims.stamp, arrays=claims.images, curated=True
-    )
+    findings = Findings(rows_read=len(claims.frame))
+    if spec.rows is not None and len(claims.frame) > 1.05 * spec.rows:
+        findings.notes.append(
+            f"data.rows={spec.rows:,} is too few to balance every text and image of {spec.source}: "
+            f"{len(claims.frame):,} rows are used."
+        )
+    return Table(claims.frame, findings, "label", claims.stamp, arrays=claims.images, curated=True)
