@@ -12,6 +12,7 @@ from chiasma.search.design_space import DesignSpace, learning_from_steer, modali
 from chiasma.train.design import Design, OptimSpec, TrainingSpec
 
 DIM = 64
+MOST_LINEAR_DIM = 512
 # Linear models learn sparse words and noisy features best in long steps with strong regularisation.
 LINEAR_OPTIM = OptimSpec(lr=1e-2, weight_decay=0.1)
 LINEAR_DROPOUT = 0.5
@@ -72,6 +73,11 @@ def floor_designs(signature: Signature, space: DesignSpace) -> list[FloorDesign]
     return floors
 
 
+def _linear_width(space: DesignSpace) -> int:
+    """Return a width that does not bound the rank of the map from features to outputs, unless there are very many."""
+    return min(MOST_LINEAR_DIM, max(DIM, space.signature.target.outputs))
+
+
 def _linear_encoder(input: InputSpec) -> Spec:
     if isinstance(input, ImageInput):
         return Pixels()
@@ -83,7 +89,7 @@ def _design(space: DesignSpace, encoders: dict[str, Spec], fusion: Spec | None, 
     head = heads[space.signature.target.task](hidden=None if linear else 2 * DIM)
     model = ModelSpec.from_dict(
         {
-            "dim": DIM,
+            "dim": _linear_width(space) if linear else DIM,
             "encoders": {name: encoder.to_dict() for name, encoder in encoders.items()},
             "fusion": None if fusion is None else fusion.to_dict(),
             "head": head.to_dict(),
