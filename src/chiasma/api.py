@@ -240,14 +240,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _columns(self) -> Columns:
         return Columns(image=self.image_column, text=tuple(self.text_columns or ()))
 
-    def _columns_of(self, given: GivenRows) -> Columns:
-        """Return the columns to predict from: the named ones, completed by those the model was trained on."""
-        chosen, known = self._columns(), self._fitted().data("rows").columns
-        return Columns(
-            image=chosen.image or (known.image if known.image in given.columns else None),
-            text=chosen.text or (known.text if set(known.text) <= set(given.columns) else ()),
-        )
-
     def _column_settings(self) -> dict[str, Any]:
         texts = list(self.text_columns) if self.text_columns else None
         return {
@@ -273,8 +265,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _samples(self, table: Any) -> list[Sample]:
         given, image_dir = self._rows_to_predict(table)
-        max_pixels = self._fitted().max_pixels
-        return samples_of(given, self._columns_of(given), image_dir=image_dir, max_pixels=max_pixels)
+        saved = self._fitted()
+        columns = saved.columns_for(self._columns(), given.columns)
+        return samples_of(given, columns, image_dir=image_dir, max_pixels=saved.max_pixels)
 
     def _rows_to_predict(self, table: Any) -> tuple[GivenRows, Path]:
         if not isinstance(table, str | Path):

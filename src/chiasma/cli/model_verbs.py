@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from chiasma.cli.options import DataArgument, Debug, RunFolder, Settings, examples, takes_settings
+from chiasma.cli.options import (
+    DataArgument,
+    Debug,
+    RunFolder,
+    Settings,
+    examples,
+    files_by_modality,
+    takes_settings,
+)
 from chiasma.core.errors import ConfigError
 
 ModelArgument = Annotated[
@@ -94,12 +102,7 @@ def predict(
     saved = SavedModel.load(find_model(model, run_folder), device=device)
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
-        malformed = [item for item in feature or () if "=" not in item]
-        if malformed:
-            raise ConfigError(
-                f"--features: expected MODALITY=FILE, such as image=tokens.npz, but got {malformed[0]!r}."
-            )
-        features = {name: Path(path) for name, _, path in (item.partition("=") for item in feature or ())}
+        features = {modality: Path(file) for modality, file in files_by_modality(feature or ()).items()}
         _predict_manifest(
             saved, manifest, columns=columns, image_dir=image_dir, features=features, out=out, as_json=as_json
         )

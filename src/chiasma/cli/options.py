@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
@@ -116,11 +116,9 @@ class Settings:
         chosen |= {name.replace("__", "."): value for name, value in values.items()}
         if self.text is not None:
             chosen["data.columns.text"] = [name.strip() for name in self.text.split(",")]
-        for pair in self.features or ():
-            modality, equals, file = pair.partition("=")
-            if not equals:
-                raise ConfigError(f"--features {pair}: expected MODALITY=FILE, such as image=tokens.npz.")
-            chosen[f"data.features.{modality}"] = file
+        chosen |= {
+            f"data.features.{modality}": file for modality, file in files_by_modality(self.features or ()).items()
+        }
         given = {path: value for path, value in chosen.items() if value is not None}
         return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
 
@@ -153,6 +151,18 @@ def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Cal
     with_settings.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     with_settings.__annotations__ = {item.name: item.annotation for item in parameters}
     return with_settings
+
+
+def files_by_modality(pairs: Sequence[str]) -> dict[str, str]:
+    """Return what the values of ``--features`` name.
+
+    Raises:
+        ConfigError: One is not of the form MODALITY=FILE.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--features {pair}: expected MODALITY=FILE, such as image=tokens.npz.")
+    return {modality: file for modality, _, file in (pair.partition("=") for pair in pairs)}
 
 
 def examples(*lines: str) -> str:

@@ -105,10 +105,10 @@ def _why_not_paired(first: Path, second: Path, results: tuple[Results, Results])
     for run in (first, second):
         if not (run / PREDICTIONS_FILE).is_file():
             return f"{run.name} did not open the test split."
-    prints = [SavedModel.load(run / MODEL_FOLDER, device="cpu").card.get("fingerprint") for run in (first, second)]
+    models = [SavedModel.load(run / MODEL_FOLDER, device="cpu") for run in (first, second)]
+    prints = [model.card.get("fingerprint") for model in models]
     if prints[0] != prints[1]:
         return f"they learned from different data (fingerprints {prints[0]} and {prints[1]})."
-    models = [SavedModel.load(run / MODEL_FOLDER, device="cpu") for run in (first, second)]
     if models[0].signature.target != models[1].signature.target or not _same_scale(*models):
         return "their outputs mean different labels or scales."
     if results[0].metric != results[1].metric:

@@ -73,8 +73,9 @@ def evaluate(
     saved = SavedModel.load(model, device=config.run.device)
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
     dataset, _ = prepare(spec, seed=saved.card["seed"], cache=run_cache(config), progress=stoppable(console))
-    _check_fit(saved, dataset)
-    own = dataset.fingerprint == saved.card["fingerprint"] and saved.reads_as_prepared(dataset)
+    as_prepared = saved.reads_as_prepared(dataset)
+    _check_fit(saved, dataset, as_prepared=as_prepared)
+    own = as_prepared and dataset.fingerprint == saved.card["fingerprint"]
     before = None
     if split == "test":
         if not dataset.test_count:
@@ -85,7 +86,8 @@ def evaluate(
         rows = dataset.rows("select")
     if not own or split == "test":
         rows = _unseen(saved, dataset, rows, console)
-    logits = _logits(saved, dataset, rows)
+    # Otherwise with the model's own preprocessing: its tokenizer and image size, not those of the new data.
+    logits = predict_logits(saved.model, dataset, rows) if as_prepared else saved.logits(_samples(saved, dataset, rows))
     bootstrap = Bootstrap(
         labels=dataset.labels(rows).numpy(),
         groups=dataset.groups(rows),
@@ -134,13 +136,6 @@ def _unseen(saved: SavedModel, dataset: Dataset, rows: np.ndarray, console: Cons
     return rows[~known]
 
 
-def _logits(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Predict with the model's own preprocessing: its tokenizer and image size, not those of the new data."""
-    if saved.reads_as_prepared(dataset):
-        return predict_logits(saved.model, dataset, rows)
-    return saved.logits(_samples(saved, dataset, rows))
-
-
 def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Sample]:
     """Return rows as a person would write them: image files decoded anew, since the model may see them larger."""
     texts, paths = dataset.texts(rows), dataset.image_paths(rows)
@@ -157,9 +152,9 @@ def _samples(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[Samp
     return samples
 
 
-def _check_fit(saved: SavedModel, dataset: Dataset) -> None:
+def _check_fit(saved: SavedModel, dataset: Dataset, *, as_prepared: bool) -> None:
     ready = [name for name in saved.model.spec.encoders if isinstance(saved.signature.inputs[name], TokensInput)]
-    if ready and not saved.reads_as_prepared(dataset):
+    if ready and not as_prepared:
         raise DataError(
             f"The model reads ready-made tokens of {', '.join(ready)}: data that are prepared otherwise cannot be "
             "measured with it. Predict them with `chiasma predict MODEL MANIFEST --features ...` instead."

@@ -89,8 +89,8 @@ def plan_search(
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.
     """
-    finish_by = max(elapsed, budget - test_seconds - REPORT_SHARE * budget)
-    search = SEARCH_SHARE * (finish_by - elapsed)
+    search_until, finish_by = _ends(budget, elapsed, test_seconds)
+    search = search_until - elapsed
     cost = max(visit_seconds, 1e-7)
     visits = int(min(most_visits, max(FEWEST_VISITS, FULL_TRAINING_SHARE * budget * workers / cost)))
     full_trainings = CANDIDATES_WANTED * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
@@ -103,7 +103,7 @@ def plan_search(
         top=top,
         generation=max(SMALLEST_GENERATION, round(candidates / GENERATIONS_WANTED)),
         visit_seconds=cost,
-        search_until=elapsed + search,
+        search_until=search_until,
         finish_by=finish_by,
     )
 
@@ -127,9 +127,14 @@ def extended(first: SearchPlan, *, budget: float, elapsed: float, test_seconds: 
         elapsed: Seconds already spent.
         test_seconds: Expected cost of the predictions on the test split and of the report.
     """
-    finish_by = max(elapsed, budget - test_seconds - REPORT_SHARE * budget)
-    search_until = elapsed + SEARCH_SHARE * (finish_by - elapsed)
+    search_until, finish_by = _ends(budget, elapsed, test_seconds)
     return first.model_copy(update={"search_until": search_until, "finish_by": finish_by})
+
+
+def _ends(budget: float, elapsed: float, test_seconds: float) -> tuple[float, float]:
+    """Return when the search ends, and when all trainings must have ended."""
+    finish_by = max(elapsed, budget - test_seconds - REPORT_SHARE * budget)
+    return elapsed + SEARCH_SHARE * (finish_by - elapsed), finish_by
 
 
 def longer_search(plan: SearchPlan, *, elapsed: float, costs: Sequence[float], workers: int) -> SearchPlan:

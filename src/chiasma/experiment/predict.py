@@ -98,7 +98,7 @@ def predict_manifest(
         DataError: The manifest cannot be read, or has no column that the model reads.
     """
     records = read_records(manifest)
-    roles = resolve_roles(records.columns, _columns(saved, columns or Columns(), records), labelled=False)
+    roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
     root = image_dir if image_dir is not None else manifest.parent
     ready = _ready_tokens(saved, features or {})
     rows: dict[int, PredictedRow] = {}
@@ -146,17 +146,6 @@ def prediction_words(prediction: Any) -> str:
     if isinstance(prediction, tuple):
         return "|".join(prediction_words(item) for item in prediction)
     return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
-
-
-def _columns(saved: SavedModel, chosen: Columns, records: Records) -> Columns:
-    """Return the named columns, completed by those of the model's own data that this manifest has too."""
-    known = saved.data(str(records.stamp)).columns
-    present = set(records.columns)
-    return Columns(
-        id=chosen.id or (known.id if known.id in present else None),
-        image=chosen.image or (known.image if known.image in present else None),
-        text=chosen.text or (known.text if set(known.text) <= present else ()),
-    )
 
 
 def _samples(

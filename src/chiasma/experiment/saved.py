@@ -1,6 +1,6 @@
 """A trained classifier as a folder that can be moved anywhere: weights, architecture, preprocessing, calibration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
 from chiasma.data.dataset import Dataset
-from chiasma.data.manifest import DataSpec
+from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.signature import Signature
 from chiasma.experiment.calibration import Calibrator
@@ -161,6 +161,15 @@ class SavedModel:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
         return DataSpec(source=source, columns=known.columns, task=known.task, max_pixels=known.max_pixels)
+
+    def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
+        """Return the columns of a table to predict from: the named ones, completed by our own that it has."""
+        known = self.data("rows").columns
+        return Columns(
+            id=chosen.id or (known.id if known.id in present else None),
+            image=chosen.image or (known.image if known.image in present else None),
+            text=chosen.text or (known.text if set(known.text) <= set(present) else ()),
+        )
 
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return calibrated probabilities ``[n C]``; for a regression the values in the data's own units."""

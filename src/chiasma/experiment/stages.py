@@ -112,7 +112,7 @@ def plan(setting: Setting) -> SearchPlan:
         rungs=setting.config.evaluate.rungs,
         eta=setting.config.evaluate.eta,
         workers=setting.config.run.workers,
-        test_seconds=3.0 + cost / TRAIN_OVER_PREDICT * setting.dataset.test_count * COMPARED_ARMS,
+        test_seconds=_test_seconds(setting, cost),
     )
     chosen = SearchPlan.from_dict(driver.decide(f"plan for {budget.words}", lambda: choose().to_dict()))
     setting.console.say(
@@ -120,6 +120,11 @@ def plan(setting: Setting) -> SearchPlan:
         f"search on {chosen.top:.0%} of it until {chosen.search_until:.0f} s, finals until {chosen.finish_by:.0f} s"
     )
     return chosen
+
+
+def _test_seconds(setting: Setting, visit_seconds: float) -> float:
+    """Return the expected cost of the predictions on the test split and of the report."""
+    return 3.0 + visit_seconds / TRAIN_OVER_PREDICT * setting.dataset.test_count * COMPARED_ARMS
 
 
 def _first_plan(setting: Setting) -> SearchPlan | None:
@@ -130,15 +135,14 @@ def _first_plan(setting: Setting) -> SearchPlan | None:
 
 def _with_more_time(setting: Setting, first: SearchPlan, seconds: float) -> SearchPlan:
     """Return the first plan under another budget: lengths of training stay, so that what was found still counts."""
-    driver, rows = setting.driver, setting.dataset.test_count
-    cost = first.visit_seconds or 0.0
+    driver = setting.driver
     chosen = driver.decide(
         f"plan for {setting.config.run.budget.words}",
         lambda: extended(
             first,
             budget=seconds,
             elapsed=driver.clock.elapsed(),
-            test_seconds=3.0 + cost / TRAIN_OVER_PREDICT * rows * COMPARED_ARMS,
+            test_seconds=_test_seconds(setting, first.visit_seconds or 0.0),
         ).to_dict(),
     )
     return SearchPlan.from_dict(chosen)
