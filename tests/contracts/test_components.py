@@ -6,9 +6,12 @@ import pytest
 
 from chiasma.core.spec import Spec
 from chiasma.model.components import members
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.ops import OPS
 from tests.contracts.attentions import AttentionContract
 from tests.contracts.encoders import EncoderContract
 from tests.contracts.fusions import FusionContract
+from tests.contracts.graphs import SPARSE, graph_with
 from tests.contracts.heads import HeadContract
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -28,6 +31,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "late": [{"method": "concat"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
     "classification": [{"hidden": 8, "dropout": 0.2}],
     "dot_product": [{"projections": {"q": False, "v": False}}],
+    "graph": [{"graph": {"nodes": graph_with(name)}} for name in OPS],
 }
 
 
@@ -41,7 +45,8 @@ def specs(part: str) -> list[Spec]:
 
 
 def named(spec: Spec) -> str:
-    return type(spec).__name__
+    nodes = spec.graph.nodes if isinstance(spec, GraphAttention) else ()
+    return "-".join([type(spec).__name__, *(node.op for node in nodes)])
 
 
 @pytest.mark.parametrize("spec", specs("encoder"), ids=named)
@@ -59,7 +64,11 @@ class TestFusions(FusionContract):
 
 @pytest.mark.parametrize("spec", specs("attention"), ids=named)
 class TestAttentions(AttentionContract):
-    pass
+    def knobs(self, spec):
+        return [name for name in super().knobs(spec) if name != "graph"]
+
+    def chooses_keys(self, spec):
+        return spec.kind == "graph" and any(node.op in SPARSE for node in spec.graph.nodes)
 
 
 @pytest.mark.parametrize("spec", specs("head"), ids=named)

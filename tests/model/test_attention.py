@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from chiasma.data.batch import Tokens
-from chiasma.model.attention import DotProduct, MultiHeadAttention, Projections
+from chiasma.model.attention import DotProduct, MultiHeadAttention
 from chiasma.model.blocks import Transformer, TransformerSpec
+from chiasma.model.kernel import Projections
 from tests.contracts.inputs import ROWS, tokens
 
 BARE = DotProduct(projections=Projections(q=False, k=False, v=False, o=False))

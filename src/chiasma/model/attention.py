@@ -1,6 +1,5 @@
 """Multi-head attention around any kernel: the kernel mixes, the frame projects, splits heads and obeys the mask."""
 
-from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -11,44 +10,9 @@ from torch.nn import functional
 
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.kernel import AttentionKernel, AttentionSettings
 from chiasma.model.plugins import Plugin
-
-
-class Projections(Spec):
-    """Which of the four linear maps of multi-head attention are learned; the others are the identity."""
-
-    q: bool = True
-    k: bool = True
-    v: bool = True
-    o: bool = True
-
-
-class AttentionKernel(nn.Module, ABC):
-    """Mixes values where queries meet keys, for each head alike."""
-
-    @abstractmethod
-    def forward(
-        self,
-        q: Float[Tensor, "B H Q D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        mask: Bool[Tensor, "B 1 #Q K"],
-    ) -> Float[Tensor, "B H Q D"]:
-        """Return one vector a query. Every query may see at least one key; hidden keys must not matter."""
-
-
-class AttentionSettings(Spec):
-    """What every attention has.
-
-    Attributes:
-        projections: Which linear maps around the kernel are learned.
-    """
-
-    projections: Projections = Projections()
-
-    @abstractmethod
-    def build(self, head_dim: int) -> AttentionKernel:
-        """Return the kernel for heads of width ``head_dim``."""
 
 
 class DotProductKernel(AttentionKernel):
@@ -82,7 +46,7 @@ class AttentionPlugin(Plugin):
     settings: ClassVar[type[Spec]] = AttentionSettings
 
 
-AttentionSpec = Annotated[DotProduct | AttentionPlugin, Field(discriminator="kind")]
+AttentionSpec = Annotated[DotProduct | GraphAttention | AttentionPlugin, Field(discriminator="kind")]
 
 
 class MultiHeadAttention(nn.Module):
@@ -124,8 +88,10 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self._split(self.q(asking)), self._split(self.k(seen)), self._split(self.v(seen))
         some = keys.present()
         first = torch.arange(keys.mask.shape[1], device=keys.mask.device) == 0
-        visible = keys.mask | (first & ~some[:, None])
-        mixed = self.kernel(q, k, v, visible[:, None, None, :])
+        visible = (keys.mask | (first & ~some[:, None]))[:, None, None, :]
+        if self.kernel.mixes_queries:
+            visible = visible & queries.mask[:, None, :, None]
+        mixed = self.kernel(q, k, v, visible)
         mixed = mixed.masked_fill(~some[:, None, None, None], 0.0).transpose(1, 2).flatten(2)
         return self.dropout(self.o(mixed))
 
@@ -143,3 +109,16 @@ def resolve_attention(spec: AttentionSettings | AttentionPlugin) -> AttentionSet
 def zero_padding(tokens: Tokens) -> Float[Tensor, "B N D"]:
     """Return the vectors with zeros where they do not count."""
     return tokens.x.masked_fill(~tokens.mask[..., None], 0.0)
+
+
+def require_crossable(attention: AttentionSettings | AttentionPlugin) -> None:
+    """Refuse an attention that only a sequence looking at itself can use.
+
+    Raises:
+        ValueError: It feeds keys where queries go, or the reverse.
+    """
+    if resolve_attention(attention).self_only:
+        raise ValueError(
+            "this attention feeds keys where queries go, so only a sequence that looks at itself can use it, "
+            "but here one modality looks at another"
+        )

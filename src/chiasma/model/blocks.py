@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
-from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention, zero_padding
+from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention, require_crossable, zero_padding
 
 
 class TransformerSpec(Spec):
@@ -70,10 +70,15 @@ class TransformerBlock(nn.Module):
         dim: Width D.
         spec: Heads, expansion, dropout and attention; the depth is the caller's.
         crossed: Keys come from another sequence and have a norm of their own.
+
+    Raises:
+        ValueError: The attention needs a sequence that looks at itself, but the block is crossed.
     """
 
     def __init__(self, dim: int, spec: TransformerSpec, *, crossed: bool = False) -> None:
         super().__init__()
+        if crossed:
+            require_crossable(spec.attention)
         self.query_norm = nn.LayerNorm(dim)
         self.key_norm = nn.LayerNorm(dim) if crossed else None
         self.attention = MultiHeadAttention(dim, heads=spec.heads, attention=spec.attention, dropout=spec.dropout)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from chiasma.train.design import (
     Plateau,
     SquaredError,
 )
+
+V = TypeVar("V")
 
 HIDDEN = (None, 64, 128, 256)
 DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.5)
@@ -82,12 +84,12 @@ class Part:
         return chosen.sample(rng), f"{kind or 'none'} -> {chosen.kind}"
 
 
-def pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
+def pick(values: Sequence[V], rng: np.random.Generator) -> V:
     """Return one of the values, drawn evenly."""
     return values[int(rng.integers(len(values)))]
 
 
-def other(values: Sequence[Any], present: Any, rng: np.random.Generator) -> Any:
+def other(values: Sequence[V], present: V, rng: np.random.Generator) -> V:
     """Return one of the values that differs from the present one, drawn evenly."""
     return pick([value for value in values if value != present], rng)
 

@@ -3,9 +3,11 @@
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import field_validator
 from torch import nn
 
 from chiasma.data.batch import Tokens
+from chiasma.model.attention import AttentionSpec, require_crossable
 from chiasma.model.blocks import Mark, Transformer, TransformerSpec, at_least_one
 from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from chiasma.model.fusion.pooled import either
@@ -48,6 +50,12 @@ class CrossAttention(TransformerSpec, FusionSettings):
 
     kind: Literal["cross_attention"] = "cross_attention"
     direction: Literal["image_to_text", "text_to_image", "both"] = "both"
+
+    @field_validator("attention")
+    @classmethod
+    def _looks_at_another(cls, value: AttentionSpec) -> AttentionSpec:
+        require_crossable(value)
+        return value
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""

@@ -1,0 +1,39 @@
+"""Attention as a graph: what a search discovers, and what a config may name."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from chiasma.model.graph.compile import kernel_class
+from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.kernel import AttentionKernel, AttentionSettings, Projections
+
+
+class GraphAttention(AttentionSettings):
+    """Attention that a typed graph describes; the standard one unless a graph is given.
+
+    Projections of inputs that the graph does not use are off, whatever was asked: nobody would see what they learn.
+
+    Attributes:
+        graph: What happens between the projections.
+    """
+
+    kind: Literal["graph"] = "graph"
+    graph: AttentionGraph = AttentionGraph()
+
+    @model_validator(mode="after")
+    def _projects_what_is_used(self) -> "GraphAttention":
+        asked = self.projections
+        used = {name: getattr(asked, name) and name in self.graph.used for name in ("q", "k", "v")}
+        # A validator may not return another value than itself, and the canonical one is wanted.
+        object.__setattr__(self, "projections", Projections(**used, o=asked.o))
+        return self
+
+    @property
+    def self_only(self) -> bool:
+        """Return whether only a sequence that looks at itself can use it."""
+        return self.graph.self_only
+
+    def build(self, head_dim: int) -> AttentionKernel:
+        """Return the kernel for heads of width ``head_dim``."""
+        return kernel_class(self.graph)(head_dim)  # pyright: ignore[reportCallIssue]

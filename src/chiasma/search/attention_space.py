@@ -1,0 +1,236 @@
+"""The space of attention mechanisms: typed graphs and four projection flags, for one place in a design."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import replace_at
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.formula import formula
+from chiasma.model.graph.graph import fits
+from chiasma.model.graph.node import Source
+from chiasma.model.graph.ops import OPS, Slot
+from chiasma.model.kernel import Projections
+from chiasma.search.attention_draft import Draft
+from chiasma.search.choices import other, pick
+from chiasma.train.design import Design
+
+TRIES = 200
+FIRST_EDITS = 4
+FLAGS = ("q", "k", "v", "o")
+
+Edit = Callable[[Draft, np.random.Generator], str | None]
+
+
+class AttentionSpace:
+    """Samples, edits and crosses attention mechanisms; whatever it makes is well-typed and makes sense in its slot.
+
+    Args:
+        slot: Where in a design the attention stands, such as ``model.encoders.image.attention``.
+        crossed: The slot's queries and keys are different sequences, so that a graph that turns one into the other is
+            refused.
+
+    Attributes:
+        refused: How many edits were thrown away, by reason; each was followed by another try.
+    """
+
+    def __init__(self, slot: str, *, crossed: bool = False) -> None:
+        self.slot = slot
+        self.crossed = crossed
+        self.refused: Counter[str] = Counter()
+        self._edits: tuple[tuple[float, Edit], ...] = (
+            (3.0, self._change_operator),
+            (2.0, self._change_connection),
+            (3.0, self._insert),
+            (2.0, self._remove),
+            (1.0, self._change_constant),
+        )
+
+    def sample(self, rng: np.random.Generator) -> GraphAttention:
+        """Return standard attention after one to four random edits; a draw of its own decides on each projection."""
+        flags = {name: bool(rng.random() < 0.75) for name in FLAGS}
+        genome = GraphAttention(projections=Projections(**flags))
+        for _ in range(1 + int(rng.integers(FIRST_EDITS))):
+            genome, _ = self.mutate(genome, rng)
+        return genome
+
+    def mutate(self, genome: GraphAttention, rng: np.random.Generator) -> tuple[GraphAttention, str]:
+        """Return the attention with one edit of its graph or of one projection flag, and the edit in words.
+
+        Raises:
+            ValueError: No edit makes sense; the last reason is given.
+        """
+        if rng.random() < 0.2:
+            return self._flip(genome, rng)
+        weights = np.array([weight for weight, _ in self._edits])
+        for _ in range(TRIES):
+            draft = Draft(genome.graph)
+            words = self._edits[int(rng.choice(len(self._edits), p=weights / weights.sum()))][1](draft, rng)
+            edited = None if words is None else self._finished(draft, genome)
+            if words is not None and edited is not None and edited != genome:
+                return edited, words
+        raise ValueError(f"No edit of {formula(genome.graph)} makes sense after {TRIES} tries.")
+
+    def crossover(self, first: GraphAttention, second: GraphAttention, rng: np.random.Generator) -> GraphAttention:
+        """Return the first with one subgraph replaced by a subgraph of the second of the same kind.
+
+        Each projection flag is drawn from one of the two. Where nothing fits, an edit of the first.
+        """
+        chosen = {n: getattr(first.projections if rng.random() < 0.5 else second.projections, n) for n in FLAGS}
+        base = GraphAttention(projections=Projections(**chosen), graph=first.graph)
+        for _ in range(TRIES):
+            draft, donor = Draft(first.graph), Draft(second.graph)
+            target = int(rng.integers(len(draft.nodes)))
+            slot = draft.kind(target)
+            fitting = [number for number in range(len(donor.nodes)) if fits(donor.kind(number), slot)]
+            if not fitting:
+                continue
+            draft.redirect(target, draft.graft(donor, pick(fitting, rng)))
+            crossed = self._finished(draft, base)
+            if crossed is not None and crossed not in (first, second):
+                return crossed
+        return self.mutate(first, rng)[0]
+
+    def validate(self, genome: GraphAttention) -> str | None:
+        """Return why the attention cannot stand in this slot, or None."""
+        if self.crossed and genome.self_only:
+            return "it feeds keys where queries go, but the slot's queries and keys are different sequences"
+        return None
+
+    def lower(self, genome: GraphAttention, incumbent: Design) -> Design:
+        """Return the incumbent with this attention in the slot."""
+        return replace_at(incumbent, self.slot, genome)
+
+    def _finished(self, draft: Draft, genome: GraphAttention) -> GraphAttention | None:
+        """Return the genome with the draft's graph, or None where that makes no sense, and count the reason."""
+        try:
+            edited = GraphAttention(projections=genome.projections, graph=draft.finish())
+        except ConfigError as error:
+            self.refused[_without_numbers(str(error))] += 1
+            return None
+        reason = self.validate(edited)
+        if reason is not None:
+            self.refused[reason] += 1
+        return edited if reason is None else None
+
+    def _flip(self, genome: GraphAttention, rng: np.random.Generator) -> tuple[GraphAttention, str]:
+        flags = [name for name in FLAGS if name == "o" or name in genome.graph.used]
+        name = pick(flags, rng)
+        on = not getattr(genome.projections, name)
+        projections = Projections.from_dict(genome.projections.to_dict() | {name: on})
+        words = f"W_{name} {'learned' if on else 'left out'}"
+        return GraphAttention(projections=projections, graph=genome.graph), words
+
+    def _change_operator(self, draft: Draft, rng: np.random.Generator) -> str | None:
+        number = pick(draft.order(draft.output), rng)
+        node = draft.nodes[number]
+        before, slot = node.op, draft.kind(number)
+        candidates = [name for name, op in OPS.items() if name != before and _gives(op.output, slot)]
+        if not candidates:
+            return None
+        name = pick(candidates, rng)
+        kept = list(node.inputs)
+        inputs: list[Source] = []
+        for wanted in OPS[name].inputs:
+            fitting = next((source for source in kept if fits(draft.kind(source), wanted)), None)
+            if fitting is not None:
+                kept.remove(fitting)
+            inputs.append(self._source(draft, wanted, rng, without=number) if fitting is None else fitting)
+        node.op, node.inputs, node.constants = name, inputs, {}
+        return f"{before} -> {name}"
+
+    def _change_connection(self, draft: Draft, rng: np.random.Generator) -> str | None:
+        edges = _edges(draft)
+        if not edges:
+            return None
+        number, place = pick(edges, rng)
+        node = draft.nodes[number]
+        wanted = OPS[node.op].inputs[place]
+        sources = [each for each in draft.sources(wanted, without=number) if each != node.inputs[place]]
+        if not sources:
+            return None
+        node.inputs[place] = pick(sources, rng)
+        return f"{node.op} takes another input"
+
+    def _insert(self, draft: Draft, rng: np.random.Generator) -> str | None:
+        """Put an operator on one edge, or behind the output."""
+        edges = [*_edges(draft), None]
+        edge = pick(edges, rng)
+        source = draft.output if edge is None else draft.nodes[edge[0]].inputs[edge[1]]
+        kind = draft.kind(source)
+        wanted = "query" if edge is None else OPS[draft.nodes[edge[0]].op].inputs[edge[1]]
+        fitting = [
+            (name, place)
+            for name, op in OPS.items()
+            for place, slot in enumerate(op.inputs)
+            if fits(kind, slot) and _gives(op.output, wanted)
+        ]
+        if not fitting:
+            return None
+        name, place = pick(fitting, rng)
+        without = None if edge is None else edge[0]
+        inputs = [
+            source if index == place else self._source(draft, slot, rng, without=without)
+            for index, slot in enumerate(OPS[name].inputs)
+        ]
+        added = draft.add(name, inputs)
+        if edge is None:
+            draft.output = added
+        else:
+            draft.nodes[edge[0]].inputs[edge[1]] = added
+        return f"{name} inserted"
+
+    def _remove(self, draft: Draft, rng: np.random.Generator) -> str | None:
+        """Let the users of a node use one of its inputs instead."""
+        number = pick(draft.order(draft.output), rng)
+        node, kind = draft.nodes[number], draft.kind(number)
+        inputs = [source for source in node.inputs if _gives(draft.kind(source), kind)]
+        if number == draft.output:
+            inputs = [source for source in inputs if isinstance(source, int)]
+        if not inputs:
+            return None
+        draft.redirect(number, pick(inputs, rng))
+        return f"{node.op} removed"
+
+    def _change_constant(self, draft: Draft, rng: np.random.Generator) -> str | None:
+        places = [(n, name) for n in draft.order(draft.output) for name in OPS[draft.nodes[n].op].constants]
+        if not places:
+            return None
+        number, name = pick(places, rng)
+        node = draft.nodes[number]
+        values = OPS[node.op].constants[name]
+        before = node.constants.get(name, values[0])
+        node.constants[name] = other(values, before, rng)
+        return f"{node.op} {name} {before} -> {node.constants[name]}"
+
+    def _source(self, draft: Draft, slot: Slot, rng: np.random.Generator, *, without: int | None) -> Source:
+        """Return something that fits a slot: what is there already, or else the simplest that can be made.
+
+        Where the slot is filled in a crossed graph, its own side is preferred, so that most edits can stay.
+        """
+        sources = draft.sources(slot, without=without)
+        own = [source for source in sources if draft.kind(source) == slot]
+        if self.crossed and own:
+            sources = own
+        if sources:
+            return pick(sources, rng)
+        if slot == "weight":
+            return draft.add("softmax", [self._source(draft, "score", rng, without=without)])
+        return draft.add("dot", ["q", "k"])
+
+
+def _edges(draft: Draft) -> list[tuple[int, int]]:
+    return [(number, place) for number in draft.order(draft.output) for place in range(len(draft.nodes[number].inputs))]
+
+
+def _gives(output: str, slot: str) -> bool:
+    """Return whether something of one kind, or tokens of either side, may stand where a slot is."""
+    tokens = ("query", "key", "tokens")
+    return slot in tokens if output in tokens else output == slot
+
+
+def _without_numbers(reason: str) -> str:
+    """Return a reason as it is counted: the same for every graph."""
+    return reason.partition(": ")[2].partition(", but")[0] or reason
