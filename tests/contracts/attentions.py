@@ -29,6 +29,10 @@ class AttentionContract(ComponentContract):
     def knobs(self, spec: Any) -> list[str]:
         return [name for name in super().knobs(spec) if name != "projections"]
 
+    def projected(self, spec: AttentionSettings) -> list[str]:
+        """Return the projections that a user may switch."""
+        return ["q", "k", "v", "o"]
+
     def chooses_keys(self, spec: AttentionSettings) -> bool:
         """Return whether it may leave out keys that are visible."""
         return False
@@ -48,7 +52,7 @@ class AttentionContract(ComponentContract):
 
     def test_each_projection_flag_changes_the_parameters_and_the_output(self, spec: AttentionSettings):
         base = self.fresh(spec)
-        for name in ("q", "k", "v", "o"):
+        for name in self.projected(spec):
             flipped = {name: not getattr(spec.projections, name)}
             other = spec.from_dict({**spec.to_dict(), "projections": {**spec.projections.to_dict(), **flipped}})
             module = self.fresh(other)

@@ -67,6 +67,9 @@ class TestAttentions(AttentionContract):
     def knobs(self, spec):
         return [name for name in super().knobs(spec) if name != "graph"]
 
+    def projected(self, spec):
+        return ["v", "o"] if spec.kind == "mean" else super().projected(spec)
+
     def chooses_keys(self, spec):
         return spec.kind == "graph" and any(node.op in SPARSE for node in spec.graph.nodes)
 

@@ -1,7 +1,8 @@
 """Train many a little, few for longer: successive halving, and how far the short trainings can be trusted."""
 
 import itertools
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -82,48 +83,65 @@ class RungCorrelation(Spec):
     spearman: float | None
 
 
+Ranking = Callable[[Mapping[int, Mapping[str, float]]], list[int]]
+"""From the mean objectives of each candidate to the candidates, best first."""
+
+
+def by_error(scores: Mapping[int, Mapping[str, float]]) -> list[int]:
+    """Return the candidates by their error, lowest first; ties go to the earlier candidate."""
+    return sorted(scores, key=lambda candidate: (scores[candidate]["error"], candidate))
+
+
 def promote(
     rows: Sequence[RungRow],
     *,
     rung: int,
     eta: float,
-    objective: str = "error",
+    ranking: Ranking = by_error,
     at_least: int = 1,
     started: Collection[int] = (),
 ) -> list[int]:
     """Return the candidates that should now be trained on rung + 1, best first.
 
-    Of those scored on ``rung``, the best one in ``eta`` climb; seeds are averaged, ties go to the earlier candidate.
+    Of those scored on ``rung``, the best one in ``eta`` climb; seeds are averaged.
     What was rejected or failed, on this rung or the next, is never promoted, and nothing is promoted twice.
 
     Args:
         rows: Recorded trainings in any order: the answer depends on their content only.
         rung: Index of the rung to climb from.
         eta: How many scored candidates there are for each one that climbs; the number is rounded down.
-        objective: The minimised objective that decides.
+        ranking: Decides who is better, from the mean objectives on this rung.
         at_least: How many climb however few are scored.
         started: Candidates whose training on the next rung is already under way.
     """
-    scores = rung_scores(rows, rung=rung, objective=objective)
-    ranked = sorted(scores, key=lambda candidate: (scores[candidate], candidate))
+    ranked = ranking(rung_means(rows, rung=rung))
     climbing = ranked[: max(at_least, int(len(ranked) / eta))]
     taken = {row.candidate for row in rows if row.rung == rung + 1} | set(started)
     return [candidate for candidate in climbing if candidate not in taken]
 
 
-def rung_scores(rows: Sequence[RungRow], *, rung: int, objective: str = "error") -> dict[int, float]:
-    """Return each candidate's mean objective on one rung; a candidate with any rejection there is left out."""
-    values: dict[int, list[float]] = {}
+def rung_means(rows: Sequence[RungRow], *, rung: int) -> dict[int, dict[str, float]]:
+    """Return each candidate's mean objectives on one rung; a candidate with any rejection there is left out."""
+    found: dict[int, list[Mapping[str, float]]] = {}
     spoilt: set[int] = set()
-    for row in sorted(rows, key=lambda row: row.candidate):
+    for row in rows:
         if row.rung != rung:
             continue
         if isinstance(row.outcome, Scored):
-            values.setdefault(row.candidate, []).append(row.outcome.objectives[objective])
+            found.setdefault(row.candidate, []).append(row.outcome.objectives)
         else:
             spoilt.add(row.candidate)
-    # Sorted before the sum, so that the order of arrival cannot move the last bit of the mean.
-    return {name: sum(sorted(found)) / len(found) for name, found in values.items() if name not in spoilt}
+    return {name: _means(measured) for name, measured in sorted(found.items()) if name not in spoilt}
+
+
+def _means(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return means that do not depend on the order of arrival, not even in the last bit."""
+    return {name: math.fsum(values[name] for values in measured) / len(measured) for name in measured[0]}
+
+
+def rung_scores(rows: Sequence[RungRow], *, rung: int, objective: str = "error") -> dict[int, float]:
+    """Return one mean objective of each candidate on one rung."""
+    return {name: means[objective] for name, means in rung_means(rows, rung=rung).items()}
 
 
 def rank_correlations(rows: Sequence[RungRow], *, objective: str = "error") -> list[RungCorrelation]:

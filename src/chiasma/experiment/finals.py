@@ -12,7 +12,8 @@ from chiasma.core.rng import derive_seed
 from chiasma.experiment.driver import Driver, Finished, Work
 from chiasma.experiment.plan import FinalPlan
 from chiasma.experiment.search_loop import JobMaker, training_key
-from chiasma.search.archive import SharedArchive, Standing
+from chiasma.search.archive import SharedArchive
+from chiasma.search.protocols import Standing
 from chiasma.train.design import Design
 
 SHARE_OF_EXPECTED = 1.7

@@ -4,14 +4,14 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.model.graph.attention import GraphAttention
-from chiasma.model.kernel import AttentionKernel, AttentionSettings
+from chiasma.model.kernel import AttentionKernel, AttentionSettings, Projections
 from chiasma.model.plugins import Plugin
 
 
@@ -39,6 +39,43 @@ class DotProduct(AttentionSettings):
         return DotProductKernel()
 
 
+class MeanKernel(AttentionKernel):
+    """The mean of the values that are visible, whatever is asked."""
+
+    def forward(
+        self,
+        q: Float[Tensor, "B H Q D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        mask: Bool[Tensor, "B 1 #Q K"],
+    ) -> Float[Tensor, "B H Q D"]:
+        """Return the same vector for every query that sees the same keys."""
+        weights = mask / mask.sum(-1, keepdim=True).clamp(min=1)
+        return (weights.to(v.dtype) @ v).expand_as(q)
+
+
+class Mean(AttentionSettings):
+    """The mean of the values: what is left of attention when it does not look.
+
+    A task on which this is as good as attention says nothing about attention. The projections of queries and keys are
+    off, since nothing is asked.
+    """
+
+    kind: Literal["mean"] = "mean"
+
+    @model_validator(mode="after")
+    def _asks_nothing(self) -> "Mean":
+        # A validator may not return another value than itself, and the one without useless weights is wanted.
+        object.__setattr__(
+            self, "projections", Projections(q=False, k=False, v=self.projections.v, o=self.projections.o)
+        )
+        return self
+
+    def build(self, head_dim: int) -> AttentionKernel:
+        """Return the kernel; it has no parameters."""
+        return MeanKernel()
+
+
 class AttentionPlugin(Plugin):
     """Attention of a third party."""
 
@@ -46,7 +83,7 @@ class AttentionPlugin(Plugin):
     settings: ClassVar[type[Spec]] = AttentionSettings
 
 
-AttentionSpec = Annotated[DotProduct | GraphAttention | AttentionPlugin, Field(discriminator="kind")]
+AttentionSpec = Annotated[DotProduct | Mean | GraphAttention | AttentionPlugin, Field(discriminator="kind")]
 
 
 class MultiHeadAttention(nn.Module):

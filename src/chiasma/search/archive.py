@@ -2,34 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.search.pareto import non_dominated
-from chiasma.search.protocols import Archive, Candidate, Evaluation
+from chiasma.search.protocols import Archive, Candidate, Evaluation, Standing
 
 RANK_TEMPERATURE = 3.0
 FRONT_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where one design stands: its mean over seeds on the highest rung that it reached.
-
-    Attributes:
-        candidate: The design, as first proposed.
-        rung: Index of that rung.
-        objectives: Means over the evaluations there of what all of them measured.
-        evaluations: The evaluations that are averaged, in recorded order.
-    """
-
-    candidate: Candidate[Any]
-    rung: int
-    objectives: dict[str, float]
-    evaluations: tuple[Evaluation[Any], ...]
 
 
 class SharedArchive(Archive):
@@ -55,14 +37,18 @@ class SharedArchive(Archive):
         """Return what is known of one design, in recorded order; nothing for an unknown one."""
         return list(self._by_hash.get(hash, ()))
 
-    def standings(self, objective: str = "error") -> list[Standing]:
-        """Return the standing of every scored design, best first; ties go to the one known earlier.
+    def standings(self, *objectives: str) -> list[Standing]:
+        """Return the standing of every scored design, lowest in the first objective first; ties go to the earlier one.
+
+        Args:
+            objectives: What the standings hold; the error where none is named.
 
         Raises:
-            ValueError: A design was scored without ``objective``.
+            ValueError: A design was scored without one of them.
         """
-        standings = self._standings([objective])
-        return sorted(standings, key=lambda standing: standing.objectives[objective])
+        named = objectives or ("error",)
+        found = [_standing(evaluations, named) for evaluations in self._by_hash.values()]
+        return sorted((each for each in found if each is not None), key=lambda each: each.objectives[named[0]])
 
     def front(self, objectives: Sequence[str]) -> list[Evaluation[Any]]:
         """Return the designs that no other dominates in the named objectives, all minimised, best first.
@@ -75,7 +61,7 @@ class SharedArchive(Archive):
         """
         if not objectives:
             raise ValueError("front needs at least one objective, but got none.")
-        standings = self._standings(objectives)
+        standings = self.standings(*objectives)
         if not standings:
             return []
         points = np.array([[standing.objectives[name] for name in objectives] for standing in standings])
@@ -98,10 +84,6 @@ class SharedArchive(Archive):
             return front[int(rng.integers(len(front)))].candidate
         weights = np.exp(-np.arange(len(standings)) / RANK_TEMPERATURE)
         return standings[int(rng.choice(len(standings), p=weights / weights.sum()))].candidate
-
-    def _standings(self, objectives: Sequence[str]) -> list[Standing]:
-        found = [_standing(evaluations, objectives) for evaluations in self._by_hash.values()]
-        return [standing for standing in found if standing is not None]
 
 
 def _standing(evaluations: Sequence[Evaluation[Any]], objectives: Sequence[str]) -> Standing | None:

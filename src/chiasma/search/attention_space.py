@@ -6,8 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from chiasma.core.errors import ConfigError
-from chiasma.core.spec import replace_at
+from chiasma.core.spec import Spec, replace_at, value_at
+from chiasma.model.blocks import TransformerSpec
+from chiasma.model.fusion import CrossAttention
 from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import fits
 from chiasma.model.graph.node import Source
@@ -17,6 +20,7 @@ from chiasma.search.attention_draft import Draft
 from chiasma.search.choices import other, pick
 from chiasma.train.design import Design
 
+STANDARD = GraphAttention()
 TRIES = 200
 FIRST_EDITS = 4
 FLAGS = ("q", "k", "v", "o")
@@ -102,6 +106,18 @@ class AttentionSpace:
     def lower(self, genome: GraphAttention, incumbent: Design) -> Design:
         """Return the incumbent with this attention in the slot."""
         return replace_at(incumbent, self.slot, genome)
+
+    def at(self, design: Design) -> GraphAttention:
+        """Return the attention that a design has in this slot; the usual one, or a plugin, is the standard graph."""
+        found = value_at(design, self.slot)
+        if isinstance(found, GraphAttention):
+            return found
+        return GraphAttention(projections=getattr(found, "projections", Projections()))
+
+    def behaviour(self, design: Design) -> str:
+        """Return a hash that is equal for designs that differ only in how the attention of this slot is written."""
+        rest = replace_at(design, self.slot, STANDARD).content_hash()
+        return f"{rest} {fingerprint(self.at(design), crossed=self.crossed)}"
 
     def _finished(self, draft: Draft, genome: GraphAttention) -> GraphAttention | None:
         """Return the genome with the draft's graph, or None where that makes no sense, and count the reason."""
@@ -219,6 +235,24 @@ class AttentionSpace:
         if slot == "weight":
             return draft.add("softmax", [self._source(draft, "score", rng, without=without)])
         return draft.add("dot", ["q", "k"])
+
+
+def attention_slots(design: Design) -> dict[str, bool]:
+    """Return the places of a design where attention stands, each with whether it is crossed there."""
+    model = design.model
+    parts: dict[str, Spec] = {f"model.encoders.{name}": spec for name, spec in model.encoders.items()}
+    if model.fusion is not None:
+        parts["model.fusion"] = model.fusion
+    return {
+        f"{path}.attention": isinstance(part, CrossAttention)
+        for path, part in parts.items()
+        if isinstance(part, TransformerSpec)
+    }
+
+
+def short_slot(path: str) -> str:
+    """Return how a user names a slot: ``image.attention`` for ``model.encoders.image.attention``."""
+    return path.removeprefix("model.").removeprefix("encoders.")
 
 
 def _edges(draft: Draft) -> list[tuple[int, int]]:

@@ -1,13 +1,14 @@
 """Draw candidates until they are new; the whole state is three small numbers and what waits for an answer."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from chiasma.core.rng import numpy_rng
 from chiasma.search.protocols import Archive, Candidate
-from chiasma.train.design import Design
+
+G = TypeVar("G")
 
 REDRAWS = 20
 
@@ -18,24 +19,28 @@ class Draws:
     Args:
         seed: The run's seed.
         name: The proposer's name; its draws depend on the seed, the name and the count of draws alone.
+        behaviour: Returns a hash of what a candidate does; one that does what an earlier draw did is known too. None
+            compares designs alone.
 
     Attributes:
         duplicates: How many draws gave a known design and were drawn again.
     """
 
-    def __init__(self, seed: int, name: str) -> None:
+    def __init__(self, seed: int, name: str, *, behaviour: Callable[[Candidate[Any]], str] | None = None) -> None:
         self.seed = seed
         self.name = name
         self.duplicates = 0
+        self._behaviour = behaviour
         self._count = 0
         self._waiting: list[str] = []
+        self._seen: list[str] = []
 
     def fresh(
-        self, count: int, archive: Archive, make: Callable[[np.random.Generator], Candidate[Design]]
-    ) -> list[Candidate[Design]]:
+        self, count: int, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]
+    ) -> list[Candidate[G]]:
         """Return up to ``count`` designs that neither the archive nor an earlier, unanswered call holds.
 
-        Fewer come back only when 20 draws in a row gave known designs.
+        Fewer come back only when 20 draws in a row gave known designs, or when there is nothing to make them of.
         """
         made = (self._one(archive, make) for _ in range(count))
         return [candidate for candidate in made if candidate is not None]
@@ -47,21 +52,35 @@ class Draws:
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return JSON from which :meth:`load_state_dict` continues exactly."""
-        return {"count": self._count, "duplicates": self.duplicates, "waiting": list(self._waiting)}
+        state = {"count": self._count, "duplicates": self.duplicates, "waiting": list(self._waiting)}
+        return state if self._behaviour is None else {**state, "seen": list(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._count, self.duplicates = int(state["count"]), int(state["duplicates"])
         self._waiting = [str(hash) for hash in state["waiting"]]
+        self._seen = [str(hash) for hash in state.get("seen", ())]
 
-    def _one(
-        self, archive: Archive, make: Callable[[np.random.Generator], Candidate[Design]]
-    ) -> Candidate[Design] | None:
+    def _one(self, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]) -> Candidate[G] | None:
         for _ in range(REDRAWS):
             candidate = make(numpy_rng(self.seed, "propose", self.name, self._count))
             self._count += 1
-            if not archive.by_hash(candidate.hash) and candidate.hash not in self._waiting:
+            if candidate is None:
+                return None
+            if self._is_new(candidate, archive):
                 self._waiting.append(candidate.hash)
                 return candidate
             self.duplicates += 1
         return None
+
+    def _is_new(self, candidate: Candidate[Any], archive: Archive) -> bool:
+        """Return whether a candidate is known neither by its form nor by what it does."""
+        if archive.by_hash(candidate.hash) or candidate.hash in self._waiting:
+            return False
+        if self._behaviour is None:
+            return True
+        behaviour = self._behaviour(candidate)
+        known = behaviour in self._seen
+        if not known:
+            self._seen.append(behaviour)
+        return not known

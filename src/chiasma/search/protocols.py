@@ -54,6 +54,23 @@ class Evaluation(Generic[G]):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where one design stands: its mean over seeds on the highest rung that it reached.
+
+    Attributes:
+        candidate: The design, as first proposed.
+        rung: Index of that rung.
+        objectives: Means over the evaluations there of what all of them measured.
+        evaluations: The evaluations that are averaged, in recorded order.
+    """
+
+    candidate: Candidate[Any]
+    rung: int
+    objectives: dict[str, float]
+    evaluations: tuple[Evaluation[Any], ...]
+
+
 class Archive(ABC):
     """All evaluated candidates of a run; what the proposers share."""
 
@@ -64,6 +81,10 @@ class Archive(ABC):
     @abstractmethod
     def front(self, objectives: Sequence[str]) -> list[Evaluation[Any]]:
         """Return the evaluations that no other dominates in the named objectives, all minimised, best first."""
+
+    @abstractmethod
+    def standings(self, *objectives: str) -> list[Standing]:
+        """Return the standing of every scored design, lowest in the first objective first."""
 
     @abstractmethod
     def incumbent(self, rng: np.random.Generator) -> Candidate[Any] | None:

@@ -1,0 +1,52 @@
+"""What a mechanism does, whatever it is written like: a hash of its outputs on fixed inputs with fixed weights."""
+
+import hashlib
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from chiasma.core.rng import derive_seed, kept_torch_generator
+from chiasma.data.batch import Tokens
+from chiasma.model.attention import MultiHeadAttention
+from chiasma.model.graph.attention import GraphAttention
+
+DIM, HEADS = 8, 2
+LENGTHS = (40, 29)  # Longer than the largest number of keys that an operator chooses.
+DIGITS = 4
+
+
+def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
+    """Return 16 hexadecimal digits that are equal for mechanisms that compute the same.
+
+    The mechanism runs in double precision on two fixed rows, one of them padded, with weights that depend on what a
+    parameter is for and on how many such there were before it. Two mechanisms that differ by less than rounding to
+    four digits count as the same; two that are the same only after their weights are renamed may count as different.
+
+    Args:
+        attention: The mechanism with its projections.
+        crossed: Queries and keys are different sequences.
+    """
+    with kept_torch_generator(), torch.no_grad():
+        module = MultiHeadAttention(DIM, heads=HEADS, attention=attention).double().eval()
+        seen: Counter[str] = Counter()
+        for name, parameter in module.named_parameters():
+            # The number in a part's name is its place in the graph, which two ways of writing one need not share.
+            purpose = "".join(letter for letter in name if not letter.isdigit())
+            parameter.copy_(_numbers(parameter, f"{purpose} {seen[purpose]}") * 0.6)
+            seen[purpose] += 1
+        keys = _tokens("keys", LENGTHS)
+        queries = _tokens("queries", LENGTHS[::-1]) if crossed else keys
+        out = module(queries, keys)[queries.mask]
+    rounded = [f"{value:.{DIGITS - 1}e}" for value in (out + 0.0).flatten().tolist()]
+    return hashlib.sha256(" ".join(rounded).encode()).hexdigest()[:16]
+
+
+def _tokens(purpose: str, lengths: tuple[int, ...]) -> Tokens:
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Tokens(_numbers(torch.empty(len(lengths), max(lengths), DIM, dtype=torch.float64), purpose), mask)
+
+
+def _numbers(like: Tensor, purpose: str) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(0, "fingerprint", purpose))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype)

@@ -1,0 +1,170 @@
+"""NSGA-II over attention mechanisms: parents from the shared archive, children by edits and crosses."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.search.attention_space import AttentionSpace, attention_slots, short_slot
+from chiasma.search.choices import pick
+from chiasma.search.draws import Draws
+from chiasma.search.pareto import by_front
+from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, Standing
+from chiasma.train.design import Design
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings of the algorithm.
+
+    Attributes:
+        population: Parents that survive.
+        crossover: How often a child comes from two parents rather than one.
+        tournament: Parents that are drawn for each place; the best of them breeds.
+        objectives: What is minimised together.
+        limits: The most of an objective that is feasible; a design beyond is worse than every one within.
+    """
+
+    population: int = 24
+    crossover: float = 0.4
+    tournament: int = 2
+    objectives: tuple[str, ...] = ("error", "flops")
+    limits: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.tournament < 1 or not 0 <= self.crossover <= 1:
+            raise ValueError(
+                "population must be at least 2, tournament at least 1 and crossover within 0..1, but got "
+                f"{self.population}, {self.tournament} and {self.crossover}."
+            )
+
+
+class NSGA2(Proposer[GraphAttention]):
+    """Breed from the non-dominated and least crowded designs of the archive.
+
+    Deb et al. 2002 (https://doi.org/10.1109/4235.996017), with parents and children in one pool (mu + lambda). Unlike
+    the paper: steady, because parents are chosen anew for every child from whatever has been told; designs that
+    climbed higher on the ladder come before those that did not, since they were trained longer; objectives are means
+    over all seeds of a design on its highest rung, so that a design that was judged again counts by its mean;
+    and no design is bred twice, whether it is written the same or behaves the same.
+
+    Args:
+        seed: The run's seed.
+        base: The design to begin with, for children without parents; None to wait for parents.
+        slot: Where in a design the attention stands; None for any place that a parent has.
+        rules: The settings of the algorithm.
+        name: The proposer's name in the archive and the report.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        base: Design | None = None,
+        slot: str | None = None,
+        rules: Rules | None = None,
+        name: str = "nsga2",
+    ) -> None:
+        self.base = base
+        self.slot = slot
+        self.rules = rules or Rules()
+        self.name = name
+        self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
+        self._draws = Draws(seed, name, behaviour=self._behaviour)
+
+    @property
+    def duplicates(self) -> int:
+        """Return how many children were known already, by their form or by what they do, and were not trained again."""
+        return self._draws.duplicates
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Return how many edits made no sense, by reason; each was followed by another try."""
+        return sum((space.refused for space in self._spaces.values()), Counter[str]())
+
+    def ask(self, count: int, archive: Archive) -> list[Candidate[GraphAttention]]:
+        """Return up to ``count`` children that are not known and not waiting for an answer."""
+        return self._draws.fresh(count, archive, lambda rng: self._breed(rng, archive))
+
+    def tell(self, evaluations: Sequence[Evaluation[GraphAttention]]) -> None:
+        """Forget that these were waiting; what was learnt is in the shared archive."""
+        self._draws.answer(evaluation.candidate.hash for evaluation in evaluations)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the count of draws and what waits for an answer."""
+        return self._draws.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._draws.load_state_dict(state)
+
+    def _breed(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
+        parents = [each for each in survivors(archive, self.rules) if self._slots(each.candidate.design)]
+        if len(parents) < 2:
+            return self._founder(rng)
+        first = self._winner(parents, rng).candidate
+        space = self._space(first.design, rng)
+        if rng.random() < self.rules.crossover:
+            second = self._winner(parents, rng).candidate
+            if second.hash != first.hash:
+                donor = self._space(second.design, rng).at(second.design)
+                genome = space.crossover(space.at(first.design), donor, rng)
+                return self._child(space, genome, first, (first.hash, second.hash), "a cross of two mechanisms")
+        genome, edit = space.mutate(space.at(first.design), rng)
+        return self._child(space, genome, first, (first.hash,), edit)
+
+    def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
+        """Return a mechanism without parents, or None where there is no design to put it into."""
+        if self.base is None:
+            return None
+        space = self._space(self.base, rng)
+        genome = space.sample(rng)
+        return Candidate(self.name, genome, space.lower(genome, self.base), edit="a random mechanism")
+
+    def _child(
+        self, space: AttentionSpace, genome: GraphAttention, first: Candidate[Any], parents: tuple[str, ...], edit: str
+    ) -> Candidate[GraphAttention]:
+        where = "" if self.slot else f"{short_slot(space.slot)}: "
+        return Candidate(self.name, genome, space.lower(genome, first.design), parents, where + edit)
+
+    def _slots(self, design: Design) -> dict[str, bool]:
+        found = attention_slots(design)
+        return found if self.slot is None else {path: found[path] for path in [self.slot] if path in found}
+
+    def _space(self, design: Design, rng: np.random.Generator) -> AttentionSpace:
+        """Return the space of one slot of a design, drawn evenly."""
+        path, crossed = pick(sorted(self._slots(design).items()), rng)
+        return self._spaces.setdefault((path, crossed), AttentionSpace(path, crossed=crossed))
+
+    def _behaviour(self, candidate: Candidate[Any]) -> str:
+        return " ".join(
+            AttentionSpace(path, crossed=crossed).behaviour(candidate.design)
+            for path, crossed in sorted(self._slots(candidate.design).items())
+        )
+
+    def _winner(self, parents: Sequence[Standing], rng: np.random.Generator) -> Standing:
+        """Return the best of a few parents drawn at random; they stand in order."""
+        return parents[int(rng.integers(len(parents), size=self.rules.tournament).min())]
+
+
+def survivors(archive: Archive, rules: Rules) -> list[Standing]:
+    """Return the parents, best first: feasible ones, then by rung, by front, and by crowding."""
+    standings = archive.standings(*rules.objectives)
+    groups: dict[tuple[bool, int], dict[int, Standing]] = {}
+    for place, standing in enumerate(standings):
+        key = (excess(standing.objectives, rules.limits) > 0, -standing.rung)
+        groups.setdefault(key, {})[place] = standing
+    found: list[Standing] = []
+    for (infeasible, _), group in sorted(groups.items()):
+        points = {place: standing.objectives for place, standing in group.items()}
+        order = sorted(points, key=lambda place: excess(points[place], rules.limits)) if infeasible else None
+        found += [group[place] for place in order or by_front(points, rules.objectives)]
+    return found[: rules.population]
+
+
+def excess(objectives: Mapping[str, float], limits: Mapping[str, float] | None) -> float:
+    """Return by what part a point exceeds its limits, summed; 0 for a feasible one."""
+    return sum(max(0.0, objectives[name] / limit - 1) for name, limit in (limits or {}).items())
