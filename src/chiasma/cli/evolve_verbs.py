@@ -16,7 +16,7 @@ from chiasma.cli.options import (
     takes_settings,
 )
 
-_BUDGET = typer.Option(
+BUDGET = typer.Option(
     "--budget", metavar="TIME|TRIALS", help="What to spend: 90s, 10m, 1h30m, or 200 trials.", show_default="10m"
 )
 
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 @takes_settings()
-def evolve(data: DataArgument = None, *, budget: Annotated[str | None, _BUDGET] = None, settings: Settings) -> None:
+def evolve(data: DataArgument = None, *, budget: Annotated[str | None, BUDGET] = None, settings: Settings) -> None:
     """Search for the best classifier within a budget, and prove what it gains on a sealed test split."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_run
@@ -81,10 +81,14 @@ def resume(
 ) -> None:
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     from chiasma.cli.display import progress
-    from chiasma.cli.results_table import print_run
+    from chiasma.cli.results_table import print_run, print_search
+    from chiasma.experiment.attention_search import SearchResult
     from chiasma.experiment.runs import find_folder, resume_run
 
     path = find_folder(run, run_folder)
     with progress() as console:
         result = resume_run(path, budget=budget, console=console, started=process_start())
-    print_run(result)
+    if isinstance(result, SearchResult):
+        print_search(result)
+    else:
+        print_run(result)

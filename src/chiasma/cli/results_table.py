@@ -3,9 +3,12 @@
 import typer
 
 from chiasma.cli.display import output, table
+from chiasma.experiment.attention_search import SearchResult
 from chiasma.experiment.evaluate_run import Evaluation
+from chiasma.experiment.report.attention import closing_lines, front_table
 from chiasma.experiment.report.console import render_table
 from chiasma.experiment.results import RunResult
+from chiasma.experiment.runs import FRONT_FILE
 
 
 def print_run(result: RunResult) -> None:
@@ -13,6 +16,20 @@ def print_run(result: RunResult) -> None:
     output().print(render_table(result.results))
     typer.echo(f"report  {result.report_path}")
     typer.echo(f"model   {result.model_path}")
+    if result.stopped == "interrupted":
+        typer.echo(f"Interrupted, with the best so far. Continue: chiasma resume {result.run_path}", err=True)
+        raise typer.Exit(130)
+
+
+def print_search(result: SearchResult) -> None:
+    """Print the judged mechanisms and where they lie; leave with 130 where the user stopped the search."""
+    output().print(front_table(result.front))
+    for line in closing_lines(result.front):
+        output().print(line, markup=False, soft_wrap=True)
+    typer.echo(f"front   {result.run_path / FRONT_FILE}")
+    typer.echo(f"report  {result.run_path / 'report.html'}")
+    if result.use:
+        typer.echo(f"use it  chiasma train --set {result.use}")
     if result.stopped == "interrupted":
         typer.echo(f"Interrupted, with the best so far. Continue: chiasma resume {result.run_path}", err=True)
         raise typer.Exit(130)

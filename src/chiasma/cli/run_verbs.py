@@ -25,13 +25,24 @@ def show(
 ) -> None:
     """Show the winner or a candidate: its design, what it costs, where it comes from, how it did."""
     from chiasma.cli.display import output, pairs, table
-    from chiasma.experiment.runs import costs, describe_design, find_folder, outcome_words, split_reference, story
+    from chiasma.cli.mechanism_view import print_mechanism
+    from chiasma.experiment.runs import (
+        costs,
+        describe_design,
+        find_folder,
+        mechanisms,
+        outcome_words,
+        split_reference,
+        story,
+    )
 
     reference, number = split_reference(run)
     folder = find_folder(reference, run_folder)
     found = story(folder, number)
     output().print(found.title, markup=False, soft_wrap=True)
     pairs(describe_design(found.design) | costs(folder, found.design))
+    for place, mechanism in mechanisms(found.design).items():
+        print_mechanism(place, mechanism)
     if found.ancestors:
         table(["ancestor", "proposer", "edit"], found.ancestors, title="Lineage, youngest first")
     if found.jobs:
@@ -41,13 +52,9 @@ def show(
 
 def report(run: RunArgument, run_folder: RunFolder = None, debug: Debug = False) -> None:
     """Write a run's report again from its recorded results, and print the path."""
-    from chiasma.experiment.report.render import write_report
-    from chiasma.experiment.runs import find_folder, read_results
+    from chiasma.experiment.runs import find_folder, rewrite_report
 
-    folder = find_folder(run, run_folder)
-    path = folder / "report.html"
-    write_report(read_results(folder), path)
-    typer.echo(path)
+    typer.echo(rewrite_report(find_folder(run, run_folder)))
 
 
 def compare(

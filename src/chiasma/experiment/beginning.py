@@ -61,7 +61,12 @@ def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequen
     store.record_event("verb", {"verb": verb})
     store.record_event(
         "dataset",
-        {"folder": str(dataset.folder), "fingerprint": dataset.fingerprint, "content": dataset.content_key},
+        {
+            "folder": str(dataset.folder),
+            "fingerprint": dataset.fingerprint,
+            "content": dataset.content_key,
+            "signature": dataset.signature.to_dict(),
+        },
     )
     return store
 

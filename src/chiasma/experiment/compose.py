@@ -13,6 +13,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.experiment.config import RunConfig
+from chiasma.experiment.discoveries import with_discoveries
 
 _PATHS = (("data", "source"), ("data", "image_dir"), ("run", "folder"), ("run", "cache"))
 
@@ -46,6 +47,7 @@ def load_config(
         tree = _merge(tree, parse_override(override))
     for path, value in (values or {}).items():
         tree = _merge(tree, _nested(path.split("."), value))
+    tree = with_discoveries(tree, run_folder=tree.get("run", {}).get("folder"))
     resolved = _resolve(_merge(RunConfig().to_dict(), tree))
     return RunConfig.from_dict(_absolute(resolved))
 

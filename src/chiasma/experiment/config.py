@@ -134,15 +134,31 @@ class SearchSection(Spec):
     """How candidates are proposed.
 
     Attributes:
-        proposers: Who proposes: ``random`` draws designs from the whole space and is the control; ``local`` edits
-            one part of a good design.
+        proposers: Who proposes in ``evolve``: ``random`` draws designs from the whole space and is the control;
+            ``local`` edits one part of a good design; ``attention`` breeds the attention mechanisms of good designs.
+        slot: Where ``search attention`` looks for a mechanism: ``image.attention``, ``text.attention`` or
+            ``fusion.attention``; None is the fusion of two modalities, or the only encoder.
+        population: Parents that survive where mechanisms are bred.
+        crossover: How often a mechanism is bred from two parents rather than one.
+        limits: The most of an objective that a mechanism may cost, such as ``flops: 2e6``; beyond is infeasible.
         generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 
-    proposers: tuple[Literal["random", "local"], ...] = Field(default=("random", "local"), min_length=1)
+    proposers: tuple[Literal["random", "local", "attention"], ...] = Field(
+        default=("random", "local", "attention"), min_length=1
+    )
+    slot: Literal["image.attention", "text.attention", "fusion.attention"] | None = None
+    population: int = Field(default=24, ge=2)
+    crossover: float = Field(default=0.4, ge=0, le=1)
+    limits: Mapping[Literal["error", "flops", "parameters", "latency"], Annotated[float, Field(gt=0)]] = {}
     generation: int = Field(default=9, ge=1)
     floor_share: float = Field(default=0.2, ge=0, le=1)
+
+    @property
+    def most(self) -> dict[str, float]:
+        """Return the limits by the objective's name."""
+        return {str(name): limit for name, limit in self.limits.items()}
 
     @field_validator("proposers")
     @classmethod

@@ -206,3 +206,10 @@ def _was_cut(outcome: Scored | Rejected | Failed) -> bool:
     if isinstance(outcome, Scored):
         return bool(outcome.metrics.get("cut_short"))
     return isinstance(outcome, Rejected) and outcome.reason.startswith(NO_STEP)
+
+
+def spent_seconds(store: RunStore) -> float:
+    """Return the seconds that a run had spent when something was last recorded in it."""
+    jobs = [float(row.extra["elapsed"]) for row in store.jobs() if row.outcome is not None]
+    decisions = [float(event.data["elapsed"]) for event in store.events("decision")]
+    return max([0.0, *jobs, *decisions])

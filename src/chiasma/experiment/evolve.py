@@ -7,8 +7,6 @@ from pathlib import Path
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.evaluate.executor import LocalExecutor
-from chiasma.evaluate.ladder import Ladder, Rung
-from chiasma.evaluate.tasks import Task
 from chiasma.experiment import stages
 from chiasma.experiment.beginning import (
     begin_run,
@@ -22,13 +20,13 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError
+from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
 from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
 from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.judge import Evidence, judge
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
-from chiasma.experiment.setting import Setting
+from chiasma.experiment.setting import Setting, make_setting
 from chiasma.search.archive import SharedArchive
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -76,7 +74,7 @@ def resume(path: Path, *, budget: str | None = None, console: Console, started: 
         check_same_data(store, dataset)
         say_environment_changes(store, console)
         metric = deciding_metric(config, dataset)
-        clock = Clock(spent_before=_spent(store), started=started)
+        clock = Clock(spent_before=spent_seconds(store), started=started)
         with failing(store):
             return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
@@ -93,12 +91,6 @@ def _patience(setting: Setting, search_plan: SearchPlan, interrupted: bool) -> f
     return max(0.0, search_plan.finish_by - setting.driver.clock.elapsed())
 
 
-def _spent(store: RunStore) -> float:
-    jobs = [float(row.extra["elapsed"]) for row in store.jobs() if row.outcome is not None]
-    decisions = [float(event.data["elapsed"]) for event in store.events("decision")]
-    return max([0.0, *jobs, *decisions])
-
-
 def _drive(
     config: RunConfig,
     dataset: Dataset,
@@ -109,20 +101,11 @@ def _drive(
     console: Console,
     clock: Clock,
 ) -> RunResult:
-    ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in config.evaluate.rungs), eta=config.evaluate.eta)
-    task = Task(
-        dataset=str(dataset.folder),
-        metric=metric,
-        objectives=config.evaluate.objectives,
-        device=config.run.device,
-        precision=config.run.precision,
-        max_parameters=config.evaluate.max_parameters,
-    )
     store.set_status("running")
     with log_to(store.path), LocalExecutor(config.run.workers, log=store.path / "workers.log") as executor:
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
-        setting = Setting(config, dataset, report, store, driver, console, metric, ladder, task)
+        setting = make_setting(config, dataset, report, metric=metric, driver=driver)
         evidence = _gather(setting)
     result = judge(setting, evidence)
     store.set_status("stopped" if evidence.interrupted else "finished")
@@ -148,7 +131,7 @@ def _gather(setting: Setting) -> Evidence:
             floors = [arm for arm in first if arm.role == "floor"]
             finished += stages.train_first(setting, first, search_plan, archive)
             search_plan = stages.lengthen(setting, search_plan, first, finished)
-            loop = stages.make_search(setting, search_plan, archive, space)
+            loop = stages.make_search(setting, search_plan, archive, stages.design_proposers(setting, space))
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)
             costs = full_cost([*finished, *loop.finished])

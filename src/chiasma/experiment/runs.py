@@ -11,15 +11,20 @@ from pydantic import BaseModel
 from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.outcome import Failed, Rejected, Scored
-from chiasma.core.spec import Spec
+from chiasma.core.spec import Spec, value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.results import Results
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.formula import formula
+from chiasma.search.attention_space import attention_slots, short_slot
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
 from chiasma.store.run import RunStore
+from chiasma.train.design import Design
 
 RESULTS_FILE = "results.json"
+FRONT_FILE = "pareto_front.json"
 MODEL_FOLDER = "model"
 
 
@@ -109,6 +114,22 @@ def read_results(run: Path) -> Results:
     return Results.from_dict(read_json(file))
 
 
+def rewrite_report(run: Path) -> Path:
+    """Write a run's report again from its recorded results, and return its path.
+
+    Raises:
+        StorageError: The run has no results yet, or its folder cannot be written to.
+    """
+    from chiasma.experiment.front import Front
+    from chiasma.experiment.report.attention import write_front_report
+    from chiasma.experiment.report.render import write_report
+
+    path = run / "report.html"
+    if (run / FRONT_FILE).is_file():
+        return write_front_report(Front.from_dict(read_json(run / FRONT_FILE)), path)
+    return write_report(read_results(run), path)
+
+
 def summaries(run_folder: str | None = None) -> list[RunSummary]:
     """Return one summary a run, oldest first; a damaged run says so in its status."""
     root = Path(run_folder).expanduser() if run_folder else runs_root()
@@ -136,22 +157,32 @@ def story(run: Path, number: int | None) -> Story:
 
 
 def costs(run: Path, design: Mapping[str, Any]) -> dict[str, str]:
-    """Return parameters and FLOPs of a design for the run's data; nothing while the run has no model.
-
-    The shapes of the data are those saved with the run's model.
-    """
+    """Return parameters and FLOPs of a design for the run's data; nothing where their shapes are not known."""
+    from chiasma.data.signature import Signature
     from chiasma.experiment.saved import SavedModel
     from chiasma.model.cost import cost
-    from chiasma.train.design import Design
 
+    with RunStore.open(run) as store:
+        known = [event.data.get("signature") for event in store.events("dataset")]
     folder = run / MODEL_FOLDER
-    if not any(folder.glob("step-*")):
+    if known and known[0] is not None:
+        signature = Signature.from_dict(known[0])
+    elif any(folder.glob("step-*")):
+        signature = SavedModel.load(folder, device="cpu").signature
+    else:
         return {}
-    size = cost(Design.from_dict(design).model, SavedModel.load(folder, device="cpu").signature)
+    size = cost(Design.from_dict(design).model, signature)
     words = {"parameters": f"{size.parameters:,}", "FLOPs an example": f"{size.flops:,.0f}"}
     if size.uncounted:
         words["not counted"] = ", ".join(size.uncounted)
     return words
+
+
+def mechanisms(design: Mapping[str, Any]) -> dict[str, GraphAttention]:
+    """Return the attention graphs of a design by their place, such as ``image.attention``."""
+    value = Design.from_dict(design)
+    found = {short_slot(path): value_at(value, path) for path in attention_slots(value)}
+    return {place: spec for place, spec in found.items() if isinstance(spec, GraphAttention)}
 
 
 def resume_run(run: Path, *, budget: str | None, console: Console, started: float | None = None) -> Any:
@@ -161,7 +192,7 @@ def resume_run(run: Path, *, budget: str | None, console: Console, started: floa
         ConfigError: The budget is not one, or is given for a training, which has none.
         StorageError: The folder is not a run that can be continued.
     """
-    from chiasma.experiment import evolve, train_run
+    from chiasma.experiment import attention_search, evolve, train_run
     from chiasma.experiment.config import Budget
 
     if budget is not None:
@@ -172,6 +203,8 @@ def resume_run(run: Path, *, budget: str | None, console: Console, started: floa
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
         return train_run.resume(run, console=console)
+    if verbs == ["search"]:
+        return attention_search.resume(run, budget=budget, console=console, started=started)
     return evolve.resume(run, budget=budget, console=console, started=started)
 
 
@@ -187,8 +220,6 @@ def describe_spec(spec: BaseModel) -> str:
 
 def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     """Return a design in words, part by part."""
-    from chiasma.train.design import Design
-
     value = Design.from_dict(design)
     model, optim, loop = value.model, value.training.optim, value.training.loop
     words = {f"{modality} encoder": describe_spec(encoder) for modality, encoder in model.encoders.items()}
@@ -217,6 +248,8 @@ def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, GraphAttention):
+        return f"graph {formula(value.graph)}"
     if isinstance(value, Spec):
         return describe_spec(value)
     return value if isinstance(value, str) else json.dumps(value, default=str)
@@ -235,6 +268,8 @@ def _read_summary(run: Path) -> RunSummary:
         status = "interrupted" if store.is_interrupted else store.status
         candidates = len(store.candidates())
     source = str(config["data"]["source"])
+    if (run / FRONT_FILE).is_file():
+        return _front_summary(run, status, source, candidates)
     if not (run / RESULTS_FILE).is_file():
         return RunSummary(run.name, status, source, candidates, "", "", None)
     results = read_results(run)
@@ -243,6 +278,15 @@ def _read_summary(run: Path) -> RunSummary:
     score = test.value if test is not None else (winner.select.get(results.metric) if winner else None)
     split = "test" if test is not None else "select"
     return RunSummary(run.name, status, source, candidates, results.winner, f"{results.metric} on {split}", score)
+
+
+def _front_summary(run: Path, status: str, source: str, candidates: int) -> RunSummary:
+    from chiasma.experiment.front import Front
+
+    front = Front.from_dict(read_json(run / FRONT_FILE))
+    best = front.best
+    name, score = ("", None) if best is None else (best.name, best.score.value)
+    return RunSummary(run.name, status, source, candidates, name, f"{front.metric} on select", score)
 
 
 def _winner_number(run: Path) -> int | None:

@@ -12,11 +12,10 @@ from typing import Any
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.ladder import Ladder, RungRow, promote
+from chiasma.evaluate.ladder import Ladder, Ranking, RungRow, by_error, promote
 from chiasma.experiment.driver import Driver, Finished, Work
 from chiasma.search.archive import SharedArchive
 from chiasma.search.protocols import Allocator, Candidate, Evaluation, Proposer, Spend
-from chiasma.train.design import Design
 
 UNDER_WAY = 2
 
@@ -28,7 +27,7 @@ class Generation:
     """Candidates that were asked for together, and what is known of them."""
 
     number: int
-    candidates: dict[int, Candidate[Design]]
+    candidates: dict[int, Candidate[Any]]
     rung: int = 0
     waiting: set[str] = field(default_factory=set)
     finished: list[tuple[int, Finished]] = field(default_factory=list)
@@ -79,6 +78,8 @@ class SearchLoop:
         make_job: Makes the job of a design from ``key, design, seed, fraction, rung``.
         limit_seconds: How long a training of a part of a design's epochs may take; None for no limit.
         until: Seconds after the run's start at which trainings are cut and forgotten; None where trials decide.
+        ranking: Decides who climbs the ladder.
+        progress: Returns what else is said after each generation.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SearchLoop:
         driver: Driver,
         archive: SharedArchive,
         *,
-        proposers: Mapping[str, Proposer[Design]],
+        proposers: Mapping[str, Proposer[Any]],
         allocator: Allocator,
         ladder: Ladder,
         top: float,
@@ -96,7 +97,11 @@ class SearchLoop:
         make_job: JobMaker,
         limit_seconds: Callable[[float], float | None] = lambda fraction: None,
         until: float | None = None,
+        ranking: Ranking = by_error,
+        progress: Callable[[], str] = str,
     ) -> None:
+        self.ranking = ranking
+        self.progress = progress
         self.limit_seconds = limit_seconds
         self.until = until
         self.driver = driver
@@ -150,12 +155,15 @@ class SearchLoop:
             self.asked += len(candidates)
             self._train(generation, list(candidates))
 
-    def _ask(self, count: int) -> dict[int, Candidate[Design]]:
+    def _ask(self, count: int) -> dict[int, Candidate[Any]]:
         """Ask for candidates one by one, so that each is charged to the proposer before the next is chosen."""
         under_way = [c.proposer for generation in self._active for c in generation.candidates.values()]
         ledger = [*self.ledger, *(Spend(name, 0.0, 0.0) for name in under_way)]
-        found: dict[int, Candidate[Design]] = {}
-        for _ in range(count):
+        found: dict[int, Candidate[Any]] = {}
+        # A proposer may have nothing to build on yet: its turn goes to another.
+        for _ in range(count + len(self.proposers)):
+            if len(found) == count:
+                break
             name = self.allocator.next(ledger)
             ledger.append(Spend(name, 0.0, 0.0))
             for candidate in self.proposers[name].ask(1, self.archive):
@@ -163,16 +171,16 @@ class SearchLoop:
                     found[self._record(candidate)] = candidate
         return found
 
-    def _is_under_way(self, hash: str, fresh: Mapping[int, Candidate[Design]]) -> bool:
+    def _is_under_way(self, hash: str, fresh: Mapping[int, Candidate[Any]]) -> bool:
         groups = [fresh, *(generation.candidates for generation in self._active)]
         return any(candidate.hash == hash for group in groups for candidate in group.values())
 
-    def _record(self, candidate: Candidate[Design]) -> int:
+    def _record(self, candidate: Candidate[Any]) -> int:
         return self.driver.store.add_candidate(
             candidate.hash,
             proposer=candidate.proposer,
             generation=self._numbered,
-            genome=candidate.design.to_dict(),
+            genome=candidate.genome.to_dict(),
             design=candidate.design.to_dict(),
             parents=candidate.parents,
             edit=candidate.edit,
@@ -200,7 +208,7 @@ class SearchLoop:
         assert finished.work.candidate is not None
         generation.finished.append((finished.work.candidate, finished))
         if generation.done and generation.rung < self.ladder.top:
-            climbing = promote(generation.rows, rung=generation.rung, eta=self.ladder.eta)
+            climbing = promote(generation.rows, rung=generation.rung, eta=self.ladder.eta, ranking=self.ranking)
             generation.rung += 1
             self._train(generation, sorted(climbing))
         while self._active and self._active[0].done:
@@ -251,7 +259,9 @@ class SearchLoop:
         scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
         best = self._best_error()
         shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
+        more = self.progress()
         self.driver.console.say(
             f"generation {generation.number + 1}: {len(generation.candidates)} candidates, {scored} of "
-            f"{len(generation.finished)} trainings scored; {shown}; {self.driver.clock.elapsed():.0f} s"
+            f"{len(generation.finished)} trainings scored; {shown}; {more and more + '; '}"
+            f"{self.driver.clock.elapsed():.0f} s"
         )

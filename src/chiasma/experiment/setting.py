@@ -65,3 +65,20 @@ class Setting:
     def kept(self, key: str) -> Path:
         """Return the folder in which a job's checkpoint and predictions are kept."""
         return self.store.path / "trained" / key.replace("/", "-")
+
+
+def make_setting(
+    config: RunConfig, dataset: Dataset, data_report: DataReport, *, metric: str, driver: Driver
+) -> Setting:
+    """Return the surroundings that the settings describe."""
+    section = config.evaluate
+    task = Task(
+        dataset=str(dataset.folder),
+        metric=metric,
+        objectives=section.objectives,
+        device=config.run.device,
+        precision=config.run.precision,
+        max_parameters=section.max_parameters,
+    )
+    ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in section.rungs), eta=section.eta)
+    return Setting(config, dataset, data_report, driver.store, driver, driver.console, metric, ladder, task)

@@ -1,12 +1,13 @@
 """The stages of ``evolve``: plan, floors, search, finals; each replays what the run's database already knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
+from chiasma.evaluate.ladder import Ranking, by_error
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import (
     ArmDesign,
@@ -34,6 +35,7 @@ from chiasma.search.archive import SharedArchive
 from chiasma.search.design_space import DesignSpace
 from chiasma.search.floors import floor_designs
 from chiasma.search.local_search import LocalSearch
+from chiasma.search.nsga2 import NSGA2, Rules
 from chiasma.search.protocols import Candidate, Evaluation, Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.train.design import Design, LoopSpec, TrainingSpec
@@ -49,7 +51,7 @@ UNTRAINED_COST = 0.5
 def make_space(setting: Setting, search_plan: SearchPlan) -> DesignSpace:
     """Return the space of designs, built around the settings' own way of training."""
     rows = len(setting.dataset.rows("train"))
-    training = _training(setting, search_plan.visits)
+    training = usual_training(setting, search_plan.visits)
     return DesignSpace(setting.dataset.signature, train_rows=rows, training=training)
 
 
@@ -57,14 +59,14 @@ def first_arms(setting: Setting, space: DesignSpace) -> list[ArmDesign]:
     """Record the run's first candidates: the floors that are designs, and the design that the settings describe."""
     signature = setting.dataset.signature
     floors = floor_designs(signature, space)
-    arms = [_record(setting, floor.name, "floor", floor.description, floor.design) for floor in floors]
+    arms = [record_arm(setting, floor.name, "floor", floor.description, floor.design) for floor in floors]
     design = Design(model=setting.config.design(signature).model, training=space.training)
     if design.content_hash() not in {arm.design.content_hash() for arm in arms}:
-        arms.append(_record(setting, "settings", "finalist", "the design of the settings", design))
+        arms.append(record_arm(setting, "settings", "finalist", "the design of the settings", design))
     return arms
 
 
-def _training(setting: Setting, visits: int) -> TrainingSpec:
+def usual_training(setting: Setting, visits: int) -> TrainingSpec:
     """Return the settings' training, as long as the plan says unless the settings name a length."""
     training = setting.config.design(setting.dataset.signature).training
     if training.loop.epochs != LoopSpec().epochs:
@@ -72,9 +74,10 @@ def _training(setting: Setting, visits: int) -> TrainingSpec:
     return replace_at(training, "loop.epochs", epochs_for(visits, len(setting.dataset.rows("train"))))
 
 
-def _record(
+def record_arm(
     setting: Setting, name: str, role: Literal["floor", "finalist"], description: str, design: Design
 ) -> ArmDesign:
+    """Record a design that is trained before anything is proposed."""
     proposer = "floor" if role == "floor" else "settings"
     number = setting.store.add_candidate(
         design.content_hash(),
@@ -151,7 +154,7 @@ def _with_more_time(setting: Setting, first: SearchPlan, seconds: float) -> Sear
 def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
     """Return what training the settings' design on one example once costs a worker, evaluations included."""
     model = setting.config.design(setting.dataset.signature).model
-    design = Design(model=model, training=_training(setting, WARMUP_VISITS))
+    design = Design(model=model, training=usual_training(setting, WARMUP_VISITS))
     job = setting.make_job(
         key="warmup",
         design=design,
@@ -234,13 +237,28 @@ def _untrained_cost(search_plan: SearchPlan) -> float:
     return UNTRAINED_COST * search_plan.visits * (search_plan.visit_seconds or 0.0)
 
 
-def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchive, space: DesignSpace) -> SearchLoop:
+def design_proposers(setting: Setting, space: DesignSpace) -> dict[str, Proposer[Any]]:
+    """Return the proposers of whole designs that the settings name."""
+    config = setting.config
+    makers: dict[str, Callable[[], Proposer[Any]]] = {
+        "random": lambda: RandomSearch(space, seed=config.run.seed),
+        "local": lambda: LocalSearch(space, seed=config.run.seed),
+        "attention": lambda: NSGA2(seed=config.run.seed, rules=breeding_rules(setting), name="attention"),
+    }
+    return {name: makers[name]() for name in config.search.proposers}
+
+
+def make_search(
+    setting: Setting,
+    search_plan: SearchPlan,
+    archive: SharedArchive,
+    proposers: Mapping[str, Proposer[Any]],
+    *,
+    ranking: Ranking = by_error,
+    progress: Callable[[], str] = str,
+) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
     config = setting.config
-    makers = {"random": RandomSearch, "local": LocalSearch}
-    proposers: dict[str, Proposer[Design]] = {
-        name: makers[name](space, seed=config.run.seed) for name in config.search.proposers
-    }
     controls = [name for name in proposers if name == CONTROL]
     return SearchLoop(
         setting.driver,
@@ -255,6 +273,19 @@ def make_search(setting: Setting, search_plan: SearchPlan, archive: SharedArchiv
         make_job=setting.make_job,
         limit_seconds=search_plan.limit_seconds,
         until=search_plan.search_until,
+        ranking=ranking,
+        progress=progress,
+    )
+
+
+def breeding_rules(setting: Setting) -> Rules:
+    """Return how mechanisms are bred, as the settings say."""
+    section = setting.config.search
+    return Rules(
+        population=section.population,
+        crossover=section.crossover,
+        objectives=setting.config.evaluate.objectives,
+        limits=section.most,
     )
 
 

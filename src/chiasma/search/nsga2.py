@@ -54,7 +54,7 @@ class NSGA2(Proposer[GraphAttention]):
     Args:
         seed: The run's seed.
         base: The design to begin with, for children without parents; None to wait for parents.
-        slot: Where in a design the attention stands; None for any place that a parent has.
+        slot: Where in a design the attention stands; None for any place that a good design has.
         rules: The settings of the algorithm.
         name: The proposer's name in the archive and the report.
     """
@@ -103,11 +103,11 @@ class NSGA2(Proposer[GraphAttention]):
 
     def _breed(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
         parents = [each for each in survivors(archive, self.rules) if self._slots(each.candidate.design)]
-        if len(parents) < 2:
+        first = self._first(parents, archive, rng)
+        if first is None:
             return self._founder(rng)
-        first = self._winner(parents, rng).candidate
         space = self._space(first.design, rng)
-        if rng.random() < self.rules.crossover:
+        if parents and rng.random() < self.rules.crossover:
             second = self._winner(parents, rng).candidate
             if second.hash != first.hash:
                 donor = self._space(second.design, rng).at(second.design)
@@ -115,6 +115,13 @@ class NSGA2(Proposer[GraphAttention]):
                 return self._child(space, genome, first, (first.hash, second.hash), "a cross of two mechanisms")
         genome, edit = space.mutate(space.at(first.design), rng)
         return self._child(space, genome, first, (first.hash,), edit)
+
+    def _first(self, parents: Sequence[Standing], archive: Archive, rng: np.random.Generator) -> Candidate[Any] | None:
+        """Return whom to edit: a parent, or where any place will do, a good design of the archive if it has one."""
+        if self.slot is not None:
+            return self._winner(parents, rng).candidate if len(parents) > 1 else None
+        incumbent = archive.incumbent(rng)
+        return incumbent if incumbent is not None and self._slots(incumbent.design) else None
 
     def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
         """Return a mechanism without parents, or None where there is no design to put it into."""

@@ -10,18 +10,20 @@ from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, S
 from chiasma.train.design import Design
 
 
-class RandomSearch(Proposer[Design]):
+class RandomSearch(Proposer[Any]):
     """Sample the space, independently of everything that was learnt.
 
     Args:
         space: What to sample from.
         seed: The run's seed.
         name: The proposer's name in the archive and the report.
+        base: The design that is completed by what is sampled; None where whole designs are sampled.
     """
 
-    def __init__(self, space: SearchSpace[Design], *, seed: int, name: str = "random") -> None:
+    def __init__(self, space: SearchSpace[Any], *, seed: int, name: str = "random", base: Design | None = None) -> None:
         self.space = space
         self.name = name
+        self.base = base
         self._draws = Draws(seed, name)
 
     @property
@@ -29,11 +31,11 @@ class RandomSearch(Proposer[Design]):
         """Return how many draws gave a known design and were drawn again."""
         return self._draws.duplicates
 
-    def ask(self, count: int, archive: Archive) -> list[Candidate[Design]]:
+    def ask(self, count: int, archive: Archive) -> list[Candidate[Any]]:
         """Return up to ``count`` random designs that are not known and not waiting for an answer."""
         return self._draws.fresh(count, archive, self._sample)
 
-    def tell(self, evaluations: Sequence[Evaluation[Design]]) -> None:
+    def tell(self, evaluations: Sequence[Evaluation[Any]]) -> None:
         """Forget that these were waiting; nothing else is learnt."""
         self._draws.answer(evaluation.candidate.hash for evaluation in evaluations)
 
@@ -45,6 +47,7 @@ class RandomSearch(Proposer[Design]):
         """Continue from :meth:`state_dict`."""
         self._draws.load_state_dict(state)
 
-    def _sample(self, rng: np.random.Generator) -> Candidate[Design]:
+    def _sample(self, rng: np.random.Generator) -> Candidate[Any]:
         genome = self.space.sample(rng)
-        return Candidate(self.name, genome, self.space.lower(genome, genome), edit="a random design")
+        design = self.space.lower(genome, self.base or genome)
+        return Candidate(self.name, genome, design, edit="a random mechanism" if self.base else "a random design")

@@ -12,7 +12,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chiasma.experiment.report.wording import PERCENT, amount, metric_words, points, score_value
+from chiasma.experiment.front import Front, Mechanism
+from chiasma.experiment.report.wording import PERCENT, amount, large, metric_words, points, score_value
 from chiasma.experiment.results import Results
 
 # Stand-ins that become the page's own colours, so that one drawing serves light and dark.
@@ -167,6 +168,46 @@ def reliability(results: Results) -> Markup | None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         words = "; ".join(f"sure {row['confidence']:.0%}, right {row['accuracy']:.0%}" for row in bins)
         return _svg(figure, "reliability", f"Reliability of the winner's probabilities on test: {words}.")
+
+
+def score_against_cost(front: Front) -> Markup | None:
+    """Draw the score of each judged mechanism against its first cost, with intervals; None where nothing costs."""
+    if len(front.objectives) < 2:
+        return None
+    cost = front.objectives[1]
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(3.4)
+        for place, (label, chosen) in enumerate(_kinds(front).items()):
+            values = [each.objectives[cost] for each in chosen]
+            scores = [each.score.value for each in chosen]
+            low = [each.score.value - each.score.low for each in chosen]
+            high = [each.score.high - each.score.value for each in chosen]
+            color, marker = SERIES[place], MARKERS[place]
+            axes.errorbar(
+                values, scores, yerr=[low, high], fmt=marker, color=color, markersize=6, elinewidth=1.2, label=label
+            )
+        axes.grid(linewidth=0.6)
+        axes.set_xlabel(f"{cost} of the whole model for one example")
+        axes.set_ylabel(f"{metric_words(front.metric)} on select")
+        _score_axis(axes, front.metric)
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: large(value) if cost != "latency" else f"{value:g}")
+        )
+        axes.legend(loc="best")
+        words = "; ".join(f"{e.name}: {amount(front.metric, e.score.value)}" for e in front.mechanisms)
+        return _svg(figure, "front", f"Score of each mechanism against {cost}. {words}.")
+
+
+def _kinds(front: Front) -> dict[str, list[Mechanism]]:
+    """Return the mechanisms by what they are, in the order of the legend; none is empty."""
+    found = [each for each in front.mechanisms if each.name.startswith("#")]
+    kinds = {
+        "standard attention": [each for each in front.mechanisms if each.name == "standard"],
+        "mean of the values": [each for each in front.mechanisms if each.name == "mean"],
+        "discovered, on the front": [each for each in found if each.on_front],
+        "discovered": [each for each in found if not each.on_front],
+    }
+    return {label: chosen for label, chosen in kinds.items() if chosen}
 
 
 def _training_words(rows: Sequence[Mapping[str, float]], metric: str | None) -> str:

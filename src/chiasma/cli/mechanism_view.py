@@ -1,0 +1,46 @@
+"""An attention mechanism in the terminal: its formula, its graph as a tree, and its PyTorch source."""
+
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.tree import Tree
+
+from chiasma.cli.display import output
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.compile import kernel_source
+from chiasma.model.graph.formula import formula
+from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.graph.node import Source
+
+
+def print_mechanism(place: str, attention: GraphAttention) -> None:
+    """Print everything that a reader needs to follow one mechanism."""
+    learned = [f"W_{name}" for name in ("q", "k", "v", "o") if getattr(attention.projections, name)]
+    console = output()
+    console.print(f"\n{place}: {formula(attention.graph)}", markup=False, soft_wrap=True)
+    console.print(f"projections: {', '.join(learned) or 'none'}", markup=False)
+    console.print(drawn(attention.graph))
+    console.print(Syntax(kernel_source(attention.graph), "python", theme="ansi_dark", background_color="default"))
+
+
+def drawn(graph: AttentionGraph) -> Tree:
+    """Return the graph as a tree from the output to the inputs; a node that is used again is named, not repeated."""
+    seen: set[int] = set()
+
+    def grow(branch: Tree, source: Source) -> None:
+        if isinstance(source, str):
+            branch.add(source)
+            return
+        node = graph.nodes[source]
+        constants = ", ".join(f"{name}={value}" for name, value in node.constants.items())
+        words = f"x{source} {node.op}" + (f"({constants})" if constants else "")
+        if source in seen:
+            branch.add(escape(f"{words} (above)"))
+            return
+        seen.add(source)
+        inner = branch.add(escape(words))
+        for each in node.inputs:
+            grow(inner, each)
+
+    root = Tree("output")
+    grow(root, len(graph.nodes) - 1)
+    return root

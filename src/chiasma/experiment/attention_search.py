@@ -1,0 +1,461 @@
+"""``search attention``: breed mechanisms for one slot, judge the best again on fresh seeds, write the front.
+
+The test split stays sealed: mechanisms are compared on ``select``. What a discovery is worth on unseen data is for
+``benchmark`` to say.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.errors import ChiasmaError
+from chiasma.core.files import write_json
+from chiasma.core.outcome import Rejected, Scored
+from chiasma.core.rng import derive_seed
+from chiasma.core.spec import value_at
+from chiasma.data.dataset import Dataset
+from chiasma.data.prepare import DataReport
+from chiasma.evaluate.executor import LocalExecutor
+from chiasma.evaluate.ladder import rank_correlations
+from chiasma.experiment import stages
+from chiasma.experiment.beginning import (
+    StoppedTooSoonError,
+    begin_run,
+    check_can_run,
+    check_same_data,
+    deciding_metric,
+    failing,
+    prepare_data,
+    say_environment_changes,
+    with_budget,
+)
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, Work, spent_seconds
+from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
+from chiasma.experiment.front import Front, Judging, judged, uncertain, volume_of
+from chiasma.experiment.mechanism import around_slot, baselines, slot_path
+from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
+from chiasma.experiment.report.attention import write_drawings, write_front_report
+from chiasma.experiment.runs import FRONT_FILE
+from chiasma.experiment.search_loop import SearchLoop, training_key
+from chiasma.experiment.setting import CONTROL, Setting, make_setting
+from chiasma.search.archive import SharedArchive
+from chiasma.search.attention_space import AttentionSpace, attention_slots, short_slot
+from chiasma.search.nsga2 import NSGA2, excess, survivors
+from chiasma.search.pareto import by_front, non_dominated
+from chiasma.search.protocols import Candidate
+from chiasma.search.random_search import RandomSearch
+from chiasma.store.logs import log_to
+from chiasma.store.run import RunStore
+from chiasma.train.design import Design
+
+MARGIN = 1.1
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the verb hands back.
+
+    Attributes:
+        run_path: The run's folder, with ``pareto_front.json``, ``graphs/`` and ``report.html``.
+        front: What was found.
+        use: What ``--set`` takes to use the best mechanism; empty where none was judged.
+        stopped: ``finished``, or ``interrupted`` where the user stopped it.
+    """
+
+    run_path: Path
+    front: Front
+    use: str
+    stopped: str
+
+
+@dataclass
+class Search:
+    """What the stages share.
+
+    Attributes:
+        slot: The dotted path that is searched.
+        base: The design around it, with standard attention.
+        archive: Standard attention, and every mechanism that was trained.
+        history: One row a generation.
+        reference: The point from which the hypervolume is measured; empty until the baselines are trained.
+    """
+
+    setting: Setting
+    slot: str
+    base: Design
+    archive: SharedArchive
+    nsga2: NSGA2
+    arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
+    first: list[Finished] = field(default_factory=list[Finished])
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    reference: tuple[float, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Return what is minimised."""
+        return self.setting.config.evaluate.objectives
+
+    @property
+    def space(self) -> AttentionSpace:
+        """Return the space of the slot."""
+        return AttentionSpace(self.slot, crossed=attention_slots(self.base)[self.slot])
+
+
+def search_attention(
+    config: RunConfig, *, console: Console, command: Sequence[str] = (), started: float | None = None
+) -> SearchResult:
+    """Search for attention mechanisms for one slot within a budget.
+
+    Args:
+        config: Everything the run is told; ``search.slot`` names the slot.
+        console: Where progress goes, and whether the user wants to stop.
+        command: The command line, for the provenance.
+        started: From when the budget counts (``time.monotonic()``); None for now.
+
+    Raises:
+        ChiasmaError: The data, the slot or a setting cannot be used; nothing has been trained.
+    """
+    clock = Clock() if started is None else Clock(started=started)
+    dataset, report = prepare_data(config, console)
+    slot = slot_path(config, dataset.signature)
+    config = around_slot(config, dataset.signature)
+    metric = deciding_metric(config, dataset)
+    check_can_run(config, dataset)
+    with begin_run(config, dataset, verb="search", command=command) as store, failing(store):
+        return _drive(config, dataset, report, slot=slot, metric=metric, store=store, console=console, clock=clock)
+
+
+def resume(path: Path, *, budget: str | None = None, console: Console, started: float | None = None) -> SearchResult:
+    """Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""
+    started = time.monotonic() if started is None else started
+    with RunStore.open(path, write=True) as store:
+        config = with_budget(store, budget)
+        dataset, report = prepare_data(config, console)
+        check_same_data(store, dataset)
+        say_environment_changes(store, console)
+        slot = slot_path(config, dataset.signature)
+        metric = deciding_metric(config, dataset)
+        clock = Clock(spent_before=spent_seconds(store), started=started)
+        with failing(store):
+            return _drive(config, dataset, report, slot=slot, metric=metric, store=store, console=console, clock=clock)
+
+
+def _drive(
+    config: RunConfig,
+    dataset: Dataset,
+    report: DataReport,
+    *,
+    slot: str,
+    metric: str,
+    store: RunStore,
+    console: Console,
+    clock: Clock,
+) -> SearchResult:
+    store.set_status("running")
+    with log_to(store.path), LocalExecutor(config.run.workers, log=store.path / "workers.log") as executor:
+        console.say(f"run {store.id} in {store.path}")
+        driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
+        setting = make_setting(config, dataset, report, metric=metric, driver=driver)
+        base = config.design(dataset.signature)
+        result = _search(setting, slot, base)
+    store.set_status("stopped" if result.stopped == "interrupted" else "finished")
+    return result
+
+
+def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
+    """Run every stage, or as many as there is time for."""
+    console, trained, loop, interrupted = setting.console, [], None, False
+    search_plan = SearchPlan()
+    search: Search | None = None
+    try:
+        search_plan = stages.plan(setting)
+        setting = setting.with_rungs(search_plan.rungs)
+        training = stages.usual_training(setting, search_plan.visits)
+        search = _begin(setting, slot, Design(model=base.model, training=training))
+        _train_baselines(search, search_plan)
+        search_plan = stages.lengthen(setting, search_plan, list(search.arms.values()), search.first)
+        loop = _make_loop(search, search_plan)
+        stages.search(setting, loop, search_plan)
+        trained = _judge_again(search, loop, search_plan)
+    except StopRequestedError:
+        interrupted = True
+        setting.driver.drop()
+        if loop is not None:
+            loop.settle()
+        console.say("stopping: what was found so far is kept; `chiasma resume` goes on from here")
+    if search is None or loop is None:
+        raise StoppedTooSoonError(
+            f"Stopped before any mechanism was trained. Go on: chiasma resume {setting.store.path}"
+        )
+    return _conclude(search, loop, search_plan, trained or _so_far(search, search_plan), interrupted=interrupted)
+
+
+def _begin(setting: Setting, slot: str, base: Design) -> Search:
+    """Record the baselines, and prepare the archive and the breeder."""
+    config = setting.config
+    nsga2 = NSGA2(seed=config.run.seed, base=base, slot=slot, rules=stages.breeding_rules(setting))
+    search = Search(setting, slot, base, SharedArchive(config.evaluate.objectives), nsga2)
+    for name, (design, description) in baselines(base, slot).items():
+        search.arms[name] = stages.record_arm(setting, name, "floor", description, design)
+    return search
+
+
+def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
+    """Train both baselines; only standard attention is ground to build on.
+
+    Raises:
+        ChiasmaError: They could not be trained in time.
+        StopRequestedError: The user asked to stop.
+    """
+    scratch = SharedArchive(search.objectives)
+    arms = list(search.arms.values())
+    search.first = stages.train_first(search.setting, arms, search_plan, scratch)
+    for evaluation in scratch.by_hash(search.base.content_hash()):
+        search.archive.add(evaluation)
+    points = [item.outcome.objectives for item in search.first if isinstance(item.outcome, Scored)]
+    if len(points) < len(arms):
+        raise ChiasmaError(
+            f"The baselines were not trained within {search.setting.config.run.budget.words}: more time is needed."
+        )
+    search.reference = tuple(MARGIN * max(point[name] for point in points) or 1.0 for name in search.objectives)
+
+
+def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
+    config = search.setting.config
+    control = RandomSearch(search.space, seed=config.run.seed, name=CONTROL, base=search.base)
+    loop = stages.make_search(
+        search.setting,
+        search_plan,
+        search.archive,
+        {search.nsga2.name: search.nsga2, CONTROL: control},
+        ranking=_ranking(search.objectives, config.search.most),
+        progress=lambda: _progress(search, loop, search_plan),
+    )
+    return loop
+
+
+def _ranking(
+    objectives: Sequence[str], limits: Mapping[str, float]
+) -> Callable[[Mapping[int, Mapping[str, float]]], list[int]]:
+    """Return what decides who climbs: feasible mechanisms by front and crowding, then the least infeasible."""
+
+    def ranked(scores: Mapping[int, Mapping[str, float]]) -> list[int]:
+        over = {name: excess(point, limits) for name, point in scores.items()}
+        feasible = by_front({name: point for name, point in scores.items() if over[name] == 0}, objectives)
+        return feasible + sorted((name for name in scores if over[name] > 0), key=lambda name: (over[name], name))
+
+    return ranked
+
+
+def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> str:
+    """Note the front after a generation, and return it in words with what was refused and saved."""
+    points = _front_points(search)
+    volume = volume_of(points, search.reference)
+    seconds = search.setting.driver.clock.elapsed()
+    row = {"candidates": len(loop.ledger), "seconds": seconds, "hypervolume": volume, "front": len(points)}
+    search.history.append({"generation": len(search.history) + 1, **row})
+    parts = [f"front {len(points)}, hypervolume {volume:.4f}"]
+    if rejections := _rejections(loop.finished):
+        parts.append("rejected " + ", ".join(f"{count} ({reason})" for reason, count in rejections.items()))
+    if search.nsga2.duplicates:
+        parts.append(f"{search.nsga2.duplicates} duplicates saved")
+    if search_plan.search_until is not None:
+        parts.append(f"{max(0.0, search_plan.search_until - seconds):.0f} s of search left")
+    return "; ".join(parts)
+
+
+def _front_points(search: Search) -> list[list[float]]:
+    """Return the front among what was trained on the last rung."""
+    top = [s for s in search.archive.standings(*search.objectives) if s.rung >= search.setting.ladder.top]
+    points = [[s.objectives[name] for name in search.objectives] for s in top]
+    return [point for point, here in zip(points, non_dominated(_table(points)), strict=True) if here]
+
+
+def _table(points: list[list[float]]) -> np.ndarray:
+    return np.array(points, dtype=float).reshape(len(points), -1) if points else np.zeros((0, 1))
+
+
+def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in finished:
+        if isinstance(item.outcome, Rejected):
+            counts[item.outcome.stage] = counts.get(item.outcome.stage, 0) + 1
+    return counts
+
+
+def _elites(search: Search) -> list[ArmDesign]:
+    """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
+    numbers = {row.hash: row.number for row in search.setting.store.candidates()}
+    rules = stages.breeding_rules(search.setting)
+    known = {arm.design.content_hash() for arm in search.arms.values()}
+    found = [s.candidate for s in survivors(search.archive, rules) if s.candidate.hash not in known]
+    chosen = found[: search.setting.config.evaluate.finalists]
+    return [*search.arms.values(), *(_arm(candidate, numbers[candidate.hash]) for candidate in chosen)]
+
+
+def _arm(candidate: Candidate[Any], number: int) -> ArmDesign:
+    return ArmDesign(f"#{number}", "finalist", candidate.edit, number, candidate.design, candidate.proposer)
+
+
+def _judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> list[TrainedArm]:
+    """Train the elites on fresh seeds, round after round, until their order is certain, the seeds or the time spent.
+
+    Raises:
+        StopRequestedError: The user asked to stop.
+    """
+    setting = search.setting
+    arms = _elites(search)
+    costs = full_cost([*search.first, *loop.finished])
+    judging = make_judging(setting)
+    found: dict[str, list[Training]] = {arm.name: [] for arm in arms}
+    asked = list(arms)
+    for round_ in range(setting.config.evaluate.seeds):
+        if not asked or not _time_for(setting, asked, costs, round_, search_plan):
+            break
+        names = ", ".join(arm.name for arm in asked)
+        setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
+        _train_round(search, asked, round_, search_plan, found)
+        trained = [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+        names_left = uncertain(trained, judging)
+        # Standard attention goes on: every gain is measured against it.
+        asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
+        if asked == [search.arms["standard"]]:
+            break
+    return [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+
+
+def _time_for(
+    setting: Setting, arms: Sequence[ArmDesign], costs: Mapping[int, float], round_: int, search_plan: SearchPlan
+) -> bool:
+    """Return whether another round ends in time; the first one always begins."""
+    if search_plan.finish_by is None:
+        return True
+    left = search_plan.finish_by - setting.driver.clock.elapsed()
+    once = full_round([search_plan.top * costs.get(arm.candidate, 0.0) for arm in arms], setting.config.run.workers)
+    name = f"fresh seed {round_} of {setting.config.run.budget.words}"
+    return bool(setting.driver.decide(name, lambda: {"go": round_ == 0 or once < SAFETY * left})["go"])
+
+
+def _train_round(
+    search: Search,
+    arms: Sequence[ArmDesign],
+    round_: int,
+    search_plan: SearchPlan,
+    found: dict[str, list[Training]],
+) -> None:
+    """Train each arm once, as long as the search's last rung, with a seed that the search never used."""
+    setting = search.setting
+    places: dict[str, tuple[str, Path]] = {}
+    for arm in arms:
+        folder = setting.store.path / "trained" / "judged" / f"{arm.candidate}-{round_}"
+        job = setting.make_job(
+            key=training_key("judge", arm.candidate, round_, search_plan.top),
+            design=arm.design,
+            seed=derive_seed(setting.config.run.seed, "judge", round_),
+            fraction=search_plan.top,
+            rung=setting.ladder.top + 1,
+            keep=folder,
+        )
+        places[job.key] = (arm.name, folder)
+        work = Work(job, arm.candidate, "final", until=search_plan.finish_by, whole_or_nothing=True)
+        setting.driver.submit(work)
+    for item in setting.driver.finish_all(search_plan.finish_by):
+        name, folder = places[item.work.job.key]
+        if isinstance(item.outcome, Scored):
+            found[name].append(Training(folder, round_, item.outcome, item.seconds))
+
+
+def _so_far(search: Search, search_plan: SearchPlan) -> list[TrainedArm]:
+    """Return the elites as the search itself trained them, where there was no time to judge them again."""
+    setting, found = search.setting, []
+    for arm in _elites(search):
+        key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
+        row = setting.store.job(key)
+        if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():
+            found.append(TrainedArm(arm, (Training(setting.kept(key), -1, row.outcome, row.seconds or 0.0),)))
+    return found
+
+
+def make_judging(setting: Setting) -> Judging:
+    """Return what measures trained arms on this run's select split."""
+    section = setting.config.evaluate
+    return Judging(setting.dataset, metric=setting.metric, level=section.level, resamples=section.resamples)
+
+
+def _conclude(
+    search: Search, loop: SearchLoop, search_plan: SearchPlan, trained: Sequence[TrainedArm], *, interrupted: bool
+) -> SearchResult:
+    """Write the front, its drawings and the report."""
+    setting, judging = search.setting, make_judging(search.setting)
+    mechanisms = judged(trained, judging, objectives=search.objectives, space=search.space)
+    points = [[each.objectives[name] for name in search.objectives] for each in mechanisms if each.name != "mean"]
+    by_name = {arm.arm.name: arm for arm in trained}
+    both = [by_name[name] for name in ("standard", "mean") if name in by_name]
+    front = Front(
+        run=setting.store.id,
+        source=setting.dataset.source,
+        slot=short_slot(search.slot),
+        metric=setting.metric,
+        objectives=search.objectives,
+        mechanisms=mechanisms,
+        reference=search.reference,
+        hypervolume=volume_of(points, search.reference),
+        attention_matters=judging.gain(*both) if len(both) == 2 else None,
+        rejections=_reasons(loop.finished),
+        refused=dict(search.nsga2.refused.most_common()),
+        duplicates_saved=search.nsga2.duplicates,
+        candidates=loop.asked,
+        trainings=len(loop.finished),
+        seconds=setting.driver.clock.elapsed(),
+        budget=setting.config.run.budget.words,
+        rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
+        history=tuple(search.history),
+    )
+    front = front.model_copy(update={"notes": tuple(_notes(front, interrupted=interrupted))})
+    write_json(setting.store.path / FRONT_FILE, front.to_dict())
+    write_drawings(front, setting.store.path / "graphs")
+    write_front_report(front, setting.store.path / "report.html")
+    return SearchResult(setting.store.path, front, _use(search, front), "interrupted" if interrupted else "finished")
+
+
+def _use(search: Search, front: Front) -> str:
+    """Return the settings that put the best mechanism where it was found."""
+    if front.best is None:
+        return ""
+    owner = search.slot.removesuffix(".attention")
+    kind = value_at(search.base, owner).kind
+    return f"{owner}.kind={kind} {search.slot}={front.run}{front.best.name}"
+
+
+def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in finished:
+        if isinstance(item.outcome, Rejected):
+            reason = f"{item.outcome.stage}: {item.outcome.reason}"
+            counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _notes(front: Front, *, interrupted: bool) -> list[str]:
+    """Return what a reader must know before believing the front."""
+    notes = ["Mechanisms were chosen and judged on the select split, on seeds of their own; the test split is sealed."]
+    if interrupted:
+        notes.append("The run was interrupted: figures are those of the search itself, on the seeds that selected.")
+    matters = front.attention_matters
+    if matters is not None and matters.low <= 0:
+        notes.append(
+            "Attention does not matter on this task: the mean of the values is no worse than standard attention, so "
+            "that a mechanism found here says nothing about attention."
+        )
+    standard = front.named("standard")
+    if standard is not None and not any(each.verdict == "better" for each in front.mechanisms):
+        notes.append("No mechanism was shown to be better than standard attention.")
+    if any(each.seeds == 1 for each in front.mechanisms):
+        notes.append("Some were judged on one fresh seed, so that their intervals do not cover the luck of training.")
+    return notes

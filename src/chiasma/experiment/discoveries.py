@@ -1,0 +1,60 @@
+"""Put a discovery to use: ``RUN#K`` where a config expects an attention."""
+
+import re
+from typing import Any
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import Spec, value_at
+from chiasma.experiment.runs import find_folder, split_reference
+from chiasma.model.multimodal import ModelSpec
+from chiasma.search.attention_space import attention_slots, short_slot
+from chiasma.store.run import RunStore
+from chiasma.train.design import Design
+
+REFERENCE = re.compile(r"[^#]+#\d+")
+PART = "attention"
+
+
+def with_discoveries(tree: dict[str, Any], *, run_folder: str | None = None) -> dict[str, Any]:
+    """Return the tree with every ``attention: RUN#K`` replaced by the mechanism of that candidate.
+
+    Args:
+        tree: Settings as plain JSON.
+        run_folder: Where runs lie; None for the usual place.
+
+    Raises:
+        ConfigError: There is no such run or candidate, or its design has no attention.
+    """
+
+    def resolve(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return {key: resolve(item, key) for key, item in value.items()}
+        if name == PART and isinstance(value, str) and REFERENCE.fullmatch(value):
+            return attention_of(value, run_folder).to_dict()
+        return value
+
+    return resolve(tree, "")
+
+
+def attention_of(reference: str, run_folder: str | None = None) -> Spec:
+    """Return the mechanism of ``RUN#K``: that of the searched slot, or of the only place where the design has one.
+
+    Raises:
+        ConfigError: There is no such run or candidate, or its design has no attention, or several.
+    """
+    run, number = split_reference(reference)
+    assert number is not None
+    with RunStore.open(find_folder(run, run_folder)) as store:
+        try:
+            design = Design(model=ModelSpec.from_dict(store.candidate(number).design["model"]))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        searched = store.config.get("search", {}).get("slot")
+    found = {short_slot(path): value_at(design, path) for path in attention_slots(design)}
+    if searched in found:
+        return found[searched]
+    different = {spec.content_hash(): spec for spec in found.values() if spec.kind != "dot_product"} or found
+    if len(different) != 1:
+        places = ", ".join(found) or "none"
+        raise ConfigError(f"{reference}: its design must have one discovered attention, but has these: {places}.")
+    return next(iter(different.values()))

@@ -1,0 +1,200 @@
+"""The front of a search with several objectives: judged again on fresh seeds, with intervals, as one JSON value."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from chiasma.core.errors import DataError
+from chiasma.core.spec import Spec
+from chiasma.data.dataset import Dataset
+from chiasma.experiment.arms import kept_logits
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.results import Interval
+from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdict
+from chiasma.model.graph.formula import formula
+from chiasma.search.attention_space import AttentionSpace
+from chiasma.search.pareto import hypervolume, non_dominated
+
+
+class Mechanism(Spec):
+    """One mechanism as it was judged.
+
+    Attributes:
+        name: ``standard``, ``mean``, or ``#K`` for candidate K of the run.
+        candidate: K in ``RUN#K``.
+        formula: What it computes between the projections.
+        attention: The spec that a config takes.
+        objectives: Means over fresh seeds.
+        score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
+        gain: The metric's gain over standard attention, paired by example and seed; None for the standard itself.
+        verdict: What the gain's interval says.
+        seeds: Fresh seeds.
+        on_front: No other judged mechanism dominates it.
+        edit: How it came to be.
+    """
+
+    name: str
+    candidate: int
+    formula: str
+    attention: Mapping[str, Any]
+    objectives: Mapping[str, float]
+    score: Interval
+    gain: Interval | None = None
+    verdict: Literal["better", "worse", "no difference"] | None = None
+    seeds: int
+    on_front: bool
+    edit: str = ""
+
+
+class Front(Spec):
+    """What ``search attention`` found; the content of ``pareto_front.json``.
+
+    Attributes:
+        mechanisms: The baselines, then what was judged, lowest error first.
+        reference: The point from which the hypervolume is measured: the worst of the baselines, and a tenth more.
+        hypervolume: Of the judged front.
+        attention_matters: Standard attention's gain over the mean of the values; None where it was not measured.
+        rejections: Trainings that were not scored, by stage and reason.
+        refused: Edits that made no sense and never became candidates, by reason.
+        duplicates_saved: Children that were not trained, because an equal one had been.
+        rungs: Rank correlation between neighbouring rungs: ``lower, upper, pairs, spearman``.
+        history: After each generation ``generation, candidates, seconds, hypervolume, front``.
+        notes: Plain sentences that a reader must know.
+    """
+
+    run: str
+    source: str
+    slot: str
+    metric: str
+    objectives: tuple[str, ...]
+    mechanisms: tuple[Mechanism, ...]
+    reference: tuple[float, ...]
+    hypervolume: float
+    attention_matters: Interval | None = None
+    rejections: Mapping[str, int] = {}
+    refused: Mapping[str, int] = {}
+    duplicates_saved: int = 0
+    candidates: int = 0
+    trainings: int = 0
+    seconds: float = 0.0
+    budget: str = ""
+    rungs: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def named(self, name: str) -> Mechanism | None:
+        """Return one mechanism by name, or None."""
+        return next((each for each in self.mechanisms if each.name == name), None)
+
+    @property
+    def best(self) -> Mechanism | None:
+        """Return the discovered mechanism with the lowest error, or None where none was judged."""
+        found = [each for each in self.mechanisms if each.name.startswith("#")]
+        return min(found, key=lambda each: each.objectives["error"], default=None)
+
+
+class Judging:
+    """Measures trained arms on the select split, paired by example and seed.
+
+    Args:
+        dataset: Whose select split judges.
+        metric: The metric that decides.
+        level: Level of the intervals.
+        resamples: Bootstrap resamples.
+    """
+
+    def __init__(self, dataset: Dataset, *, metric: str, level: float, resamples: int) -> None:
+        rows = dataset.rows("select")
+        self.metric = metric
+        self.bootstrap = Bootstrap(
+            labels=dataset.labels(rows).numpy(),
+            groups=dataset.groups(rows),
+            target=dataset.signature.target,
+            target_scale=dataset.target_scale,
+            level=level,
+            resamples=resamples,
+        )
+
+    def score(self, arm: TrainedArm) -> Interval:
+        """Return the metric of an arm with its interval over groups and seeds."""
+        return self.bootstrap.interval(_logits(arm), self.metric)
+
+    def gain(self, arm: TrainedArm, other: TrainedArm) -> Interval | None:
+        """Return by how much one arm is better than another on the seeds that both have, or None without any."""
+        rounds = {t.round for t in arm.trainings} & {t.round for t in other.trainings}
+        if not rounds:
+            return None
+        try:
+            gain, _ = self.bootstrap.paired_gain(_logits(arm, rounds), _logits(other, rounds), self.metric)
+        except (DataError, UndefinedMetricError):
+            return None
+        return gain
+
+
+def judged(
+    arms: Sequence[TrainedArm], judging: Judging, *, objectives: Sequence[str], space: AttentionSpace
+) -> tuple[Mechanism, ...]:
+    """Return every arm as a mechanism, baselines first, then by error."""
+    standard = next((arm for arm in arms if arm.arm.name == "standard"), None)
+    points = np.array([[_mean(arm, name) for name in objectives] for arm in arms])
+    front = non_dominated(points) if len(arms) else np.zeros(0, bool)
+    found = [
+        _mechanism(arm, judging, standard=standard, objectives=objectives, space=space, on_front=bool(here))
+        for arm, here in zip(arms, front, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda each: (each.name.startswith("#"), each.objectives["error"])))
+
+
+def volume_of(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Return the dominated part of the box between nought and the reference point."""
+    scale = np.array(reference, dtype=float)
+    return hypervolume(np.array(points, dtype=float).reshape(-1, len(scale)) / scale, np.ones(len(scale)).tolist())
+
+
+def uncertain(arms: Sequence[TrainedArm], judging: Judging) -> set[str]:
+    """Return the arms whose place among the others is not certain: a neighbour in error may be better or worse."""
+    ordered = sorted(arms, key=lambda arm: arm.error)
+    found: set[str] = set()
+    for first, second in itertools.pairwise(ordered):
+        gain = judging.gain(first, second)
+        if gain is None or gain.low <= 0 or min(len(first.trainings), len(second.trainings)) < 2:
+            found |= {first.arm.name, second.arm.name}
+    return found
+
+
+def _mechanism(
+    arm: TrainedArm,
+    judging: Judging,
+    *,
+    standard: TrainedArm | None,
+    objectives: Sequence[str],
+    space: AttentionSpace,
+    on_front: bool,
+) -> Mechanism:
+    baseline = arm.arm.role == "floor"
+    attention = space.at(arm.arm.design)
+    gain = None if standard is None or arm is standard else judging.gain(arm, standard)
+    return Mechanism(
+        name=arm.arm.name,
+        candidate=arm.arm.candidate,
+        formula="mean(v)" if arm.arm.name == "mean" else formula(attention.graph),
+        attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
+        objectives={name: _mean(arm, name) for name in objectives},
+        score=judging.score(arm),
+        gain=gain,
+        verdict=None if gain is None else verdict(gain),
+        seeds=len(arm.trainings),
+        on_front=on_front,
+        edit="" if baseline else arm.arm.description,
+    )
+
+
+def _mean(arm: TrainedArm, name: str) -> float:
+    return float(np.mean([training.outcome.objectives[name] for training in arm.trainings]))
+
+
+def _logits(arm: TrainedArm, rounds: set[int] | None = None) -> np.ndarray:
+    chosen = [t for t in arm.trainings if rounds is None or t.round in rounds]
+    return np.stack([kept_logits(training.folder) for training in sorted(chosen, key=lambda t: t.round)])

@@ -1,0 +1,86 @@
+"""What a search for attention mechanisms begins with: the slot, the design around it, and what it is measured by."""
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import Spec, replace_at
+from chiasma.data.signature import Signature
+from chiasma.experiment.config import ModelSection, RunConfig
+from chiasma.model.attention import DotProduct, Mean
+from chiasma.model.encoders import Bert, ViT
+from chiasma.model.fusion import Early
+from chiasma.model.multimodal import FUSED
+from chiasma.search.attention_space import attention_slots, short_slot
+from chiasma.train.design import Design
+
+USUAL_PARTS: dict[str, ViT | Bert | Early] = {
+    "image": ViT(stem="convolution", depth=2, pool="mean"),
+    "text": Bert(depth=2, pool="mean"),
+    "fusion": Early(depth=2),
+}
+"""What stands around a slot where the settings say nothing."""
+
+
+def slot_path(config: RunConfig, signature: Signature) -> str:
+    """Return the dotted path of the slot that is searched.
+
+    Raises:
+        ConfigError: The data have no such modality, or only one, so that nothing is fused.
+    """
+    both = all(name in signature.inputs for name in FUSED)
+    part, _, _ = (config.search.slot or "").partition(".")
+    part = part or ("fusion" if both else next(iter(signature.inputs)))
+    if part == "fusion" and not both:
+        raise ConfigError(
+            f"search.slot: fusion.attention needs images and texts, but the data have only "
+            f"{', '.join(signature.inputs)}."
+        )
+    if part != "fusion" and part not in signature.inputs:
+        raise ConfigError(
+            f"search.slot: the data have no {part}, only {', '.join(signature.inputs)}, so {part}.attention is nowhere."
+        )
+    return "model.fusion.attention" if part == "fusion" else f"model.encoders.{part}.attention"
+
+
+def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
+    """Return the settings with a model that has the slot, with standard attention in it.
+
+    Raises:
+        ConfigError: The settings name a part without attention for the slot.
+    """
+    path = slot_path(config, signature)
+    owner = path.removeprefix("model.").removesuffix(".attention")
+    name = owner.rpartition(".")[2]
+    asked = config.model.fusion if name == "fusion" else config.model.encoders.get(name)
+    section = config.model
+    if asked is None:
+        usual = USUAL_PARTS[name]
+        parts = {"fusion": usual} if name == "fusion" else {"encoders": {**section.encoders, name: usual}}
+        section = ModelSection.from_dict(section.to_dict() | {k: _plain(v) for k, v in parts.items()})
+    model = section.complete(signature)
+    design = Design(model=model)
+    if path not in attention_slots(design):
+        found = asked.kind if asked is not None else "left out"
+        raise ConfigError(
+            f"search.slot: model.{owner} is {found!r}, which has no attention. Name a part that has, such as "
+            f"--set model.{owner}.kind={USUAL_PARTS[name].kind}."
+        )
+    standard = replace_at(design, path, DotProduct()).model
+    whole = ModelSection(dim=standard.dim, encoders=standard.encoders, fusion=standard.fusion, head=standard.head)
+    left_out = {modality: None for modality in signature.inputs if modality not in standard.encoders}
+    encoders = {**whole.encoders, **left_out}
+    searched = config.search.model_copy(update={"slot": short_slot(path)})
+    return config.model_copy(update={"model": whole.model_copy(update={"encoders": encoders}), "search": searched})
+
+
+def baselines(design: Design, path: str) -> dict[str, tuple[Design, str]]:
+    """Return what every mechanism is measured by: standard attention, and what is left when nothing is looked at."""
+    place = short_slot(path)
+    return {
+        "standard": (design, f"standard scaled dot-product attention in {place}"),
+        "mean": (replace_at(design, path, Mean()), f"the mean of the values in place of attention in {place}"),
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value.to_dict() if isinstance(value, Spec) else value

@@ -1,0 +1,122 @@
+"""What ``search attention`` found, as a table for the terminal, drawings, and one HTML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from chiasma.core.files import storage_errors, write_atomic
+from chiasma.experiment.front import Front, Mechanism
+from chiasma.experiment.report.charts import score_against_cost
+from chiasma.experiment.report.drawing import draw
+from chiasma.experiment.report.wording import interval, large, latency, metric_words, points
+from chiasma.experiment.results import Interval
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.compile import kernel_source
+
+
+def front_table(front: Front) -> Table:
+    """Return the judged mechanisms as a table for the terminal; a star marks the front."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (
+        "",
+        "mechanism",
+        f"{metric_words(front.metric)} on select (interval)",
+        "over standard (interval)",
+        "verdict",
+    ):
+        table.add_column(name, overflow="fold")
+    costs = front.objectives[1:]
+    for name in (*costs, "seeds"):
+        table.add_column(name, justify="right")
+    for each in front.mechanisms:
+        cells = [
+            f"{each.name}{'*' if each.on_front else ''}",
+            each.formula,
+            interval(front.metric, each.score),
+            gain_words(each.gain, front.metric),
+            each.verdict or "",
+            *(cost_words(name, each.objectives[name]) for name in costs),
+            str(each.seeds),
+        ]
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
+def closing_lines(front: Front) -> list[str]:
+    """Return the sentences below the table."""
+    lines = ["* on the front: no other is better in one objective and no worse in the rest."]
+    if front.attention_matters is not None:
+        gain = front.attention_matters
+        lines.append(
+            f"Standard attention beats the mean of the values by {gain_words(gain, front.metric)}: "
+            f"attention {'matters' if gain.low > 0 else 'does not matter'} here."
+        )
+    return lines + [f"· {note}" for note in front.notes]
+
+
+def gain_words(gain: Interval | None, metric: str) -> str:
+    """Return a gain with its interval: ``3.1 points (2.0 to 4.2)``; a dash where nothing was compared."""
+    if gain is None:
+        return "–"
+    low, high = (points(metric, value, unit=False) for value in (gain.low, gain.high))
+    return f"{points(metric, gain.value)} ({low} to {high})"
+
+
+def cost_words(name: str, value: float) -> str:
+    """Return a cost as a reader says it."""
+    return latency(value) if name == "latency" else large(value)
+
+
+def write_drawings(front: Front, folder: Path) -> None:
+    """Write one SVG and one Python file a discovered mechanism, named by its number.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+    for each in discovered(front):
+        graph = GraphAttention.from_dict(each.attention).graph
+        write_atomic(folder / f"{each.candidate}.svg", str(draw(graph)))
+        write_atomic(folder / f"{each.candidate}.py", kernel_source(graph))
+
+
+def discovered(front: Front) -> Sequence[Mechanism]:
+    """Return the mechanisms that are no baselines."""
+    return [each for each in front.mechanisms if each.name.startswith("#")]
+
+
+def write_front_report(front: Front, path: Path) -> Path:
+    """Write the report atomically and return its path.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    environment = Environment(
+        loader=PackageLoader("chiasma.experiment.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assert environment.loader is not None
+    style, _, _ = environment.loader.get_source(environment, "style.css")
+    graphs = {each.name: GraphAttention.from_dict(each.attention).graph for each in discovered(front)}
+    text = environment.get_template("attention.html.j2").render(
+        front=front,
+        style=Markup(style),
+        lines=closing_lines(front),
+        drawings={name: draw(graph) for name, graph in graphs.items()},
+        sources={name: kernel_source(graph) for name, graph in graphs.items()},
+        interval=interval,
+        gain_words=gain_words,
+        cost_words=cost_words,
+        chart=score_against_cost(front),
+    )
+    write_atomic(path, text)
+    return path

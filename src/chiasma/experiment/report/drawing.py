@@ -1,0 +1,81 @@
+"""Attention graphs as SVG: inputs at the left, the output at the right, one column a step."""
+
+from markupsafe import Markup, escape
+
+from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.graph.node import Source
+from chiasma.model.graph.ops import INPUTS, OPS
+
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, PAD = 116, 30, 44, 18, 12
+FILLS = {"query": "#dbeafe", "key": "#dcfce7", "score": "#fef3c7", "weight": "#fde2e2"}
+
+
+def draw(graph: AttentionGraph) -> Markup:
+    """Return the drawing; boxes are coloured by what they give: tokens of queries or keys, scores, weights."""
+    columns = _columns(graph)
+    rows: dict[Source, int] = {}
+    filled: dict[int, int] = {}
+    for source, column in columns.items():
+        rows[source] = filled.get(column, 0)
+        filled[column] = rows[source] + 1
+    tallest = max(filled.values())
+    places = {
+        source: (
+            PAD + column * (BOX_WIDTH + GAP_X),
+            PAD + (rows[source] + (tallest - filled[column]) / 2) * (BOX_HEIGHT + GAP_Y),
+        )
+        for source, column in columns.items()
+    }
+    width = 2 * PAD + (max(columns.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
+    height = 2 * PAD + tallest * (BOX_HEIGHT + GAP_Y) - GAP_Y
+    edges = [
+        _edge(places[source], places[number], place, len(node.inputs))
+        for number, node in enumerate(graph.nodes)
+        for place, source in enumerate(node.inputs)
+    ]
+    boxes = [_box(places[source], *_label(graph, source)) for source in columns]
+    return Markup(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" role="img" font-family="sans-serif" font-size="12">{"".join([*edges, *boxes])}</svg>'
+    )
+
+
+def _columns(graph: AttentionGraph) -> dict[Source, int]:
+    """Return the column of each input that is used and of each node: one behind the last of its inputs."""
+    columns: dict[Source, int] = {name: 0 for name in INPUTS if name in graph.used}
+    for number, node in enumerate(graph.nodes):
+        columns[number] = 1 + max((columns[source] for source in node.inputs), default=-1)
+    return columns
+
+
+def _label(graph: AttentionGraph, source: Source) -> tuple[str, str]:
+    """Return the text and the colour of a box."""
+    if isinstance(source, str):
+        return source, FILLS[INPUTS[source]]
+    node = graph.nodes[source]
+    constants = " ".join(
+        f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in node.constants.items()
+        if value != OPS[node.op].constants[name][0]
+    )
+    return f"{node.op.replace('_', ' ')} {constants}".strip(), FILLS[graph.kinds[source]]
+
+
+def _box(place: tuple[float, float], text: str, fill: str) -> str:
+    x, y = place
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{fill}" stroke="#64748b"/>'
+        f'<text x="{x + BOX_WIDTH / 2:g}" y="{y + BOX_HEIGHT / 2 + 4:g}" text-anchor="middle" fill="#0f172a">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _edge(start: tuple[float, float], end: tuple[float, float], place: int, count: int) -> str:
+    """Return a curve into its own place at the left of a box, so that the order of inputs can be seen."""
+    x1, y1 = start[0] + BOX_WIDTH, start[1] + BOX_HEIGHT / 2
+    x2, y2 = end[0], end[1] + BOX_HEIGHT * (place + 1) / (count + 1)
+    bend = (x2 - x1) / 2
+    return (
+        f'<path d="M{x1:g} {y1:g} C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2:g} {y2:g}" fill="none" '
+        'stroke="#64748b" stroke-width="1.5"/>'
+    )
