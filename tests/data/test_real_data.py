@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from chiasma.data.manifest import DataSpec
+from chiasma.data.cifar import CLASSES
+from chiasma.data.manifest import DataSpec, read
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import TokensInput
 
@@ -40,13 +41,39 @@ def test_daquar_takes_the_photographs_tokens(third_party, tmp_path):
 
 @pytest.mark.slow
 def test_imdb_is_text_alone_and_its_duplicates_do_not_leak(third_party, tmp_path):
-    source = third_party("imdb") / "imdb50k.csv.gz"
-    spec = DataSpec.from_dict({"source": str(source), "columns": {"group": "dup_group"}, "rows": 6000})
+    spec = DataSpec(source=str(third_party("imdb")), rows=6000)
     dataset, report = prepare(spec, seed=0, cache=tmp_path)
     assert set(dataset.signature.inputs) == {"text"}
-    assert dataset.signature.target.labels == ("0", "1")
+    assert dataset.signature.target.labels == ("negative", "positive")
     everything = np.arange(report.rows_kept)
     groups = [set(dataset.groups(dataset.rows(split))) for split in ("train", "steer", "select")]
     groups.append(set(dataset.groups(everything[-dataset.test_count :])))
     assert sum(len(part) for part in groups) == len(set.union(*groups))
     assert "Columns that are not used: rating." in report.notes
+    assert any(name.startswith("texts cut to ") for name in report.counts)
+
+
+@pytest.mark.slow
+def test_all_of_imdb_has_its_balanced_splits_and_known_duplicates(third_party):
+    frame = read(DataSpec(source=str(third_party("imdb")))).frame
+    counts = frame.groupby(["split", "label"]).size().to_dict()
+    assert counts == {
+        (split, label): rows
+        for split, rows in (("train", 10_000), ("val", 2_500), ("test", 12_500))
+        for label in ("negative", "positive")
+    }
+    assert frame["id"].is_unique
+    assert frame["group"].duplicated().sum() == 418
+    assert not frame["text"].str.contains("<br", regex=False).any()
+
+
+@pytest.mark.slow
+def test_cifar_10_is_read_as_it_is(third_party, tmp_path):
+    spec = DataSpec(source=str(third_party("cifar10")), rows=3000)
+    table = read(spec)
+    assert table.frame.groupby("split").size().to_dict() == {"test": 10_000, "train": 50_000}
+    assert set(table.frame.groupby(["split", "label"]).size()) == {1_000, 5_000}
+    dataset, report = prepare(spec, seed=0, cache=tmp_path, table=table)
+    assert report.quarantined == {}
+    assert dataset.signature.target.labels == CLASSES
+    assert dataset.images(dataset.rows("train")[:4]).shape == (4, 32, 32, 3)

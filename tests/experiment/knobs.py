@@ -92,6 +92,13 @@ KNOBS: dict[str, Knob] = {
     "train.patience": Knob((None, 1), {"train.epochs": 8, "train.evaluations": 16, "optim.lr": 0.3}),
     "train.evaluations": Knob((1, 3)),
     "train.train_on_steer": Knob((False, True), {"train.restore_best": False}),
+    "train.augment.crop": Knob((0.0, 0.2)),
+    "train.augment.flip": Knob((False, True)),
+    "train.augment.colour": Knob((0.0, 0.4)),
+    "train.augment.erase": Knob((0.0, 0.5)),
+    "train.augment.trivial": Knob((False, True)),
+    "train.augment.word_dropout": Knob((0.0, 0.3)),
+    "train.augment.modality_dropout": Knob((0.0, 0.3)),
     "train.restore_best": Knob((True, False), {"train.epochs": 4, "train.evaluations": 8, "optim.lr": 0.1}),
 }
 """Every setting that is not read by the drivers alone."""

@@ -178,3 +178,30 @@ def test_an_edit_to_attention_opens_pooled_encoders_and_says_so():
 def test_a_space_without_examples_is_refused():
     with pytest.raises(ValueError, match="train_rows must be at least 1, but got 0"):
         DesignSpace(SIGNATURES["text classification"], train_rows=0)
+
+
+AUGMENTATIONS = {
+    "image+text classification": {
+        *("crop", "colour", "erase", "flip", "trivial"),
+        *("word dropout", "modality dropout"),
+    },
+    "text classification": {"word dropout"},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_examples_are_varied_only_in_ways_that_suit_what_the_design_reads(name):
+    space, rng = space_of(name), np.random.default_rng(0)
+    design = space.sample(rng)
+    told = [space.mutate(design, rng)[1] for _ in range(1500)]
+    found = {re.fullmatch(r"training: augment (.*) (off|0) -> \S+", words) for words in told}
+    assert {match[1] for match in found if match} == AUGMENTATIONS[name]
+
+
+def test_a_design_that_reads_text_alone_is_not_given_other_images():
+    space, rng = space_of("image+text classification"), np.random.default_rng(0)
+    design = space.sample(rng)
+    alone = Design(model=ModelSpec(dim=32, encoders={"text": design.model.encoders["text"]}), training=design.training)
+    told = [space.mutate(alone, rng)[1] for _ in range(600)]
+    found = {words.split(" -> ")[0] for words in told if words.startswith("training: augment")}
+    assert found == {"training: augment word dropout 0"}

@@ -86,6 +86,17 @@ def test_an_interrupted_training_continues_to_the_same_bits(
     assert_same(uninterrupted, folder)
 
 
+@pytest.mark.parametrize("stops", [(5,), (8, 21)], ids=str)
+def test_an_augmented_training_continues_to_the_same_bits(
+    stops: tuple[int, ...], design: Design, claims: Dataset, tmp_path: Path
+):
+    augment = {"crop": 0.2, "flip": True, "colour": 0.3, "erase": 0.5, "trivial": True, "word_dropout": 0.1}
+    design = replace_at(design, "training.loop.augment", augment | {"modality_dropout": 0.2})
+    whole = Trainer(design, claims, checkpoints=tmp_path / "whole", device="cpu").fit()
+    assert_same_fit(whole, fit_in_parts(design, claims, tmp_path / "parts", stops=stops))
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_every_optimiser_continues_to_the_same_bits(kind: str, design: Design, claims: Dataset, tmp_path: Path):
     design = replace_at(design, "training.optim.algorithm", {"kind": kind})

@@ -118,6 +118,30 @@ def test_accumulated_micro_batches_equal_the_big_batch_up_to_rounding(model: Mod
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
+def test_accumulation_leaves_augmentation_as_it_is(model: ModelSpec, claims: Dataset):
+    still = replace_at(model, "encoders.text.dropout", 0.0)
+    settings = {"augment": {"crop": 0.2, "erase": 0.5, "word_dropout": 0.2, "modality_dropout": 0.3}}
+    whole, parts, plain = (
+        weights(fit(quick(still, accumulation=count, **given, optim={"algorithm": {"kind": "sgd"}}), claims))
+        for count, given in ((1, settings), (4, settings), (1, {}))
+    )
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert np.abs(plain - whole).max() > 1e-3
+
+
+def test_evaluation_sees_examples_as_they_are(model: ModelSpec, claims: Dataset):
+    augment = {"crop": 0.5, "erase": 1.0, "trivial": True, "word_dropout": 0.9, "modality_dropout": 0.9}
+    done = fit(quick(model, augment=augment), claims)
+    rows = claims.rows("steer")
+    metrics = measure(predict_logits(done.model, claims, rows), claims.labels(rows).numpy(), claims.signature.target)
+    assert {name: done.best[name] for name in metrics} == metrics
+
+
+def test_augmentation_that_is_off_changes_no_bit(model: ModelSpec, claims: Dataset):
+    off = {"crop": 0.0, "flip": False, "colour": 0.0, "erase": 0.0, "trivial": False}
+    assert np.array_equal(weights(fit(quick(model), claims)), weights(fit(quick(model, augment=off), claims)))
+
+
 KNOBS = {
     "training.optim.algorithm": {"kind": "adam"},
     "training.optim.algorithm.beta1": 0.5,
@@ -137,6 +161,7 @@ KNOBS = {
     "training.loop.patience": 1,
     "training.loop.evaluations": 8,
     "training.loop.restore_best": False,
+    "training.loop.augment.word_dropout": 0.5,
 }
 
 

@@ -60,21 +60,29 @@ class Decoded:
 
 
 def survey(
-    names: Iterable[str], *, root: Path | None, arrays: Mapping[str, np.ndarray], max_pixels: int, headers: bool = True
+    names: Iterable[str],
+    *,
+    root: Path | None,
+    arrays: Mapping[str, np.ndarray | bytes],
+    max_pixels: int,
+    headers: bool = True,
 ) -> dict[str, Picture]:
     """Hash every image and read its size, without decoding it.
 
     Args:
         names: As in the table.
         root: Where file names start; a name that leads out of it is refused.
-        arrays: Images that are in memory, by name.
+        arrays: Images that are in memory, by name: pixels, or the bytes of a file.
         max_pixels: Larger ones are refused.
         headers: Also look whether the file is an image.
     """
 
     def look(name: str) -> Picture:
         if name in arrays:
-            return _look_at_array(name, arrays[name])
+            content = arrays[name]
+            if isinstance(content, bytes):
+                return _look_at_bytes(name, content, max_pixels, headers)
+            return _look_at_array(name, content)
         assert root is not None
         return _look_at_file(name, root, max_pixels, headers)
 
@@ -109,6 +117,10 @@ def _look_at_file(name: str, root: Path, max_pixels: int, headers: bool) -> Pict
         return Picture(name, problem="missing image", detail=f"{path} does not exist")
     except OSError as error:
         return Picture(name, problem="unreadable image", detail=f"{path}: {error.strerror}")
+    return _look_at_bytes(name, data, max_pixels, headers, where=f"{path}: ")
+
+
+def _look_at_bytes(name: str, data: bytes, max_pixels: int, headers: bool, *, where: str = "") -> Picture:
     found = Picture(name, hashlib.blake2b(data, digest_size=16).hexdigest())
     if not headers:
         return found
@@ -116,7 +128,7 @@ def _look_at_file(name: str, root: Path, max_pixels: int, headers: bool) -> Pict
         header = read_header(data, max_pixels=max_pixels)
     except DataError as error:
         problem = "too many pixels" if str(error).startswith("too many pixels") else "unreadable image"
-        return replace(found, problem=problem, detail=f"{path}: {error}")
+        return replace(found, problem=problem, detail=f"{where}{error}")
     return replace(found, width=header.width, height=header.height, frames=header.frames)
 
 

@@ -6,14 +6,12 @@ two dev files are the select split, the two test files the test split. ``dev_uns
 ones) are left out with a note.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chiasma.core.errors import DataError
-from chiasma.core.files import sha256_file
-from chiasma.data.records import BadLine, Records, read_records
+from chiasma.data.records import BadLine, Records, read_records, stamp_of_files
 
 FILES = {
     "train.jsonl": "train",
@@ -33,8 +31,7 @@ def is_hateful_memes(path: Path) -> bool:
 
 def stamp_hateful_memes(folder: Path) -> str:
     """Return a hash of the layout's files."""
-    present = [name for name in FILES if (folder / name).is_file()]
-    return hashlib.sha256("\n".join(f"{name} {sha256_file(folder / name)}" for name in present).encode()).hexdigest()
+    return stamp_of_files(folder, FILES)
 
 
 def read_hateful_memes(folder: Path) -> tuple[Records, list[str]]:

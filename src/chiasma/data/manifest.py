@@ -15,7 +15,7 @@ from chiasma.core.spec import Spec, suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
-from chiasma.data.hateful_memes import is_hateful_memes, read_hateful_memes, stamp_hateful_memes
+from chiasma.data.layouts import Layout, layout_of
 from chiasma.data.records import Records, read_records, records_from_frame
 
 TEXT_SEPARATOR = " [SEP] "
@@ -61,8 +61,9 @@ class DataSpec(Spec):
     """The ``data`` section of the config: what to read and how to prepare it.
 
     Attributes:
-        source: ``digit_claims``, ``digit_claims:hard``, a manifest (JSON lines, CSV, TSV, Parquet, also ``.gz``), or a
-            folder in the Hateful Memes layout.
+        source: ``digit_claims``, ``digit_claims:hard``, a manifest (JSON lines, CSV, TSV, Parquet, also ``.gz``), or
+            public data as it is distributed: a folder of Hateful Memes, of CIFAR-10 (Parquet, pickles or class
+            folders) or of IMDB (folders, or one CSV file).
         columns: Which column plays which role.
         image_dir: Where image names start; None for the manifest's own folder.
         task: ``auto`` decides from the label column and says so in the report.
@@ -129,7 +130,8 @@ class Table:
         label_name: The label column's own name.
         stamp: Hash of the source's bytes.
         image_root: Where the names in column ``image`` start.
-        arrays: Images that are in memory instead of files, ``H W 3`` uint8 by the name in column ``image``.
+        arrays: Images that are in memory instead of files, as ``H W 3`` uint8 or as the bytes of an image file, by the
+            name in column ``image``.
         curated: The rows are balanced by construction, so that none may be dropped and none is searched for twins.
     """
 
@@ -138,7 +140,7 @@ class Table:
     label_name: str
     stamp: str
     image_root: Path | None = None
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray | bytes] = field(default_factory=dict)
     curated: bool = False
 
 
@@ -156,22 +158,36 @@ def read(spec: DataSpec) -> Table:
             f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)})."
             f"{suggestion(spec.source, list(BUILT_IN))}"
         )
-    if is_hateful_memes(path):
-        records, notes = read_hateful_memes(path)
-        root = path
-    else:
-        records, notes, root = read_records(path), [], path.parent
+    layout = layout_of(path)
+    if layout is not None:
+        spec = _with_columns_of(layout, spec)
+    records, notes = (read_records(path), []) if layout is None else layout.read(path)
+    root = path if path.is_dir() else path.parent
     root = root if spec.image_dir is None else Path(spec.image_dir).expanduser()
     if not root.is_dir():
         raise DataError(f"The image folder {root} does not exist (data.image_dir).")
     return table_from_records(records, spec, image_root=root, notes=notes)
 
 
+def _with_columns_of(layout: Layout, spec: DataSpec) -> DataSpec:
+    """Return the settings with a layout's own column names where the user gives none.
+
+    Raises:
+        DataError: A column that tells the label is to be an input.
+    """
+    told = sorted(set(layout.label_in_disguise) & {*spec.columns.text, spec.columns.image})
+    if told:
+        raise DataError(f"{told[0]} is the label in disguise in {layout.name}, so that it cannot be an input.")
+    own = {role: name for role, name in layout.columns.items() if not getattr(spec.columns, role)}
+    return spec.model_copy(update={"columns": spec.columns.model_copy(update=own)})
+
+
 def source_stamp(spec: DataSpec) -> str | None:
     """Return the hash that :func:`read` would give the source, without reading rows; None where there is no source."""
     path = Path(spec.source).expanduser()
-    if is_hateful_memes(path):
-        return stamp_hateful_memes(path)
+    layout = layout_of(path)
+    if layout is not None:
+        return layout.stamp(path)
     return sha256_file(path) if path.is_file() else None
 
 
@@ -254,8 +270,8 @@ def _missing_role(role: str, columns: Sequence[str]) -> str:
 
 def _columns_by_role(
     records: Records, roles: Mapping[str, tuple[str, ...]]
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    arrays: dict[str, np.ndarray] = {}
+) -> tuple[pd.DataFrame, dict[str, np.ndarray | bytes]]:
+    arrays: dict[str, np.ndarray | bytes] = {}
     rows = records.rows
     lines = list(records.lines)
     identities = [_identity(row, roles["id"], line) for row, line in zip(rows, lines, strict=True)]
@@ -296,9 +312,11 @@ def _word(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return None if value is None else str(value).strip()
 
 
-def _image(row: Mapping[str, Any], names: Sequence[str], line: int, arrays: dict[str, np.ndarray]) -> str | None:
+def _image(
+    row: Mapping[str, Any], names: Sequence[str], line: int, arrays: dict[str, np.ndarray | bytes]
+) -> str | None:
     value = _value(row, names)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | bytes):
         name = f"array-{line:07d}"
         arrays[name] = value
         return name

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from chiasma.core.errors import DataError
+from chiasma.core.files import sha256_file
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
@@ -65,8 +66,8 @@ def read_records(path: Path) -> Records:
         raise DataError(f"The manifest {path} does not exist.{_neighbours(path)}")
     if path.is_dir():
         raise DataError(
-            f"{path} is a folder without train.jsonl, so it is not in the Hateful Memes layout; "
-            f"name the manifest file itself.{_neighbours(path / 'x')}"
+            f"{path} is a folder without train.jsonl, so it is not in the Hateful Memes layout, nor is it in a layout "
+            f"of CIFAR-10 or IMDB; name the manifest file itself.{_neighbours(path / 'x')}"
         )
     name = path.name.lower().removesuffix(".gz")
     reader = _reader(Path(name).suffix, path)
@@ -165,6 +166,17 @@ def _read_parquet(payload: bytes, path: Path) -> Records:
         raise DataError(f"The manifest {path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
     rows = table.to_pylist()
     return Records(tuple(table.column_names), rows, list(range(1, len(rows) + 1)))
+
+
+def stamp_of_files(folder: Path, names: Iterable[str]) -> str:
+    """Return a hash of the bytes of those of the named files that exist."""
+    present = [name for name in names if (folder / name).is_file()]
+    return hash_of_names(f"{name} {sha256_file(folder / name)}" for name in present)
+
+
+def hash_of_names(names: Iterable[str]) -> str:
+    """Return a hash of names in their order."""
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def records_from_frame(frame: pd.DataFrame) -> Records:

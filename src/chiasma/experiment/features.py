@@ -16,7 +16,7 @@ from chiasma.core.spec import suggestion
 from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
 from chiasma.data.features import Features, FeatureStore, import_file
-from chiasma.data.image import decode_file, fitted, from_array, quiet_decoding
+from chiasma.data.image import decode, decode_file, fitted, from_array, quiet_decoding
 from chiasma.data.manifest import Table, read
 from chiasma.experiment.beginning import run_cache
 from chiasma.experiment.config import RunConfig
@@ -163,7 +163,7 @@ def _readable(table: Table, modality: str, *, max_pixels: int) -> tuple[list[str
     for identity, value in zip(table.frame["id"], table.frame[modality], strict=True):
         if value is None:
             continue
-        content = value if modality == "text" else _image(table, str(value))
+        content = value if modality == "text" else _image(table, str(value), max_pixels)
         key = str(value)
         if key not in usable:
             usable[key] = modality == "text" or _decodes(content, max_pixels)
@@ -177,10 +177,19 @@ def _readable(table: Table, modality: str, *, max_pixels: int) -> tuple[list[str
     return ids, contents, skipped
 
 
-def _image(table: Table, name: str) -> Content | None:
+def _image(table: Table, name: str, max_pixels: int) -> Content | None:
     if name in table.arrays:
-        return table.arrays[name]
+        held = table.arrays[name]
+        return _decoded(held, max_pixels) if isinstance(held, bytes) else held
     return None if table.image_root is None else image_path(name, table.image_root)
+
+
+def _decoded(data: bytes, max_pixels: int) -> np.ndarray | None:
+    try:
+        with quiet_decoding():
+            return np.asarray(decode(data, max_pixels=max_pixels))
+    except DataError:
+        return None
 
 
 def _decodes(content: Content | None, max_pixels: int) -> bool:

@@ -100,6 +100,8 @@ def words(value: Any) -> str:
         return "-".join(words(item) for item in cast("tuple[Any, ...]", value))
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return str(getattr(value, "kind", "none" if value is None else value))
 
 
@@ -198,6 +200,19 @@ BATCH_SIZES = (32, 64, 128, 256)
 EPOCH_MULTIPLES = (0.5, 1.0, 2.0)
 TRAIN_ON_STEER = 0.3  # How often a random design learns from steer too.
 EMAS = (None, 0.98, 0.995)
+
+
+def augmentations(inputs: Sequence[InputSpec]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each augmentation that makes sense for a model of some inputs."""
+    values: dict[str, tuple[Any, ...]] = {}
+    if any(isinstance(input, ImageInput) for input in inputs):
+        switches = {"flip": (False, True), "trivial": (False, True)}
+        values |= {"crop": (0.0, 0.125), "colour": (0.0, 0.3), "erase": (0.0, 0.25), **switches}
+    if any(isinstance(input, TextInput) for input in inputs):
+        values["word_dropout"] = (0.0, 0.1, 0.2)
+    if len(inputs) > 1:
+        values["modality_dropout"] = (0.0, 0.1, 0.3)
+    return values
 
 
 def _retune(spec: Spec, variant: Variant, rng: np.random.Generator) -> tuple[Spec, str]:

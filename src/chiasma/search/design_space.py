@@ -175,6 +175,7 @@ class DesignSpace:
         }
         undecided = loop.patience is None and not isinstance(optim.schedule, Plateau)
         open_paths = ["loop.steer"] if undecided else []
+        open_paths += ["loop.augment"] if self._augmentations(design) else []
         open_paths += [path for path, (now, values) in plain.items() if any(value != now for value in values)]
         path = pick(["optim.lr", "optim.lr", "optim.algorithm", "optim.schedule", *open_paths], rng)
         if path == "optim.lr":
@@ -190,10 +191,25 @@ class DesignSpace:
             words_of = {False: "held out", True: "learned from"}
             change = f"{words_of[loop.train_on_steer]} -> {words_of[after.train_on_steer]}"
             return replace_at(design, "training.loop", after), f"training: steer {change}"
+        if path == "loop.augment":
+            return self._edit_augmentation(design, rng)
         now, values = plain[path]
         after = other(values, now, rng)
         label = path.rpartition(".")[2].replace("_", " ")
         return replace_at(design, f"training.{path}", after), f"training: {label} {_said(now)} -> {_said(after)}"
+
+    def _edit_augmentation(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
+        values = self._augmentations(design)
+        name = pick(list(values), rng)
+        now = getattr(design.training.loop.augment, name)
+        after = other(values[name], now, rng)
+        change = f"{name.replace('_', ' ')} {words(now)} -> {words(after)}"
+        return replace_at(design, f"training.loop.augment.{name}", after), f"training: augment {change}"
+
+    def _augmentations(self, design: Design) -> dict[str, tuple[Any, ...]]:
+        """Return the values of each augmentation of what the design reads."""
+        read = [self.signature.inputs[name] for name in design.model.encoders if name in self.signature.inputs]
+        return choices.augmentations(read)
 
     def _edit_algorithm(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
         """Return another algorithm, with a rate of its own where the old one is out of its range."""

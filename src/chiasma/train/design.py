@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from chiasma.core.spec import Spec
+from chiasma.data.augment import AugmentSpec
 from chiasma.model.multimodal import ModelSpec
 
 
@@ -155,6 +156,7 @@ class LoopSpec(Spec):
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
         train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
             to which more examples are worth more than the choice of the best moment. The last weights are kept.
+        augment: How training examples are varied.
     """
 
     epochs: float = Field(default=20.0, gt=0)
@@ -166,6 +168,7 @@ class LoopSpec(Spec):
     evaluations: int = Field(default=10, ge=1)
     restore_best: bool = True
     train_on_steer: bool = False
+    augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="after")
     def _undecided(self) -> "LoopSpec":

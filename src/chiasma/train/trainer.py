@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
+from chiasma.data.augment import augmented
 from chiasma.data.dataset import Dataset
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import load_newest
@@ -212,7 +213,7 @@ class Trainer:
         state, accumulation = self._state, self.design.training.loop.accumulation
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
-            parts = [self._part(part) for part in micro_batches(rows, accumulation)]
+            parts = self._varied([self._part(part) for part in micro_batches(rows, accumulation)])
             done = self._learner.learn(parts, step=state.step, rate=rate)
         state.step += 1
         state.loss_sum += done.loss
@@ -330,6 +331,12 @@ class Trainer:
 
     def _part(self, rows: np.ndarray) -> Part:
         return part_for(self._learner.model, self.data, rows, device=self.device)
+
+    def _varied(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """Return the micro-batches of the step that is due, augmented."""
+        spec = self.design.training.loop.augment
+        batches = augmented([batch for batch, _ in parts], spec, seed=self.seed, step=self._state.step)
+        return [(batch, labels) for batch, (_, labels) in zip(batches, parts, strict=True)]
 
     def _batch_size(self) -> int:
         return self.design.training.loop.batch_size

@@ -1,0 +1,62 @@
+"""Sources that are known by their files and columns: public data in the layout in which it is distributed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chiasma.data import cifar, hateful_memes, imdb
+from chiasma.data.records import Records
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a public dataset lies on disk.
+
+    Attributes:
+        name: As a user knows it.
+        fits: Whether a path is in this layout; must not be true of anything else.
+        read: Returns the rows, with columns of the usual names, and notes for the report.
+        stamp: Returns a hash that changes with the rows.
+        columns: Columns of other names, by role.
+        label_in_disguise: Columns that tell the label and may never be an input.
+    """
+
+    name: str
+    fits: Callable[[Path], bool]
+    read: Callable[[Path], tuple[Records, list[str]]]
+    stamp: Callable[[Path], str]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label_in_disguise: tuple[str, ...] = ()
+
+
+LAYOUTS = (
+    Layout(
+        "Hateful Memes",
+        hateful_memes.is_hateful_memes,
+        hateful_memes.read_hateful_memes,
+        hateful_memes.stamp_hateful_memes,
+    ),
+    Layout("CIFAR-10 (Parquet)", cifar.is_cifar10_parquet, cifar.read_cifar10_parquet, cifar.stamp_cifar10_parquet),
+    Layout("CIFAR-10 (pickles)", cifar.is_cifar_pickles, cifar.read_cifar_pickles, cifar.stamp_cifar_pickles),
+    Layout("CIFAR-10 (folders)", cifar.is_cifar10_folders, cifar.read_cifar10_folders, cifar.stamp_cifar10_folders),
+    Layout(
+        "IMDB (folders)",
+        imdb.is_imdb_folders,
+        imdb.read_imdb_folders,
+        imdb.stamp_imdb_folders,
+        label_in_disguise=(imdb.RATING,),
+    ),
+    Layout(
+        "IMDB (table)",
+        imdb.is_imdb_table,
+        imdb.read_imdb_table,
+        imdb.stamp_imdb_table,
+        columns={"group": imdb.GROUP},
+        label_in_disguise=(imdb.RATING,),
+    ),
+)
+
+
+def layout_of(path: Path) -> Layout | None:
+    """Return the layout that a path is in, or None where it is to be read as a plain table."""
+    return next((layout for layout in LAYOUTS if layout.fits(path)), None)
