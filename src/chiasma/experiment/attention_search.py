@@ -234,7 +234,7 @@ def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
         search_plan,
         search.archive,
         {search.nsga2.name: search.nsga2, CONTROL: control},
-        ranking=_ranking(search.objectives, config.search.most),
+        ranking=_ranking(search.objectives, search.nsga2.rules.limits or {}),
         progress=lambda: _progress(search, loop, search_plan),
     )
     return loop
@@ -384,8 +384,8 @@ def _so_far(search: Search, search_plan: SearchPlan) -> list[TrainedArm]:
 
 def make_judging(setting: Setting) -> Judging:
     """Return what measures trained arms on this run's select split."""
-    section = setting.config.evaluate
-    return Judging(setting.dataset, metric=setting.metric, level=section.level, resamples=section.resamples)
+    evaluate = setting.config.evaluate
+    return Judging(setting.dataset, metric=setting.metric, level=evaluate.level, resamples=evaluate.resamples)
 
 
 def _conclude(

@@ -155,11 +155,6 @@ class SearchSection(Spec):
     generation: int = Field(default=9, ge=1)
     floor_share: float = Field(default=0.2, ge=0, le=1)
 
-    @property
-    def most(self) -> dict[str, float]:
-        """Return the limits by the objective's name."""
-        return {str(name): limit for name, limit in self.limits.items()}
-
     @field_validator("proposers")
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -71,14 +71,14 @@ def make_setting(
     config: RunConfig, dataset: Dataset, data_report: DataReport, *, metric: str, driver: Driver
 ) -> Setting:
     """Return the surroundings that the settings describe."""
-    section = config.evaluate
+    evaluate = config.evaluate
     task = Task(
         dataset=str(dataset.folder),
         metric=metric,
-        objectives=section.objectives,
+        objectives=evaluate.objectives,
         device=config.run.device,
         precision=config.run.precision,
-        max_parameters=section.max_parameters,
+        max_parameters=evaluate.max_parameters,
     )
-    ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in section.rungs), eta=section.eta)
+    ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in evaluate.rungs), eta=evaluate.eta)
     return Setting(config, dataset, data_report, driver.store, driver, driver.console, metric, ladder, task)

@@ -280,12 +280,12 @@ def make_search(
 
 def breeding_rules(setting: Setting) -> Rules:
     """Return how mechanisms are bred, as the settings say."""
-    section = setting.config.search
+    search = setting.config.search
     return Rules(
-        population=section.population,
-        crossover=section.crossover,
+        population=search.population,
+        crossover=search.crossover,
         objectives=setting.config.evaluate.objectives,
-        limits=section.most,
+        limits={str(name): limit for name, limit in search.limits.items()},
     )
 
 

@@ -1,0 +1,134 @@
+"""A search for attention mechanisms on small data with real worker processes: what it leaves, and how it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import value_at
+from chiasma.experiment.attention_search import SearchResult, resume, search_attention
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.discoveries import attention_of
+from chiasma.experiment.front import Front
+from chiasma.experiment.mechanism import around_slot, baselines, slot_path
+from chiasma.experiment.report.drawing import draw
+from chiasma.model.attention import DotProduct, Mean
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.graph import AttentionGraph
+from chiasma.search.attention_space import attention_slots
+from chiasma.store.run import RunStore
+from tests.experiment.test_evolve import TalkingConsole, home
+from tests.experiment.toy_run import SIGNATURE
+
+__all__ = ["home"]
+SETTINGS = ("data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "model.encoders.text.kind=ngram")
+
+
+def config(runs: Path, *settings: str):
+    overrides = [f"run.folder={runs}", "run.budget=5", "search.slot=image.attention", *SETTINGS, *settings]
+    return load_config("quick", overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def searched(home, tmp_path_factory) -> SearchResult:
+    """An uninterrupted search."""
+    return search_attention(config(tmp_path_factory.mktemp("runs")), console=TalkingConsole())
+
+
+def told(front: Front):
+    """Return everything that must be the same after an interruption."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in front.history]
+    return front.mechanisms, front.hypervolume, front.duplicates_saved, front.refused, rows
+
+
+@pytest.mark.slow
+def test_a_search_leaves_the_front_with_intervals_drawings_and_a_report(searched):
+    front = Front.from_dict(json.loads((searched.run_path / "pareto_front.json").read_text()))
+    assert front == searched.front
+    assert front.slot == "image.attention"
+    assert {"standard", "mean"} < {each.name for each in front.mechanisms}
+    assert all(each.score.low <= each.score.value <= each.score.high for each in front.mechanisms)
+    assert front.named("standard").gain is None
+    assert front.best.gain is not None
+    assert front.attention_matters is not None
+    drawing = (searched.run_path / "graphs" / f"{front.best.candidate}.svg").read_text()
+    assert drawing.startswith("<svg")
+    report = (searched.run_path / "report.html").read_text()
+    assert drawing in report
+    assert "<script" not in report
+
+
+@pytest.mark.slow
+def test_the_test_split_stays_sealed(searched):
+    with RunStore.open(searched.run_path) as store:
+        assert not store.events("opening")
+    assert "the test split is sealed" in " ".join(searched.front.notes)
+
+
+@pytest.mark.slow
+def test_the_best_are_judged_on_seeds_that_did_not_select_them(searched):
+    with RunStore.open(searched.run_path) as store:
+        selecting = {job.seed for job in store.jobs() if job.purpose == "search"}
+        judging = {job.seed for job in store.jobs() if job.purpose == "final"}
+    assert len(judging) == 2
+    assert not selecting & judging
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_path):
+    stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
+    assert stopped.stopped == "interrupted"
+    assert "interrupted" in " ".join(stopped.front.notes)
+    assert told(resume(stopped.run_path, console=TalkingConsole()).front) == told(searched.front)
+
+
+@pytest.mark.slow
+def test_a_discovery_is_named_by_its_run_and_number(searched):
+    best = searched.front.best
+    runs = f"run.folder={searched.run_path.parent}"
+    used = load_config(overrides=[runs, *searched.use.split()])
+    assert used.model.encoders["image"].attention.to_dict() == best.attention
+    assert attention_of(f"{searched.run_path}#{best.candidate}").to_dict() == best.attention
+
+
+def test_a_discovery_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"run 'nothing' was not found"):
+        load_config(overrides=[f"run.folder={tmp_path}", "model.fusion={kind: early, attention: 'nothing#3'}"])
+
+
+@pytest.mark.parametrize("slot", ["image.attention", "text.attention", "fusion.attention"])
+def test_every_slot_has_a_model_around_it_with_standard_attention_in_it(slot):
+    settings = around_slot(load_config(overrides=[f"search.slot={slot}"]), SIGNATURE)
+    path, design = slot_path(settings, SIGNATURE), settings.design(SIGNATURE)
+    assert path in attention_slots(design)
+    assert value_at(design, path) == DotProduct()
+    assert value_at(baselines(design, path)["mean"][0], path) == Mean()
+
+
+def test_a_part_without_attention_is_named_with_one_that_has():
+    with pytest.raises(ConfigError, match=r"'film', which has no attention.*--set model\.fusion\.kind=early"):
+        around_slot(load_config(overrides=["model.fusion.kind=film"]), SIGNATURE)
+
+
+def test_a_slot_that_the_data_lack_is_refused():
+    images = SIGNATURE.model_copy(update={"inputs": {"image": SIGNATURE.inputs["image"]}})
+    with pytest.raises(ConfigError, match=r"fusion\.attention needs images and texts, but the data have only image"):
+        slot_path(load_config(overrides=["search.slot=fusion.attention"]), images)
+    with pytest.raises(ConfigError, match="the data have no text, only image"):
+        slot_path(load_config(overrides=["search.slot=text.attention"]), images)
+    assert slot_path(load_config(), images) == "model.encoders.image.attention"
+
+
+def test_a_drawing_has_a_box_for_every_input_and_operator():
+    drawing = str(draw(AttentionGraph()))
+    assert drawing.count("<rect") == 6
+    assert drawing.count("<path") == 5
+    assert ">weighted sum<" in drawing
+
+
+def test_limits_make_a_mechanism_infeasible_and_are_read_from_the_settings():
+    with pytest.raises(ConfigError, match=r"search\.limits\.speed"):
+        load_config(overrides=["search.limits={speed: 3}"])
+    assert load_config(overrides=["search.limits={flops: 2e6}"]).search.limits == {"flops": 2e6}
+    assert GraphAttention().graph == AttentionGraph()
