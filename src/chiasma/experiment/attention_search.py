@@ -6,16 +6,14 @@ The test split stays sealed: mechanisms are compared on ``select``. What a disco
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from chiasma.core.errors import ChiasmaError
 from chiasma.core.files import write_json
 from chiasma.core.outcome import Rejected, Scored
-from chiasma.core.rng import derive_seed
 from chiasma.core.spec import value_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
@@ -35,20 +33,20 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, Work, spent_seconds
-from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
-from chiasma.experiment.front import Front, Judging, judged, uncertain, volume_of
+from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.front import Front, judged, volume_of
+from chiasma.experiment.judging_again import Search, judge_again, make_judging, so_far
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
-from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
+from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
 from chiasma.experiment.runs import FRONT_FILE
-from chiasma.experiment.search_loop import SearchLoop, training_key
+from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
 from chiasma.search.archive import SharedArchive
-from chiasma.search.attention_space import AttentionSpace, attention_slots, short_slot
-from chiasma.search.nsga2 import NSGA2, excess, survivors
+from chiasma.search.attention_space import short_slot
+from chiasma.search.nsga2 import NSGA2, excess
 from chiasma.search.pareto import by_front, non_dominated
-from chiasma.search.protocols import Candidate
 from chiasma.search.random_search import RandomSearch
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -72,39 +70,6 @@ class SearchResult:
     front: Front
     use: str
     stopped: str
-
-
-@dataclass
-class Search:
-    """What the stages share.
-
-    Attributes:
-        slot: The dotted path that is searched.
-        base: The design around it, with standard attention.
-        archive: Standard attention, and every mechanism that was trained.
-        history: One row a generation.
-        reference: The point from which the hypervolume is measured; empty until the baselines are trained.
-    """
-
-    setting: Setting
-    slot: str
-    base: Design
-    archive: SharedArchive
-    nsga2: NSGA2
-    arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
-    first: list[Finished] = field(default_factory=list[Finished])
-    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    reference: tuple[float, ...] = ()
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """Return what is minimised."""
-        return self.setting.config.evaluate.objectives
-
-    @property
-    def space(self) -> AttentionSpace:
-        """Return the space of the slot."""
-        return AttentionSpace(self.slot, crossed=attention_slots(self.base)[self.slot])
 
 
 def search_attention(
@@ -182,7 +147,7 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         search_plan = stages.lengthen(setting, search_plan, list(search.arms.values()), search.first)
         loop = _make_loop(search, search_plan)
         stages.search(setting, loop, search_plan)
-        trained = _judge_again(search, loop, search_plan)
+        trained = judge_again(search, loop, search_plan)
     except StopRequestedError:
         interrupted = True
         setting.driver.drop()
@@ -193,7 +158,7 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         raise StoppedTooSoonError(
             f"Stopped before any mechanism was trained. Go on: chiasma resume {setting.store.path}"
         )
-    return _conclude(search, loop, search_plan, trained or _so_far(search, search_plan), interrupted=interrupted)
+    return _conclude(search, loop, search_plan, trained or so_far(search, search_plan), interrupted=interrupted)
 
 
 def _begin(setting: Setting, slot: str, base: Design) -> Search:
@@ -287,105 +252,6 @@ def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
         if isinstance(item.outcome, Rejected):
             counts[item.outcome.stage] = counts.get(item.outcome.stage, 0) + 1
     return counts
-
-
-def _elites(search: Search) -> list[ArmDesign]:
-    """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
-    numbers = {row.hash: row.number for row in search.setting.store.candidates()}
-    rules = stages.breeding_rules(search.setting)
-    known = {arm.design.content_hash() for arm in search.arms.values()}
-    found = [s.candidate for s in survivors(search.archive, rules) if s.candidate.hash not in known]
-    chosen = found[: search.setting.config.evaluate.finalists]
-    return [*search.arms.values(), *(_arm(candidate, numbers[candidate.hash]) for candidate in chosen)]
-
-
-def _arm(candidate: Candidate[Any], number: int) -> ArmDesign:
-    return ArmDesign(f"#{number}", "finalist", candidate.edit, number, candidate.design, candidate.proposer)
-
-
-def _judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> list[TrainedArm]:
-    """Train the elites on fresh seeds, round after round, until their order is certain, the seeds or the time spent.
-
-    Raises:
-        StopRequestedError: The user asked to stop.
-    """
-    setting = search.setting
-    arms = _elites(search)
-    costs = full_cost([*search.first, *loop.finished])
-    judging = make_judging(setting)
-    found: dict[str, list[Training]] = {arm.name: [] for arm in arms}
-    asked = list(arms)
-    for round_ in range(setting.config.evaluate.seeds):
-        if not asked or not _time_for(setting, asked, costs, round_, search_plan):
-            break
-        names = ", ".join(arm.name for arm in asked)
-        setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
-        _train_round(search, asked, round_, search_plan, found)
-        trained = [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
-        names_left = uncertain(trained, judging)
-        # Standard attention goes on: every gain is measured against it.
-        asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
-        if asked == [search.arms["standard"]]:
-            break
-    return [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
-
-
-def _time_for(
-    setting: Setting, arms: Sequence[ArmDesign], costs: Mapping[int, float], round_: int, search_plan: SearchPlan
-) -> bool:
-    """Return whether another round ends in time; the first one always begins."""
-    if search_plan.finish_by is None:
-        return True
-    left = search_plan.finish_by - setting.driver.clock.elapsed()
-    once = full_round([search_plan.top * costs.get(arm.candidate, 0.0) for arm in arms], setting.config.run.workers)
-    name = f"fresh seed {round_} of {setting.config.run.budget.words}"
-    return bool(setting.driver.decide(name, lambda: {"go": round_ == 0 or once < SAFETY * left})["go"])
-
-
-def _train_round(
-    search: Search,
-    arms: Sequence[ArmDesign],
-    round_: int,
-    search_plan: SearchPlan,
-    found: dict[str, list[Training]],
-) -> None:
-    """Train each arm once, as long as the search's last rung, with a seed that the search never used."""
-    setting = search.setting
-    places: dict[str, tuple[str, Path]] = {}
-    for arm in arms:
-        folder = setting.store.path / "trained" / "judged" / f"{arm.candidate}-{round_}"
-        job = setting.make_job(
-            key=training_key("judge", arm.candidate, round_, search_plan.top),
-            design=arm.design,
-            seed=derive_seed(setting.config.run.seed, "judge", round_),
-            fraction=search_plan.top,
-            rung=setting.ladder.top + 1,
-            keep=folder,
-        )
-        places[job.key] = (arm.name, folder)
-        work = Work(job, arm.candidate, "final", until=search_plan.finish_by, whole_or_nothing=True)
-        setting.driver.submit(work)
-    for item in setting.driver.finish_all(search_plan.finish_by):
-        name, folder = places[item.work.job.key]
-        if isinstance(item.outcome, Scored):
-            found[name].append(Training(folder, round_, item.outcome, item.seconds))
-
-
-def _so_far(search: Search, search_plan: SearchPlan) -> list[TrainedArm]:
-    """Return the elites as the search itself trained them, where there was no time to judge them again."""
-    setting, found = search.setting, []
-    for arm in _elites(search):
-        key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
-        row = setting.store.job(key)
-        if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():
-            found.append(TrainedArm(arm, (Training(setting.kept(key), -1, row.outcome, row.seconds or 0.0),)))
-    return found
-
-
-def make_judging(setting: Setting) -> Judging:
-    """Return what measures trained arms on this run's select split."""
-    evaluate = setting.config.evaluate
-    return Judging(setting.dataset, metric=setting.metric, level=evaluate.level, resamples=evaluate.resamples)
 
 
 def _conclude(

@@ -1,0 +1,153 @@
+"""Judge the best mechanisms of a search again, on seeds that did not select them, until their order is certain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chiasma.core.outcome import Scored
+from chiasma.core.rng import derive_seed
+from chiasma.experiment import stages
+from chiasma.experiment.driver import Finished, Work
+from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
+from chiasma.experiment.front import Judging, uncertain
+from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
+from chiasma.experiment.search_loop import SearchLoop, training_key
+from chiasma.experiment.setting import Setting
+from chiasma.search.archive import SharedArchive
+from chiasma.search.attention_space import AttentionSpace, attention_slots
+from chiasma.search.nsga2 import NSGA2, survivors
+from chiasma.search.protocols import Candidate
+from chiasma.train.design import Design
+
+
+@dataclass
+class Search:
+    """What the stages share.
+
+    Attributes:
+        slot: The dotted path that is searched.
+        base: The design around it, with standard attention.
+        archive: Standard attention, and every mechanism that was trained.
+        history: One row a generation.
+        reference: The point from which the hypervolume is measured; empty until the baselines are trained.
+    """
+
+    setting: Setting
+    slot: str
+    base: Design
+    archive: SharedArchive
+    nsga2: NSGA2
+    arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
+    first: list[Finished] = field(default_factory=list[Finished])
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    reference: tuple[float, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Return what is minimised."""
+        return self.setting.config.evaluate.objectives
+
+    @property
+    def space(self) -> AttentionSpace:
+        """Return the space of the slot."""
+        return AttentionSpace(self.slot, crossed=attention_slots(self.base)[self.slot])
+
+
+def elites(search: Search) -> list[ArmDesign]:
+    """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
+    numbers = {row.hash: row.number for row in search.setting.store.candidates()}
+    rules = stages.breeding_rules(search.setting)
+    known = {arm.design.content_hash() for arm in search.arms.values()}
+    found = [s.candidate for s in survivors(search.archive, rules) if s.candidate.hash not in known]
+    chosen = found[: search.setting.config.evaluate.finalists]
+    return [*search.arms.values(), *(_arm(candidate, numbers[candidate.hash]) for candidate in chosen)]
+
+
+def _arm(candidate: Candidate[Any], number: int) -> ArmDesign:
+    return ArmDesign(f"#{number}", "finalist", candidate.edit, number, candidate.design, candidate.proposer)
+
+
+def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> list[TrainedArm]:
+    """Train the elites on fresh seeds, round after round, until their order is certain, the seeds or the time spent.
+
+    Raises:
+        StopRequestedError: The user asked to stop.
+    """
+    setting = search.setting
+    arms = elites(search)
+    costs = full_cost([*search.first, *loop.finished])
+    judging = make_judging(setting)
+    found: dict[str, list[Training]] = {arm.name: [] for arm in arms}
+    asked = list(arms)
+    for round_ in range(setting.config.evaluate.seeds):
+        if not asked or not _time_for(setting, asked, costs, round_, search_plan):
+            break
+        names = ", ".join(arm.name for arm in asked)
+        setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
+        _train_round(search, asked, round_, search_plan, found)
+        trained = [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+        names_left = uncertain(trained, judging)
+        # Standard attention goes on: every gain is measured against it.
+        asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
+        if asked == [search.arms["standard"]]:
+            break
+    return [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+
+
+def _time_for(
+    setting: Setting, arms: Sequence[ArmDesign], costs: Mapping[int, float], round_: int, search_plan: SearchPlan
+) -> bool:
+    """Return whether another round ends in time; the first one always begins."""
+    if search_plan.finish_by is None:
+        return True
+    left = search_plan.finish_by - setting.driver.clock.elapsed()
+    once = full_round([search_plan.top * costs.get(arm.candidate, 0.0) for arm in arms], setting.config.run.workers)
+    name = f"fresh seed {round_} of {setting.config.run.budget.words}"
+    return bool(setting.driver.decide(name, lambda: {"go": round_ == 0 or once < SAFETY * left})["go"])
+
+
+def _train_round(
+    search: Search,
+    arms: Sequence[ArmDesign],
+    round_: int,
+    search_plan: SearchPlan,
+    found: dict[str, list[Training]],
+) -> None:
+    """Train each arm once, as long as the search's last rung, with a seed that the search never used."""
+    setting = search.setting
+    places: dict[str, tuple[str, Path]] = {}
+    for arm in arms:
+        folder = setting.store.path / "trained" / "judged" / f"{arm.candidate}-{round_}"
+        job = setting.make_job(
+            key=training_key("judge", arm.candidate, round_, search_plan.top),
+            design=arm.design,
+            seed=derive_seed(setting.config.run.seed, "judge", round_),
+            fraction=search_plan.top,
+            rung=setting.ladder.top + 1,
+            keep=folder,
+        )
+        places[job.key] = (arm.name, folder)
+        work = Work(job, arm.candidate, "final", until=search_plan.finish_by, whole_or_nothing=True)
+        setting.driver.submit(work)
+    for item in setting.driver.finish_all(search_plan.finish_by):
+        name, folder = places[item.work.job.key]
+        if isinstance(item.outcome, Scored):
+            found[name].append(Training(folder, round_, item.outcome, item.seconds))
+
+
+def so_far(search: Search, search_plan: SearchPlan) -> list[TrainedArm]:
+    """Return the elites as the search itself trained them, where there was no time to judge them again."""
+    setting, found = search.setting, []
+    for arm in elites(search):
+        key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
+        row = setting.store.job(key)
+        if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():
+            found.append(TrainedArm(arm, (Training(setting.kept(key), -1, row.outcome, row.seconds or 0.0),)))
+    return found
+
+
+def make_judging(setting: Setting) -> Judging:
+    """Return what measures trained arms on this run's select split."""
+    evaluate = setting.config.evaluate
+    return Judging(setting.dataset, metric=setting.metric, level=evaluate.level, resamples=evaluate.resamples)
