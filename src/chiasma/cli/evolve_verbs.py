@@ -81,14 +81,10 @@ def resume(
 ) -> None:
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     from chiasma.cli.display import progress
-    from chiasma.cli.results_table import print_run, print_search
-    from chiasma.experiment.attention_search import SearchResult
+    from chiasma.cli.results_table import print_result
     from chiasma.experiment.runs import find_folder, resume_run
 
     path = find_folder(run, run_folder)
     with progress() as console:
         result = resume_run(path, budget=budget, console=console, started=process_start())
-    if isinstance(result, SearchResult):
-        print_search(result)
-    else:
-        print_run(result)
+    print_result(result)

@@ -107,7 +107,25 @@ def run() -> None:
     typer.main.get_command(app).main(prog_name="chiasma")
 
 
-from chiasma.cli import data_verbs, evolve_verbs, machine_verbs, model_verbs, run_verbs, search_verbs, settings_verbs  # noqa: E402
+from chiasma.cli import (  # noqa: E402
+    benchmark_verbs,
+    data_verbs,
+    evolve_verbs,
+    machine_verbs,
+    model_verbs,
+    run_verbs,
+    search_verbs,
+    settings_verbs,
+)
 
-for _group in (evolve_verbs, search_verbs, model_verbs, run_verbs, data_verbs, settings_verbs, machine_verbs):
+for _group in (
+    evolve_verbs,
+    search_verbs,
+    benchmark_verbs,
+    model_verbs,
+    run_verbs,
+    data_verbs,
+    settings_verbs,
+    machine_verbs,
+):
     _group.register(app)

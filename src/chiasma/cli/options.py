@@ -112,15 +112,18 @@ class Settings:
         """
         from chiasma.experiment.compose import load_config
 
-        chosen = {home: getattr(self, name) for name, home in self.homes.items()}
-        chosen |= {name.replace("__", "."): value for name, value in values.items()}
+        given = self.values() | {name.replace("__", "."): value for name, value in values.items() if value is not None}
+        return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings that the options name, by dotted path."""
+        chosen: dict[str, Any] = {home: getattr(self, name) for name, home in self.homes.items()}
         if self.text is not None:
             chosen["data.columns.text"] = [name.strip() for name in self.text.split(",")]
         chosen |= {
             f"data.features.{modality}": file for modality, file in files_by_modality(self.features or ()).items()
         }
-        given = {path: value for path, value in chosen.items() if value is not None}
-        return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
+        return {path: value for path, value in chosen.items() if value is not None}
 
 
 def takes_settings(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,11 +4,23 @@ import typer
 
 from chiasma.cli.display import output, table
 from chiasma.experiment.attention_search import SearchResult
+from chiasma.experiment.benchmark import BENCHMARK_FILE, BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.report.attention import closing_lines, front_table
+from chiasma.experiment.report.benchmark import task_table
 from chiasma.experiment.report.console import render_table
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.runs import FRONT_FILE
+
+
+def print_result(result: RunResult | SearchResult | BenchmarkResult) -> None:
+    """Print what a run of any verb ended with."""
+    if isinstance(result, SearchResult):
+        print_search(result)
+    elif isinstance(result, BenchmarkResult):
+        print_benchmark(result)
+    else:
+        print_run(result)
 
 
 def print_run(result: RunResult) -> None:
@@ -33,6 +45,17 @@ def print_search(result: SearchResult) -> None:
     if result.stopped == "interrupted":
         typer.echo(f"Interrupted, with the best so far. Continue: chiasma resume {result.run_path}", err=True)
         raise typer.Exit(130)
+
+
+def print_benchmark(result: BenchmarkResult) -> None:
+    """Print every task's arms with intervals and verdicts."""
+    found = result.benchmark
+    typer.echo(f"candidate {found.candidate}: {found.formula}")
+    for task in found.tasks:
+        output().print(task_table(task))
+    for note in found.notes:
+        output().print(f"· {note}", markup=False, soft_wrap=True)
+    typer.echo(f"figures {result.run_path / BENCHMARK_FILE}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

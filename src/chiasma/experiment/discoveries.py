@@ -6,6 +6,8 @@ from typing import Any
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, value_at
 from chiasma.experiment.runs import find_folder, split_reference
+from chiasma.model.attention import DotProduct
+from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.multimodal import ModelSpec
 from chiasma.search.attention_space import attention_slots, short_slot
 from chiasma.store.run import RunStore
@@ -58,3 +60,19 @@ def attention_of(reference: str, run_folder: str | None = None) -> Spec:
         places = ", ".join(found) or "none"
         raise ConfigError(f"{reference}: its design must have one discovered attention, but has these: {places}.")
     return next(iter(different.values()))
+
+
+def mechanism_of(reference: str, run_folder: str | None = None) -> GraphAttention:
+    """Return the mechanism of ``RUN#K`` as a graph.
+
+    Raises:
+        ConfigError: There is no such run or candidate, or what stands there is not a graph.
+    """
+    found = attention_of(reference, run_folder)
+    if isinstance(found, GraphAttention):
+        return found
+    if isinstance(found, DotProduct):
+        return GraphAttention(projections=found.projections)
+    raise ConfigError(
+        f"{reference}: its attention is {found.to_dict()['kind']!r}, not one that a search has discovered."
+    )

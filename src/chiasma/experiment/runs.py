@@ -192,7 +192,7 @@ def resume_run(run: Path, *, budget: str | None, console: Console, started: floa
         ConfigError: The budget is not one, or is given for a training, which has none.
         StorageError: The folder is not a run that can be continued.
     """
-    from chiasma.experiment import attention_search, evolve, train_run
+    from chiasma.experiment import attention_search, benchmark, evolve, train_run
     from chiasma.experiment.config import Budget
 
     if budget is not None:
@@ -203,6 +203,10 @@ def resume_run(run: Path, *, budget: str | None, console: Console, started: floa
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
         return train_run.resume(run, console=console)
+    if verbs == ["benchmark"]:
+        if budget is not None:
+            raise ConfigError(f"--budget: {run.name} is a benchmark, whose length is its seeds; it has no budget.")
+        return benchmark.resume(run, console=console)
     if verbs == ["search"]:
         return attention_search.resume(run, budget=budget, console=console, started=started)
     return evolve.resume(run, budget=budget, console=console, started=started)

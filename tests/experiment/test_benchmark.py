@@ -1,0 +1,124 @@
+"""A discovered attention against the standard one: arms, matching, pairing, and what a reader is told."""
+
+import pytest
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import replace_at, value_at
+from chiasma.experiment.beginning import StoppedTooSoonError
+from chiasma.experiment.benchmark import Benchmark, Order, benchmark, read_benchmark, resume
+from chiasma.experiment.benchmark_tasks import task_configs
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.matching import matched
+from chiasma.experiment.mechanism import around_slot
+from chiasma.experiment.report.benchmark import task_table
+from chiasma.model.cost import cost
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.kernel import Projections
+from chiasma.store.run import RunStore
+from tests.experiment.test_evolve import TalkingConsole, home
+from tests.experiment.toy_run import SIGNATURE
+
+__all__ = ["home"]
+SMALL = ("data.rows=320", "train.epochs=1", "model.dim=16", "evaluate.resamples=200")
+SIGMOID = AttentionGraph.from_dict(
+    {
+        "nodes": [
+            {"op": "dot", "inputs": ["q", "k"]},
+            {"op": "sigmoid", "inputs": [0]},
+            {"op": "weighted_sum", "inputs": [1, "v"]},
+        ]
+    }
+)
+SELF_ONLY = AttentionGraph.from_dict(
+    {
+        "nodes": [
+            {"op": "dot", "inputs": ["v", "k"]},
+            {"op": "softmax", "inputs": [0]},
+            {"op": "weighted_sum", "inputs": [1, "v"]},
+        ]
+    }
+)
+
+
+def order(folder, *, seeds=2, arms=("standard", "matched_flops", "mean"), graph=SIGMOID) -> Order:
+    configs = task_configs("digit_claims", preset="cpu", overrides=[f"run.folder={folder}", *SMALL])
+    attention = GraphAttention(graph=graph, projections=Projections(q=False))
+    return Order(reference="search#7", attention=attention, tasks=configs, seeds=seeds, arms=arms)
+
+
+@pytest.fixture(scope="module")
+def measured(home, tmp_path_factory) -> tuple[Benchmark, list[str]]:
+    """A benchmark that was stopped once and went on."""
+    runs, console = tmp_path_factory.mktemp("runs"), TalkingConsole(stop_at="seed 1, candidate")
+    with pytest.raises(StoppedTooSoonError, match=r"no test split was opened\. Go on: chiasma resume"):
+        benchmark(order(runs), console=console)
+    (run,) = runs.iterdir()
+    console = TalkingConsole()
+    result = resume(run, console=console)
+    assert read_benchmark(run) == result.benchmark
+    with RunStore.open(run) as store:
+        trained = [arm for arm in result.benchmark.tasks[0].arms if arm.dim is not None and arm.same_as is None]
+        assert len([job for job in store.jobs() if job.outcome is not None]) == 2 * len(trained)
+    return result.benchmark, console.lines
+
+
+@pytest.mark.slow
+def test_every_arm_is_trained_on_every_seed_and_the_candidate_is_compared_with_each(measured):
+    (task,) = measured[0].tasks
+    arms = {arm.name: arm for arm in task.arms}
+    assert {"candidate", "standard", "matched_flops", "mean", "majority"} <= set(arms)
+    assert all(arms[name].seeds == 2 for name in ("candidate", "standard", "matched_flops", "mean"))
+    assert arms["candidate"].gain is None
+    assert all(arm.gain is not None for name, arm in arms.items() if name != "candidate")
+
+
+@pytest.mark.slow
+def test_the_opening_of_the_test_split_is_counted_and_said(measured):
+    found, lines = measured
+    assert found.tasks[0].opening == 0
+    assert "digit_claims: This test split had never been opened before." in lines
+
+
+@pytest.mark.slow
+def test_what_makes_figures_weak_is_said(measured):
+    notes = " ".join(measured[0].notes)
+    assert "fewer than three seeds" in notes
+    assert "standard attention is not clearly better than the mean of the values" in notes
+    assert len(task_table(measured[0].tasks[0]).rows) == len(measured[0].tasks[0].arms)
+
+
+def test_a_mechanism_for_one_sequence_is_refused_where_two_meet(home, tmp_path):
+    with pytest.raises(ConfigError, match=r"fusion\.attention of task digit_claims, where one modality looks at anoth"):
+        benchmark(order(tmp_path, graph=SELF_ONLY), console=TalkingConsole())
+
+
+def test_matching_finds_the_width_of_the_nearest_cost():
+    design = around_slot(load_config(overrides=["search.slot=image.attention"]), SIGNATURE).design(SIGNATURE)
+    wide = replace_at(design, "model.dim", 96)
+    target = cost(wide.model, SIGNATURE).flops
+    assert matched(design, SIGNATURE, measure=lambda c: c.flops, target=1.01 * target) == wide
+    assert matched(design, SIGNATURE, measure=lambda c: c.flops, target=0.99 * target) == wide
+    narrow = matched(design, SIGNATURE, measure=lambda c: c.flops, target=0.0)
+    assert narrow.model.dim == int(value_at(design, "model.encoders.image.heads"))
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ("cifar", r"there is no task 'cifar'\. Did you mean 'cifar10'\?"),
+        ("cifar10", r"say where its data lie, cifar10=PATH, or set CHIASMA_DATA"),
+    ],
+)
+def test_a_task_that_cannot_be_found_is_refused_with_the_remedy(names, reason, monkeypatch):
+    monkeypatch.delenv("CHIASMA_DATA", raising=False)
+    with pytest.raises(ConfigError, match=reason):
+        task_configs(names, preset="cpu")
+
+
+def test_a_task_is_found_below_the_folder_of_data(monkeypatch, tmp_path):
+    (tmp_path / "imdb").mkdir()
+    monkeypatch.setenv("CHIASMA_DATA", str(tmp_path))
+    assert task_configs("imdb", preset="full")["imdb"].data.source == str(tmp_path / "imdb")
+    with pytest.raises(ConfigError, match="task easy_vqa has no sizes 'full', only cpu"):
+        task_configs("easy_vqa", preset="full")
