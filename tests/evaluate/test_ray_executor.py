@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from chiasma.core.errors import ConfigError
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.executor import LocalExecutor
-from chiasma.evaluate.ray_executor import RayExecutor
+from chiasma.evaluate.ray_executor import RayExecutor, check_address
 from chiasma.evaluate.tasks import Task
 from chiasma.model.encoders import NGram, Pixels
 from chiasma.model.fusion import Late
@@ -214,6 +215,22 @@ def test_a_cluster_that_is_too_small_or_not_there_is_refused(ray_home):
         RayExecutor(3)
     with pytest.raises(ConfigError, match=r"run\.ray_address: this process is connected to .* and cannot also join"):
         RayExecutor(1, address="10.0.0.1:6379")
+
+
+@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:", ":6379"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ConfigError, match=f"must be auto or host:port of the cluster's head node, but got {address}"):
+        check_address(address)
+
+
+def test_an_address_at_which_nobody_answers_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match=f"no cluster answers at {address}"):
+            check_address(address)
+        assert time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize("setting", ["workers", "threads"])

@@ -26,6 +26,7 @@ PROGRAM = "chiasma.evaluate.ray_actor:prepare_shared_trials"
 REMEDY = "Run: pip install 'chiasma[ray]'"
 OBJECT_STORE_BYTES = 100 * 2**20
 IN_FLIGHT_SECONDS = 0.2
+CONNECT_SECONDS = 10.0
 DEATH_SECONDS = 5.0
 WILLING_SECONDS = 0.5
 
@@ -110,6 +111,8 @@ def join_ray(address: str | None, *, workers: int) -> Callable[[], None]:
             raise ConfigError(f"run.ray_address: this process is connected to {there} and cannot also join {address}.")
         _check_size(ray, workers)
         return lambda: None
+    if address is not None:
+        check_address(address)
     with _own_signals():
         _connect(ray, address, workers=workers)
     try:
@@ -120,10 +123,25 @@ def join_ray(address: str | None, *, workers: int) -> Callable[[], None]:
     return ray.shutdown
 
 
+def check_address(address: str) -> None:
+    """Refuse at once what Ray itself would try to reach for minutes.
+
+    Raises:
+        ConfigError: It is no address, or nobody answers there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise ConfigError(f"run.ray_address: must be auto or host:port of the cluster's head node, but got {address}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"run.ray_address: no cluster answers at {address}: {error}.") from error
+
+
 def _connect(ray: Any, address: str | None, *, workers: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is not None and address.startswith("ray://"):
-        raise ConfigError(f"run.ray_address: {address} is a Ray Client address. Give host:port of the cluster itself.")
     where = {"address": address}
     if address is None:
         where = {
@@ -136,8 +154,10 @@ def _connect(ray: Any, address: str | None, *, workers: int) -> None:
         ray.init(**where, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
-        what = "run.executor: ray does not start" if address is None else f"run.ray_address: cannot join {address}"
-        raise ConfigError(f"{what}: {first}") from error
+        if address is None:
+            raise ConfigError(f"run.executor: ray does not start: {first}") from error
+        remedy = "If the cluster asks for a token, set RAY_AUTH_MODE=token in the environment."
+        raise ConfigError(f"run.ray_address: cannot join {address}: {first}. {remedy}") from error
 
 
 def _check_size(ray: Any, workers: int) -> None:
