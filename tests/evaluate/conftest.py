@@ -1,8 +1,9 @@
 """Designs, jobs and executors for tests of evaluation."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.job import Job
+from chiasma.evaluate.ray_executor import RayExecutor, import_ray, join_ray
 from chiasma.model.encoders import NGram
 from chiasma.model.multimodal import ModelSpec
 from chiasma.train.design import Design
@@ -31,6 +33,25 @@ def toy_job() -> Callable[..., Job]:
 def toy_executor(tmp_path: Path) -> Callable[..., LocalExecutor]:
     def make(workers: int = 1, **settings: object) -> LocalExecutor:
         return LocalExecutor(workers, **{"command": TOY, "log": tmp_path / "worker.log", **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_home() -> Iterator[Any]:
+    """Start one Ray for all tests of this folder, with room for two workers, and return the module."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'chiasma[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        leave = join_ray(None, workers=2)
+    yield import_ray()
+    leave()
+
+
+@pytest.fixture
+def ray_toy_executor(ray_home: Any, tmp_path: Path) -> Callable[..., RayExecutor]:
+    def make(workers: int = 1, **settings: object) -> RayExecutor:
+        return RayExecutor(workers, **{"program": "toy_worker:prepare", "log": tmp_path / "worker.log", **settings})
 
     return make
 

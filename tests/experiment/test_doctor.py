@@ -40,5 +40,11 @@ def test_a_package_is_missing_or_too_old(requirement, reason):
     assert found == reason if reason is None else reason in found
 
 
+def test_ray_is_optional_and_said_to_be_there_or_not(monkeypatch):
+    assert doctor.check_ray().state == "ok"
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert "pip install 'chiasma[ray]'" in doctor.check_ray().found
+
+
 def test_shared_memory_that_is_missing_is_no_problem(tmp_path):
     assert doctor.check_shared_memory(tmp_path / "none").state == "ok"

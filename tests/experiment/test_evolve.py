@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from chiasma.core.errors import DataError, RunBusyError
@@ -145,6 +146,27 @@ def test_a_killed_run_resumes_to_the_same_result(home, reference, tmp_path):
     process.wait()
     _wait_for(lambda: [True] if not _is_busy(path) else [])
     assert trace(resume(path, console=TalkingConsole()).run_path) == trace(reference.run_path)
+
+
+def test_a_killed_run_on_ray_leaves_no_worker_and_resumes_to_the_result_of_local_workers(home, reference, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'chiasma[ray]'")
+    settings = [f"run.folder={tmp_path}", "run.executor=ray"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chiasma", "evolve", "--config", "quick", "--budget", "4", "--set", *settings],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    (path,) = _wait_for(lambda: [p for p in tmp_path.glob("evolve-*") if _finished_jobs(p) >= 5])
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "TrialActor" in p.name()]
+    assert workers
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _wait_for(lambda: [True] if not any(p.is_running() for p in workers) else [], seconds=10.0)
+    before = psutil.Process().children(recursive=True)
+    finished = resume(path, console=TalkingConsole())
+    assert trace(finished.run_path) == trace(reference.run_path)
+    assert psutil.Process().children(recursive=True) == before
 
 
 def test_a_larger_budget_goes_on_is_remembered_and_counts_as_another_look_at_test(home, tmp_path):

@@ -76,6 +76,14 @@ def resume(
         str | None,
         typer.Option("--budget", metavar="TIME|TRIALS", help="A new total budget.", show_default="unchanged"),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option("--executor", metavar="local|ray", help="Where workers run now.", show_default="unchanged"),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster to join.", show_default="unchanged"),
+    ] = None,
     run_folder: RunFolder = None,
     debug: Debug = False,
 ) -> None:
@@ -86,5 +94,12 @@ def resume(
 
     path = find_folder(run, run_folder)
     with progress() as console:
-        result = resume_run(path, budget=budget, console=console, started=process_start())
+        result = resume_run(
+            path,
+            budget=budget,
+            executor=executor,
+            ray_address=ray_address,
+            console=console,
+            started=process_start(),
+        )
     print_result(result)

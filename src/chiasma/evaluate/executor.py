@@ -1,17 +1,20 @@
 """Run jobs somewhere and hand back their outcomes as they end."""
 
 import queue
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.supervisor import WORKER, Supervisor
+from chiasma.evaluate.supervisor import Supervisor
+from chiasma.evaluate.worker_process import WorkerProcess
 
+WORKER = (sys.executable, "-P", "-m", "chiasma.evaluate.worker")
 Ended = tuple[Job, Scored | Rejected | Failed, float]
 
 
@@ -48,51 +51,24 @@ class Executor(ABC):
         self.close()
 
 
-class LocalExecutor(Executor):
-    """Pre-warmed worker processes on this machine, one job each at a time.
+class SupervisedExecutor(Executor):
+    """Workers that a supervisor replaces, retries and ends; what they are is the subclass's matter.
 
     A worker that is killed or crashes is replaced and its job is given to a fresh one, once; after the second time the
     job has failed. A job that outlives its own time limit by the grace is killed and rejected. Deadlines belong to a
     thread of this process, so that they hold while the caller is busy.
 
     Args:
-        workers: How many processes.
-        threads: Threads each of them uses.
-        log: File that their output is appended to; None discards it at the end.
-        grace_seconds: How long after its limit a job may still answer by itself.
-        start_seconds: How long a worker may take until it is ready.
-        lease_seconds: A worker that gives no sign of life for so long, because it was stopped or hangs, counts as dead.
-        command: The worker's program.
-
-    Raises:
-        ValueError: ``workers`` or ``threads`` is below one.
+        supervisor: Not yet started.
+        leave: Called once when all workers are gone.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        *,
-        threads: int = 1,
-        log: Path | None = None,
-        grace_seconds: float = 1.0,
-        start_seconds: float = 120.0,
-        lease_seconds: float = 60.0,
-        command: Sequence[str] = WORKER,
-    ) -> None:
-        for name, value in (("workers", workers), ("threads", threads)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
-        self._supervisor = Supervisor(
-            workers,
-            threads=threads,
-            log=log,
-            grace_seconds=grace_seconds,
-            start_seconds=start_seconds,
-            lease_seconds=lease_seconds,
-            command=command,
-        )
+    def __init__(self, supervisor: Supervisor, *, leave: Callable[[], None] = lambda: None) -> None:
+        self._supervisor = supervisor
+        self._leave = leave
         self._outstanding: set[int] = set()
         self._next = 0
+        self._closed = False
         self._supervisor.start()
 
     @property
@@ -101,7 +77,7 @@ class LocalExecutor(Executor):
         return self._supervisor.retries
 
     def worker_pids(self) -> list[int]:
-        """Return the process ids of the workers that live now."""
+        """Return the process ids of the workers that live now, as far as they are known."""
         return self._supervisor.worker_pids()
 
     def submit(self, job: Job) -> int:
@@ -137,5 +113,61 @@ class LocalExecutor(Executor):
 
     def close(self) -> None:
         """Kill the workers and wait until they are gone."""
+        if self._closed:
+            return
+        self._closed = True
         self._outstanding.clear()
-        self._supervisor.close()
+        try:
+            self._supervisor.close()
+        finally:
+            self._leave()
+
+
+class LocalExecutor(SupervisedExecutor):
+    """Pre-warmed worker processes on this machine, one job each at a time.
+
+    Args:
+        workers: How many processes.
+        threads: Threads each of them uses.
+        log: File that their output is appended to; None discards it at the end.
+        grace_seconds: How long after its limit a job may still answer by itself.
+        start_seconds: How long a worker may take until it is ready.
+        lease_seconds: A worker that gives no sign of life for so long, because it was stopped or hangs, counts as dead.
+        command: The worker's program.
+
+    Raises:
+        ValueError: ``workers`` or ``threads`` is below one.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        threads: int = 1,
+        log: Path | None = None,
+        grace_seconds: float = 1.0,
+        start_seconds: float = 120.0,
+        lease_seconds: float = 60.0,
+        command: Sequence[str] = WORKER,
+    ) -> None:
+        check_positive(workers=workers, threads=threads)
+        supervisor = Supervisor(
+            workers,
+            lambda words: WorkerProcess(command, threads=threads, log=words),
+            log=log,
+            grace_seconds=grace_seconds,
+            start_seconds=start_seconds,
+            lease_seconds=lease_seconds,
+        )
+        super().__init__(supervisor)
+
+
+def check_positive(**numbers: int) -> None:
+    """Refuse numbers below one.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}.")

@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from chiasma.core.outcome import Rejected, Scored
 from chiasma.evaluate.executor import Ended, Executor
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.trial import Evaluator
@@ -13,10 +14,13 @@ class InlineExecutor(Executor):
     """Runs each job when it is awaited. Errors of ours are raised, not turned into outcomes.
 
     A deadline is looked at between jobs only, and nothing can kill a job: give jobs time limits of their own.
+
+    Args:
+        evaluate: Turns a job into an outcome; None trains it.
     """
 
-    def __init__(self) -> None:
-        self._evaluator = Evaluator()
+    def __init__(self, evaluate: Callable[[Job], Scored | Rejected] | None = None) -> None:
+        self._evaluate = Evaluator() if evaluate is None else evaluate
         self._waiting: deque[tuple[int, Job]] = deque()
         self._next = 0
 
@@ -31,7 +35,7 @@ class InlineExecutor(Executor):
         while self._waiting and (deadline is None or time.monotonic() < deadline):
             _, job = self._waiting.popleft()
             started = time.monotonic()
-            outcome = self._evaluator(job)
+            outcome = self._evaluate(job)
             yield job, outcome, time.monotonic() - started
 
     def cancel(self, handle: int) -> None:

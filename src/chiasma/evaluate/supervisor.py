@@ -1,26 +1,24 @@
-"""The thread that owns the worker processes: it starts them, feeds them, and ends those that are late."""
+"""The thread that owns the workers: it starts them, feeds them, and ends those that are late."""
 
 import logging
 import os
 import queue
 import selectors
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from chiasma.core.files import storage_errors
 from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.evaluate.driver_end import Assignment, DriverEnd
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.worker import ALIVE, READY, Answer
-from chiasma.evaluate.worker_process import Assignment, WorkerProcess
 
-WORKER = (sys.executable, "-P", "-m", "chiasma.evaluate.worker")
 LONGEST_TRIES = 2
 STARTS_BEFORE_GIVING_UP = 3
 IDLE_SECONDS = 5.0
@@ -39,29 +37,36 @@ class End:
 
 
 class Supervisor:
-    """Keeps ``workers`` processes alive and busy.
+    """Keeps ``workers`` workers alive and busy, wherever they run.
 
-    Only its own thread touches processes: Linux kills a child when the *thread* that started it ends, and select,
+    Only its own thread touches workers: Linux kills a child when the *thread* that started it ends, and select,
     kill and deadline need one order. Callers put commands into a queue and wake it.
+
+    Args:
+        workers: How many.
+        hire: Starts one worker; it is given the open log, for what the worker prints or dies of.
+        log: File of the log; None discards it at the end.
+        grace_seconds: How long after its limit a job may still answer by itself.
+        start_seconds: How long a worker may take until it is ready.
+        lease_seconds: A worker that gives no sign of life for so long counts as dead.
     """
 
     def __init__(
         self,
         workers: int,
+        hire: Callable[[IO[bytes]], DriverEnd],
         *,
-        threads: int,
         log: Path | None,
         grace_seconds: float,
         start_seconds: float,
         lease_seconds: float,
-        command: Sequence[str],
     ) -> None:
         self.results: queue.SimpleQueue[End | BaseException] = queue.SimpleQueue()
         self.retries = 0
-        self._size, self._threads, self._command = workers, threads, tuple(command)
+        self._size, self._hire = workers, hire
         self._grace_seconds, self._start_seconds, self._lease_seconds = grace_seconds, start_seconds, lease_seconds
         self._log = _open_log(log)
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[DriverEnd] = []
         self._waiting: deque[Assignment] = deque()
         self._failed_starts = 0
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -104,7 +109,7 @@ class Supervisor:
 
     def worker_pids(self) -> list[int]:
         """Return the process ids of the workers that live now."""
-        return [worker.pid for worker in list(self._workers)]
+        return [worker.pid for worker in list(self._workers) if worker.pid is not None]
 
     def _command_thread(self, command: Callable[[], None]) -> None:
         self._commands.put(command)
@@ -130,7 +135,7 @@ class Supervisor:
         self._obey()
         self._staff()
         for key, _ in self._selector.select(self._patience()):
-            if isinstance(key.data, WorkerProcess) and key.data in self._workers:
+            if isinstance(key.data, DriverEnd) and key.data in self._workers:
                 self._hear(key.data)
         for worker in list(self._workers):
             self._check_clock(worker)
@@ -151,7 +156,7 @@ class Supervisor:
                 error = f"Worker processes do not start ({self._failed_starts} tries in a row). {self._last_words()}"
                 self._finish(self._waiting.popleft(), Failed(error=error))
         while len(self._workers) < self._size and self._failed_starts < STARTS_BEFORE_GIVING_UP:
-            worker = WorkerProcess(self._command, threads=self._threads, log=self._log)
+            worker = self._hire(self._log)
             self._workers.append(worker)
             self._selector.register(worker, selectors.EVENT_READ, worker)
         for worker in self._workers:
@@ -163,28 +168,28 @@ class Supervisor:
         ends = [min(self._late_at(worker), self._silent_at(worker)) for worker in self._workers]
         return max(0.0, min([*ends, time.monotonic() + IDLE_SECONDS]) - time.monotonic())
 
-    def _late_at(self, worker: WorkerProcess) -> float:
+    def _late_at(self, worker: DriverEnd) -> float:
         if not worker.ready:
             return worker.born + self._start_seconds
         return worker.assignment.kill_at(self._grace_seconds) if worker.assignment else float("inf")
 
-    def _silent_at(self, worker: WorkerProcess) -> float:
+    def _silent_at(self, worker: DriverEnd) -> float:
         """Return when a worker that gives no sign of life is taken for dead."""
         return worker.heard + self._lease_seconds if worker.ready else float("inf")
 
-    def _hear(self, worker: WorkerProcess) -> None:
+    def _hear(self, worker: DriverEnd) -> None:
         """Take a worker's messages; if it is gone, what it still said counts first."""
         try:
             messages, gone = worker.read()
             for message in messages:
                 gone = self._take(worker, message) or gone
         except ValueError as error:
-            logger.warning("Worker %d broke the protocol and is replaced: %s", worker.pid, error)
+            logger.warning("Worker %s broke the protocol and is replaced: %s", worker.pid, error)
             gone = True
         if gone:
             self._bury(worker)
 
-    def _take(self, worker: WorkerProcess, message: Any) -> bool:
+    def _take(self, worker: DriverEnd, message: Any) -> bool:
         """Take one message and return whether the worker is leaving.
 
         Raises:
@@ -204,7 +209,7 @@ class Supervisor:
         self._finish(given, answer.outcome, seconds=answer.seconds)
         return answer.leaving
 
-    def _check_clock(self, worker: WorkerProcess) -> None:
+    def _check_clock(self, worker: DriverEnd) -> None:
         if time.monotonic() < min(self._late_at(worker), self._silent_at(worker)):
             return
         self._hear(worker)
@@ -212,7 +217,7 @@ class Supervisor:
             return
         if time.monotonic() < self._late_at(worker):
             if time.monotonic() >= self._silent_at(worker):
-                logger.warning("Worker %d has been silent for %g s and is replaced.", worker.pid, self._lease_seconds)
+                logger.warning("Worker %s has been silent for %g s and is replaced.", worker.pid, self._lease_seconds)
                 self._bury(worker)
             return
         given, worker.assignment = worker.assignment, None
@@ -222,18 +227,17 @@ class Supervisor:
             reason = f"killed after {seconds:.1f} s: the limit is {given.job.time_limit_seconds:g} s"
             self._finish(given, Rejected(stage="deadline", reason=reason), seconds=seconds)
 
-    def _bury(self, worker: WorkerProcess) -> None:
+    def _bury(self, worker: DriverEnd) -> None:
         """Reap a worker; its job gets a second chance, before all others, and no third."""
         self._selector.unregister(worker)
         self._workers.remove(worker)
-        status = worker.kill()
+        how = worker.kill()
         if not worker.ready:
             self._failed_starts += 1
         given = worker.assignment
         if given is None:
             return
         given.lost_seconds += time.monotonic() - given.started
-        how = f"by signal {-status}" if status < 0 else f"with status {status}"
         if given.tries < LONGEST_TRIES:
             logger.warning("The worker of %s ended %s; the job is tried once more.", given.job.key, how)
             self.retries += 1

@@ -85,11 +85,8 @@ def serve(prepare: Callable[[], Evaluate]) -> None:
     threading.Thread(target=protocol.keep_alive, daemon=True).start()
     leaving = False
     while not leaving:
-        job = jobs.get()
-        started = time.monotonic()
-        outcome, leaving = _answer(evaluate, job)
-        seconds = time.monotonic() - started
-        answer = Answer(key=job["key"], attempt=job["attempt"], outcome=outcome, seconds=seconds, leaving=leaving)
+        answer = answer_job(evaluate, jobs.get())
+        leaving = answer.leaving
         protocol.say(answer.to_dict())
 
 
@@ -101,13 +98,17 @@ def die_with_driver(driver: int) -> None:
             os._exit(1)
 
 
-def _answer(evaluate: Evaluate, job: Mapping[str, Any]) -> tuple[Scored | Rejected | Failed, bool]:
-    """Return the outcome, and whether this process can no longer be trusted."""
+def answer_job(evaluate: Evaluate, job: Mapping[str, Any]) -> Answer:
+    """Return what a job came to; after an error of ours, the process can no longer be trusted."""
+    started = time.monotonic()
+    leaving = False
     try:
-        return evaluate(job), False
+        outcome = evaluate(job)
     except Exception as error:  # noqa: BLE001 - the process boundary: it becomes a typed outcome.
         traceback.print_exc()
-        return Failed(error=f"{type(error).__name__}: {error}"), True
+        outcome, leaving = Failed(error=f"{type(error).__name__}: {error}"), True
+    seconds = time.monotonic() - started
+    return Answer(key=job["key"], attempt=job["attempt"], outcome=outcome, seconds=seconds, leaving=leaving)
 
 
 def _take_protocol() -> TextIO:

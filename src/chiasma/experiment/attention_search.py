@@ -17,7 +17,6 @@ from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.spec import value_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment import stages
 from chiasma.experiment.beginning import (
@@ -34,6 +33,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
+from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.front import Front, judged, volume_of
 from chiasma.experiment.judging_again import Search, judge_again, make_judging, so_far
@@ -87,6 +87,7 @@ def search_attention(
         ChiasmaError: The data, the slot or a setting cannot be used; nothing has been trained.
     """
     clock = Clock() if started is None else Clock(started=started)
+    check_executor(config.run)
     dataset, report = prepare_data(config, console)
     slot = slot_path(config, dataset.signature)
     config = around_slot(config, dataset.signature)
@@ -96,11 +97,20 @@ def search_attention(
         return _drive(config, dataset, report, slot=slot, metric=metric, store=store, console=console, clock=clock)
 
 
-def resume(path: Path, *, budget: str | None = None, console: Console, started: float | None = None) -> SearchResult:
+def resume(
+    path: Path,
+    *,
+    budget: str | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    console: Console,
+    started: float | None = None,
+) -> SearchResult:
     """Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""
     started = time.monotonic() if started is None else started
     with RunStore.open(path, write=True) as store:
-        config = with_budget(store, budget)
+        config = with_executor(with_budget(store, budget), executor, ray_address)
+        check_executor(config.run)
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
@@ -123,7 +133,7 @@ def _drive(
     clock: Clock,
 ) -> SearchResult:
     store.set_status("running")
-    with log_to(store.path), LocalExecutor(config.run.workers, log=store.path / "workers.log") as executor:
+    with log_to(store.path), make_executor(config.run, log=store.path / "workers.log") as executor:
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
         setting = make_setting(config, dataset, report, metric=metric, driver=driver)

@@ -16,7 +16,6 @@ from chiasma.core.rng import derive_seed
 from chiasma.core.spec import Spec, replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.evaluate.executor import LocalExecutor
 from chiasma.experiment.arms import contestant_of, contestant_of_floor
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
@@ -30,6 +29,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, StopRequestedError, Work, spent_seconds
+from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
 from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.matching import matched
@@ -152,11 +152,14 @@ def benchmark(order: Order, *, console: Console, command: Sequence[str] = ()) ->
         return _drive(order, prepared, store, console=console, clock=Clock())
 
 
-def resume(path: Path, *, console: Console) -> BenchmarkResult:
+def resume(
+    path: Path, *, executor: str | None = None, ray_address: str | None = None, console: Console
+) -> BenchmarkResult:
     """Continue an interrupted benchmark: what was trained is not trained again."""
     with RunStore.open(path, write=True) as store:
         order = Order.from_dict(store.events("benchmark")[0].data)
-        prepared = {name: _prepare(config, console) for name, config in order.tasks.items()}
+        configs = {name: with_executor(config, executor, ray_address) for name, config in order.tasks.items()}
+        prepared = {name: _prepare(config, console) for name, config in configs.items()}
         check_same_data(store, next(iter(prepared.values()))[1])
         with failing(store):
             clock = Clock(spent_before=spent_seconds(store), started=time.monotonic())
@@ -169,6 +172,7 @@ def read_benchmark(run: Path) -> Benchmark:
 
 
 def _prepare(config: RunConfig, console: Console) -> tuple[RunConfig, Dataset, DataReport]:
+    check_executor(config.run)
     dataset, report = prepare_data(config, console)
     config = around_slot(config, dataset.signature)
     check_can_run(config, dataset)
@@ -185,7 +189,7 @@ def _drive(
 ) -> BenchmarkResult:
     run = next(iter(prepared.values()))[0].run
     store.set_status("running")
-    with log_to(store.path), LocalExecutor(run.workers, log=store.path / "workers.log") as executor:
+    with log_to(store.path), make_executor(run, log=store.path / "workers.log") as executor:
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=run.workers)
         tasks = [_task(name, order, *found, driver=driver) for name, found in prepared.items()]

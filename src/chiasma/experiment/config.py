@@ -217,6 +217,9 @@ class RunSection(Spec):
         device: ``auto`` takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights stay float32.
         workers: Worker processes that train candidates, one thread each.
+        executor: Where they run: ``local`` on this machine; ``ray`` on Ray, which must be installed.
+        ray_address: The Ray cluster to join, ``host:port`` or ``auto``; None starts Ray on this machine. Every node
+            must see the working directory, the run's folder and the cache at the same path.
         budget: What the search may spend: ``10m``, ``1h``, or a number of trials such as ``200``.
         cache: Folder for prepared data; None is ``$CHIASMA_CACHE`` or ``~/.cache/chiasma``.
     """
@@ -227,8 +230,16 @@ class RunSection(Spec):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: int = Field(default=2, ge=1, le=256)
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = Field(default=None, min_length=1)
     budget: Budget = Budget(seconds=600)
     cache: str | None = None
+
+    @model_validator(mode="after")
+    def _address_for_ray(self) -> "RunSection":
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError(f"ray_address={self.ray_address} needs executor=ray, but executor={self.executor}")
+        return self
 
 
 class RunConfig(Spec):

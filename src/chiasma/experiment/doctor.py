@@ -56,6 +56,7 @@ def examine(runs: Path, cache: Path) -> list[Check]:
         lambda: check_folder("cache folder", cache),
         lambda: check_disk(runs),
         check_browser,
+        check_ray,
     ]
     return [check() for check in checks]
 
@@ -156,6 +157,14 @@ def check_browser() -> Check:
     if found is None:
         return Check("browser", "ok", "no Chromium (optional: only for the report's own tests)")
     return Check("browser", "ok", found)
+
+
+def check_ray() -> Check:
+    """Say whether trainings can be spread over a Ray cluster."""
+    version = _version("ray")
+    if version is None:
+        return Check("ray", "ok", "not installed (optional: for --set run.executor=ray; pip install 'chiasma[ray]')")
+    return Check("ray", "ok", version)
 
 
 def unmet(requirement: str) -> str | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.evaluate.executor import LocalExecutor
 from chiasma.experiment import stages
 from chiasma.experiment.beginning import (
     begin_run,
@@ -21,6 +20,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
+from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
 from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.judge import Evidence, judge
@@ -47,6 +47,7 @@ def evolve(
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     clock = Clock() if started is None else Clock(started=started)
+    check_executor(config.run)
     dataset, report = prepare_data(config, console)
     metric = deciding_metric(config, dataset)
     check_can_run(config, dataset)
@@ -54,22 +55,34 @@ def evolve(
         return _drive(config, dataset, report, metric=metric, store=store, console=console, clock=clock)
 
 
-def resume(path: Path, *, budget: str | None = None, console: Console, started: float | None = None) -> RunResult:
+def resume(
+    path: Path,
+    *,
+    budget: str | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    console: Console,
+    started: float | None = None,
+) -> RunResult:
     """Continue an interrupted or killed search to the result that it would have had.
 
     Args:
         path: The run's folder.
         budget: A larger budget than the run was made with; None for the same.
+        executor: Where workers run in this sitting, ``local`` or ``ray``; None for where the run began.
+        ray_address: The Ray cluster to join in this sitting.
         console: Where progress goes, and whether the user wants to stop.
         started: From when this sitting counts (``time.monotonic()``), such as the start of the process; None for now.
 
     Raises:
         RunBusyError: Another process is writing to the run.
         DataError: The data have changed since.
+        ConfigError: The executor does not exist, is not installed, or cannot be reached.
     """
     started = time.monotonic() if started is None else started
     with RunStore.open(path, write=True) as store:
-        config = with_budget(store, budget)
+        config = with_executor(with_budget(store, budget), executor, ray_address)
+        check_executor(config.run)
         dataset, report = prepare_data(config, console)
         check_same_data(store, dataset)
         say_environment_changes(store, console)
@@ -102,7 +115,7 @@ def _drive(
     clock: Clock,
 ) -> RunResult:
     store.set_status("running")
-    with log_to(store.path), LocalExecutor(config.run.workers, log=store.path / "workers.log") as executor:
+    with log_to(store.path), make_executor(config.run, log=store.path / "workers.log") as executor:
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
         setting = make_setting(config, dataset, report, metric=metric, driver=driver)

@@ -185,11 +185,19 @@ def mechanisms(design: Mapping[str, Any]) -> dict[str, GraphAttention]:
     return {place: spec for place, spec in found.items() if isinstance(spec, GraphAttention)}
 
 
-def resume_run(run: Path, *, budget: str | None, console: Console, started: float | None = None) -> Any:
+def resume_run(
+    run: Path,
+    *,
+    budget: str | None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    console: Console,
+    started: float | None = None,
+) -> Any:
     """Continue a run of whatever verb it was made by; a time budget counts from ``started`` on.
 
     Raises:
-        ConfigError: The budget is not one, or is given for a training, which has none.
+        ConfigError: The budget or the executor is not one, or is given for a training, which has none.
         StorageError: The folder is not a run that can be continued.
     """
     from chiasma.experiment import attention_search, benchmark, evolve, train_run
@@ -202,14 +210,15 @@ def resume_run(run: Path, *, budget: str | None, console: Console, started: floa
     if verbs == ["train"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
+        if executor is not None or ray_address is not None:
+            raise ConfigError(f"--executor: {run.name} is a training, which has no workers.")
         return train_run.resume(run, console=console)
     if verbs == ["benchmark"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a benchmark, whose length is its seeds; it has no budget.")
-        return benchmark.resume(run, console=console)
-    if verbs == ["search"]:
-        return attention_search.resume(run, budget=budget, console=console, started=started)
-    return evolve.resume(run, budget=budget, console=console, started=started)
+        return benchmark.resume(run, executor=executor, ray_address=ray_address, console=console)
+    again = attention_search.resume if verbs == ["search"] else evolve.resume
+    return again(run, budget=budget, executor=executor, ray_address=ray_address, console=console, started=started)
 
 
 def describe_spec(spec: BaseModel) -> str:
