@@ -33,5 +33,6 @@ def usual_encoder(input: InputSpec, *, every_token: bool = False) -> Convolution
 def _of_tokens(input: InputSpec) -> Convolution | Bert | Features:
     if isinstance(input, ImageInput):
         side = max(input.height, input.width)
-        return Convolution(widths=(32, 64), grid=max(1, min(8, side // 2)), positions=True)
+        # Where a token sees too little of a small image, attention learns nothing for many epochs.
+        return Convolution(widths=(32, 64), grid=max(1, min(8, side // 4)), positions=True)
     return Bert(depth=1) if isinstance(input, TextInput) else Features(dropout=0.1, positions=True)
