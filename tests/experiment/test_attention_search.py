@@ -10,7 +10,7 @@ from chiasma.core.spec import value_at
 from chiasma.experiment.attention_search import SearchResult, resume, search_attention
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.discoveries import attention_of
-from chiasma.experiment.front import Front
+from chiasma.experiment.front import Front, above_chance
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.drawing import draw
 from chiasma.model.attention import DotProduct, Mean
@@ -125,6 +125,37 @@ def test_a_drawing_has_a_box_for_every_input_and_operator():
     assert drawing.count("<rect") == 6
     assert drawing.count("<path") == 5
     assert ">weighted sum<" in drawing
+
+
+def front_of(chance: float | None, *scores: tuple[float, float]) -> Front:
+    mechanisms = [
+        {
+            "name": f"#{number}",
+            "candidate": number + 1,
+            "formula": "mean(v)",
+            "attention": {"kind": "mean"},
+            "objectives": {"error": 0.5},
+            "score": {"value": (low + high) / 2, "low": low, "high": high},
+            "seeds": 2,
+            "on_front": True,
+        }
+        for number, (low, high) in enumerate(scores)
+    ]
+    known = {"run": "search", "source": "x", "slot": "image.attention", "metric": "accuracy", "objectives": ["error"]}
+    return Front.from_dict(
+        {**known, "mechanisms": mechanisms, "reference": [1.0], "hypervolume": 0.5, "chance": chance}
+    )
+
+
+def test_what_is_not_above_the_most_frequent_answer_was_not_worth_finding():
+    assert above_chance(front_of(0.5, (0.45, 0.55), (0.49, 0.6))) is False
+    assert above_chance(front_of(0.5, (0.45, 0.55), (0.51, 0.6))) is True
+    assert above_chance(front_of(None, (0.45, 0.55))) is None
+
+
+@pytest.mark.slow
+def test_a_front_knows_what_chance_is(searched):
+    assert 0.4 < searched.front.chance < 0.6
 
 
 def test_limits_make_a_mechanism_infeasible_and_are_read_from_the_settings():

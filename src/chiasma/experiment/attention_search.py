@@ -35,11 +35,13 @@ from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
 from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import TrainedArm
-from chiasma.experiment.front import Front, judged, volume_of
+from chiasma.experiment.floors import Majority
+from chiasma.experiment.front import Front, above_chance, judged, volume_of
 from chiasma.experiment.judging_again import Search, judge_again, make_judging, so_far
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
+from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
@@ -283,6 +285,7 @@ def _conclude(
         reference=search.reference,
         hypervolume=volume_of(points, search.reference),
         attention_matters=judging.gain(*both) if len(both) == 2 else None,
+        chance=judging.chance(Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))),
         rejections=_reasons(loop.finished),
         refused=dict(search.nsga2.refused.most_common()),
         duplicates_saved=search.nsga2.duplicates,
@@ -323,6 +326,11 @@ def _notes(front: Front, *, interrupted: bool) -> list[str]:
     notes = ["Mechanisms were chosen and judged on the select split, on seeds of their own; the test split is sealed."]
     if interrupted:
         notes.append("The run was interrupted: figures are those of the search itself, on the seeds that selected.")
+    if above_chance(front) is False:
+        notes.append(
+            "Nothing that was judged is shown to be better than always giving the most frequent answer "
+            f"({amount(front.metric, front.chance or 0.0)}): on these labels there was nothing to find."
+        )
     matters = front.attention_matters
     if matters is not None and matters.low <= 0:
         notes.append(

@@ -16,6 +16,7 @@ from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdi
 from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import AttentionSpace
 from chiasma.search.pareto import hypervolume, non_dominated
+from chiasma.train.metrics import higher_is_better
 
 
 class Mechanism(Spec):
@@ -56,6 +57,7 @@ class Front(Spec):
         reference: The point from which the hypervolume is measured: the worst of the baselines, and a tenth more.
         hypervolume: Of the judged front.
         attention_matters: Standard attention's gain over the mean of the values; None where it was not measured.
+        chance: The metric of the most frequent answer on select; None where that defines none.
         rejections: Trainings that were not scored, by stage and reason.
         refused: Edits that made no sense and never became candidates, by reason.
         duplicates_saved: Children that were not trained, because an equal one had been.
@@ -73,6 +75,7 @@ class Front(Spec):
     reference: tuple[float, ...]
     hypervolume: float
     attention_matters: Interval | None = None
+    chance: float | None = None
     rejections: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
     duplicates_saved: int = 0
@@ -117,6 +120,13 @@ class Judging:
             resamples=resamples,
         )
 
+    def chance(self, floor: np.ndarray) -> float | None:
+        """Return the metric of an answer that is the same for all examples ``[n C]``, or None where it defines none."""
+        try:
+            return self.bootstrap.interval(floor[None], self.metric).value
+        except UndefinedMetricError:
+            return None
+
     def score(self, arm: TrainedArm) -> Interval:
         """Return the metric of an arm with its interval over groups and seeds."""
         return self.bootstrap.interval(_logits(arm), self.metric)
@@ -151,6 +161,15 @@ def volume_of(points: Sequence[Sequence[float]], reference: Sequence[float]) -> 
     """Return the dominated part of the box between nought and the reference point."""
     scale = np.array(reference, dtype=float)
     return hypervolume(np.array(points, dtype=float).reshape(-1, len(scale)) / scale, np.ones(len(scale)).tolist())
+
+
+def above_chance(front: Front) -> bool | None:
+    """Return whether any mechanism is shown to be better than the most frequent answer; None where that is unknown."""
+    if front.chance is None:
+        return None
+    higher = higher_is_better(front.metric)
+    scores = [each.score for each in front.mechanisms]
+    return any(score.low > front.chance if higher else score.high < front.chance for score in scores)
 
 
 def uncertain(arms: Sequence[TrainedArm], judging: Judging) -> set[str]:
