@@ -268,7 +268,7 @@ def test_an_interrupt_in_the_terminal_does_not_reach_workers_but_the_death_of_th
         [sys.executable, "-c", DRIVER],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
         start_new_session=True,
     )
     with driver:

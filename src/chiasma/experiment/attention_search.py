@@ -334,8 +334,8 @@ def _notes(front: Front, *, interrupted: bool) -> list[str]:
     matters = front.attention_matters
     if matters is not None and matters.low <= 0:
         notes.append(
-            "Attention does not matter on this task: the mean of the values is no worse than standard attention, so "
-            "that a mechanism found here says nothing about attention."
+            "Attention is not shown to matter on this task: the mean of the values is not clearly worse than standard "
+            "attention, so that a mechanism found here says little about attention."
         )
     standard = front.named("standard")
     if standard is not None and not any(each.verdict == "better" for each in front.mechanisms):

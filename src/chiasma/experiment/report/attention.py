@@ -54,7 +54,7 @@ def closing_lines(front: Front) -> list[str]:
         gain = front.attention_matters
         lines.append(
             f"Standard attention beats the mean of the values by {gain_words(gain, front.metric)}: "
-            f"attention {'matters' if gain.low > 0 else 'does not matter'} here."
+            f"attention {'matters' if gain.low > 0 else 'is not shown to matter'} here."
         )
     return lines + [f"· {note}" for note in front.notes]
 
