@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chiasma.core.errors import ConfigError
+from chiasma.core.errors import ConfigError, StorageError
 from chiasma.core.spec import value_at
 from chiasma.experiment.attention_search import SearchResult, resume, search_attention
 from chiasma.experiment.compose import load_config
@@ -13,6 +13,7 @@ from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.front import Front, above_chance
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.drawing import draw
+from chiasma.experiment.runs import read_results, story
 from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.graph import AttentionGraph
@@ -81,6 +82,13 @@ def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_pat
     assert stopped.stopped == "interrupted"
     assert "interrupted" in " ".join(stopped.front.notes)
     assert told(resume(stopped.run_path, console=TalkingConsole()).front) == told(searched.front)
+
+
+@pytest.mark.slow
+def test_without_a_number_the_best_mechanism_is_shown_and_a_winner_is_not_pretended(searched):
+    assert story(searched.run_path, None).title.startswith(f"{searched.run_path.name}{searched.front.best.name}")
+    with pytest.raises(StorageError, match="is a search for attention: it has no classifier as its winner"):
+        read_results(searched.run_path)
 
 
 @pytest.mark.slow

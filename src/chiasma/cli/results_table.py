@@ -4,13 +4,13 @@ import typer
 
 from chiasma.cli.display import output, table
 from chiasma.experiment.attention_search import SearchResult
-from chiasma.experiment.benchmark import BENCHMARK_FILE, BenchmarkResult
+from chiasma.experiment.benchmark import BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.report.attention import closing_lines, front_table
 from chiasma.experiment.report.benchmark import task_table
 from chiasma.experiment.report.console import render_table
 from chiasma.experiment.results import RunResult
-from chiasma.experiment.runs import FRONT_FILE
+from chiasma.experiment.runs import BENCHMARK_FILE, FRONT_FILE
 
 
 def print_result(result: RunResult | SearchResult | BenchmarkResult) -> None:

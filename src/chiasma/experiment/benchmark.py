@@ -35,6 +35,7 @@ from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.matching import matched
 from chiasma.experiment.mechanism import around_slot, slot_path
 from chiasma.experiment.results import Gain, Interval
+from chiasma.experiment.runs import BENCHMARK_FILE
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.search_loop import training_key
 from chiasma.experiment.setting import Setting, make_setting
@@ -49,7 +50,6 @@ from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
-BENCHMARK_FILE = "benchmark.json"
 CANDIDATE = "candidate"
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
 ARMS: tuple[ArmName, ...] = ("standard", "matched_flops", "matched_size", "mean")

@@ -14,6 +14,7 @@ from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec, value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
+from chiasma.experiment.front import Front
 from chiasma.experiment.results import Results
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.formula import formula
@@ -25,6 +26,7 @@ from chiasma.train.design import Design
 
 RESULTS_FILE = "results.json"
 FRONT_FILE = "pareto_front.json"
+BENCHMARK_FILE = "benchmark.json"
 MODEL_FOLDER = "model"
 
 
@@ -109,6 +111,9 @@ def read_results(run: Path) -> Results:
         StorageError: The run has no results yet.
     """
     file = run / RESULTS_FILE
+    for other, what in ((FRONT_FILE, "a search for attention"), (BENCHMARK_FILE, "a benchmark")):
+        if (run / other).is_file():
+            raise StorageError(f"Run {run.name} is {what}: it has no classifier as its winner. See {run / other}.")
     if not file.is_file():
         raise StorageError(f"Run {run.name} has no results: it did not finish. Continue it: chiasma resume {run}")
     return Results.from_dict(read_json(file))
@@ -120,7 +125,6 @@ def rewrite_report(run: Path) -> Path:
     Raises:
         StorageError: The run has no results yet, or its folder cannot be written to.
     """
-    from chiasma.experiment.front import Front
     from chiasma.experiment.report.attention import write_front_report
     from chiasma.experiment.report.render import write_report
 
@@ -294,7 +298,6 @@ def _read_summary(run: Path) -> RunSummary:
 
 
 def _front_summary(run: Path, status: str, source: str, candidates: int) -> RunSummary:
-    from chiasma.experiment.front import Front
 
     front = Front.from_dict(read_json(run / FRONT_FILE))
     best = front.best
@@ -304,6 +307,11 @@ def _front_summary(run: Path, status: str, source: str, candidates: int) -> RunS
 
 def _winner_number(run: Path) -> int | None:
     """Return the winner's number, or None for a run that trained the one design of its settings."""
+    if (run / FRONT_FILE).is_file():
+        best = Front.from_dict(read_json(run / FRONT_FILE)).best
+        if best is None:
+            raise StorageError(f"Run {run.name} judged no mechanism; name one of its candidates: {run.name}#K.")
+        return best.candidate
     results = read_results(run)
     return next(arm.candidate for arm in results.arms if arm.name == results.winner)
 
