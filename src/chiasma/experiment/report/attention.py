@@ -110,7 +110,7 @@ def write_front_report(front: Front, path: Path) -> Path:
     text = environment.get_template("attention.html.j2").render(
         front=front,
         style=Markup(style),
-        lines=closing_lines(front),
+        lines=[line.removeprefix("· ") for line in closing_lines(front)],
         drawings={name: draw(graph) for name, graph in graphs.items()},
         sources={name: kernel_source(graph) for name, graph in graphs.items()},
         interval=interval,

@@ -41,11 +41,13 @@ def draw(graph: AttentionGraph) -> Markup:
 
 
 def _columns(graph: AttentionGraph) -> dict[Source, int]:
-    """Return the column of each input that is used and of each node: one behind the last of its inputs."""
-    columns: dict[Source, int] = {name: 0 for name in INPUTS if name in graph.used}
+    """Return the column of each node, one behind the last of its inputs; inputs stand just before their first user."""
+    depth: dict[Source, int] = dict.fromkeys(INPUTS, 0)
     for number, node in enumerate(graph.nodes):
-        columns[number] = 1 + max((columns[source] for source in node.inputs), default=-1)
-    return columns
+        depth[number] = 1 + max((depth[source] for source in node.inputs), default=-1)
+    users = {name: [depth[n] for n, node in enumerate(graph.nodes) if name in node.inputs] for name in INPUTS}
+    inputs: dict[Source, int] = {name: min(places) - 1 for name, places in users.items() if places}
+    return inputs | {number: depth[number] for number in range(len(graph.nodes))}
 
 
 def _label(graph: AttentionGraph, source: Source) -> tuple[str, str]:
