@@ -244,6 +244,8 @@ import signal, time
 from conftest import TEXT_ONLY
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.ray_executor import RayExecutor
+# Whoever runs the tests in parallel may ignore interrupts, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, lambda *_: print("own handler"))
 executor = RayExecutor(1, program="toy_worker:prepare")
 job = Job(key="score", design=TEXT_ONLY, dataset="nowhere", metric="accuracy")
