@@ -7,7 +7,7 @@ import typer
 from chiasma.cli.options import Settings, command_line, examples, takes_settings
 from chiasma.core.errors import ConfigError
 
-WITHOUT = (*("config", "image", "text", "label", "id", "split", "group", "image_dir", "features", "task"),)
+WITHOUT = ("config", "image", "text", "label", "id", "split", "group", "image_dir", "features", "task")
 
 
 def register(app: typer.Typer) -> None:

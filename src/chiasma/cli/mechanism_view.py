@@ -14,10 +14,9 @@ from chiasma.model.graph.node import Source
 
 def print_mechanism(place: str, attention: GraphAttention) -> None:
     """Print everything that a reader needs to follow one mechanism."""
-    learned = [f"W_{name}" for name in ("q", "k", "v", "o") if getattr(attention.projections, name)]
     console = output()
     console.print(f"\n{place}: {formula(attention.graph)}", markup=False, soft_wrap=True)
-    console.print(f"projections: {', '.join(learned) or 'none'}", markup=False)
+    console.print(f"projections: {', '.join(attention.projections.learned) or 'none'}", markup=False)
     console.print(drawn(attention.graph))
     console.print(Syntax(kernel_source(attention.graph), "python", theme="ansi_dark", background_color="default"))
 

@@ -5,6 +5,7 @@ The test split stays sealed: mechanisms are compared on ``select``. What a disco
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from chiasma.experiment.executors import check_executor, make_executor, with_exe
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
 from chiasma.experiment.front import Front, above_chance, judged, volume_of
-from chiasma.experiment.judging_again import Search, judge_again, make_judging, so_far
+from chiasma.experiment.judging_again import Search, elites, judge_again, make_judging
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
@@ -170,7 +171,8 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         raise StoppedTooSoonError(
             f"Stopped before any mechanism was trained. Go on: chiasma resume {setting.store.path}"
         )
-    return _conclude(search, loop, search_plan, trained or so_far(search, search_plan), interrupted=interrupted)
+    trained = trained or stages.trained_so_far(setting, search_plan, elites(search))
+    return _conclude(search, loop, trained, interrupted=interrupted)
 
 
 def _begin(setting: Setting, slot: str, base: Design) -> Search:
@@ -259,16 +261,10 @@ def _table(points: list[list[float]]) -> np.ndarray:
 
 
 def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in finished:
-        if isinstance(item.outcome, Rejected):
-            counts[item.outcome.stage] = counts.get(item.outcome.stage, 0) + 1
-    return counts
+    return dict(Counter(item.outcome.stage for item in finished if isinstance(item.outcome, Rejected)))
 
 
-def _conclude(
-    search: Search, loop: SearchLoop, search_plan: SearchPlan, trained: Sequence[TrainedArm], *, interrupted: bool
-) -> SearchResult:
+def _conclude(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], *, interrupted: bool) -> SearchResult:
     """Write the front, its drawings and the report."""
     setting, judging = search.setting, make_judging(search.setting)
     mechanisms = judged(trained, judging, objectives=search.objectives, space=search.space)
@@ -313,12 +309,8 @@ def _use(search: Search, front: Front) -> str:
 
 
 def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in finished:
-        if isinstance(item.outcome, Rejected):
-            reason = f"{item.outcome.stage}: {item.outcome.reason}"
-            counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    outcomes = (item.outcome for item in finished)
+    return dict(Counter(f"{o.stage}: {o.reason}" for o in outcomes if isinstance(o, Rejected)).most_common())
 
 
 def _notes(front: Front, *, interrupted: bool) -> list[str]:

@@ -52,7 +52,6 @@ from chiasma.train.design import Design
 
 CANDIDATE = "candidate"
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
-ARMS: tuple[ArmName, ...] = ("standard", "matched_flops", "matched_size", "mean")
 
 
 class BenchmarkArm(Spec):
@@ -374,8 +373,7 @@ def _floor(
 
 
 def _words(attention: GraphAttention) -> str:
-    flags = [f"W_{name}" for name in ("q", "k", "v", "o") if getattr(attention.projections, name)]
-    return f"{formula(attention.graph)} with {', '.join(flags) or 'no projections'}"
+    return f"{formula(attention.graph)} with {', '.join(attention.projections.learned) or 'no projections'}"
 
 
 def _notes(order: Order, results: Sequence[TaskResult]) -> list[str]:

@@ -92,10 +92,14 @@ class Front(Spec):
         return next((each for each in self.mechanisms if each.name == name), None)
 
     @property
+    def discovered(self) -> list[Mechanism]:
+        """Return the mechanisms that are no baselines."""
+        return [each for each in self.mechanisms if each.name.startswith("#")]
+
+    @property
     def best(self) -> Mechanism | None:
         """Return the discovered mechanism with the lowest error, or None where none was judged."""
-        found = [each for each in self.mechanisms if each.name.startswith("#")]
-        return min(found, key=lambda each: each.objectives["error"], default=None)
+        return min(self.discovered, key=lambda each: each.objectives["error"], default=None)
 
 
 class Judging:

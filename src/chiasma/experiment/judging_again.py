@@ -7,7 +7,6 @@ from typing import Any
 
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
-from chiasma.experiment import stages
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
 from chiasma.experiment.front import Judging, uncertain
@@ -57,9 +56,8 @@ class Search:
 def elites(search: Search) -> list[ArmDesign]:
     """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
-    rules = stages.breeding_rules(search.setting)
     known = {arm.design.content_hash() for arm in search.arms.values()}
-    found = [s.candidate for s in survivors(search.archive, rules) if s.candidate.hash not in known]
+    found = [s.candidate for s in survivors(search.archive, search.nsga2.rules) if s.candidate.hash not in known]
     chosen = found[: search.setting.config.evaluate.finalists]
     return [*search.arms.values(), *(_arm(candidate, numbers[candidate.hash]) for candidate in chosen)]
 
@@ -134,17 +132,6 @@ def _train_round(
         name, folder = places[item.work.job.key]
         if isinstance(item.outcome, Scored):
             found[name].append(Training(folder, round_, item.outcome, item.seconds))
-
-
-def so_far(search: Search, search_plan: SearchPlan) -> list[TrainedArm]:
-    """Return the elites as the search itself trained them, where there was no time to judge them again."""
-    setting, found = search.setting, []
-    for arm in elites(search):
-        key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
-        row = setting.store.job(key)
-        if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():
-            found.append(TrainedArm(arm, (Training(setting.kept(key), -1, row.outcome, row.seconds or 0.0),)))
-    return found
 
 
 def make_judging(setting: Setting) -> Judging:

@@ -1,7 +1,7 @@
 """What a search for attention mechanisms begins with: the slot, the design around it, and what it is measured by."""
 
 from chiasma.core.errors import ConfigError
-from chiasma.core.spec import Spec, replace_at
+from chiasma.core.spec import replace_at
 from chiasma.data.signature import Signature
 from chiasma.experiment.config import ModelSection, RunConfig
 from chiasma.model.attention import DotProduct, Mean
@@ -52,9 +52,9 @@ def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
     asked = config.model.fusion if name == "fusion" else config.model.encoders.get(name)
     section = config.model
     if asked is None:
-        usual = USUAL_PARTS[name]
-        parts = {"fusion": usual} if name == "fusion" else {"encoders": {**section.encoders, name: usual}}
-        section = ModelSection.from_dict(section.to_dict() | {k: _plain(v) for k, v in parts.items()})
+        known, usual = section.to_dict(), USUAL_PARTS[name].to_dict()
+        parts = {"fusion": usual} if name == "fusion" else {"encoders": {**known["encoders"], name: usual}}
+        section = ModelSection.from_dict(known | parts)
     model = section.complete(signature)
     design = Design(model=model)
     if path not in attention_slots(design):
@@ -78,9 +78,3 @@ def baselines(design: Design, path: str) -> dict[str, tuple[Design, str]]:
         "standard": (design, f"standard scaled dot-product attention in {place}"),
         "mean": (replace_at(design, path, Mean()), f"the mean of the values in place of attention in {place}"),
     }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value.to_dict() if isinstance(value, Spec) else value

@@ -380,8 +380,13 @@ def best_so_far(
     setting: Setting, search_plan: SearchPlan, archive: SharedArchive, floors: Sequence[ArmDesign]
 ) -> list[TrainedArm]:
     """Return what the search itself trained and kept, where the finals did not happen: finalists and floors."""
+    return trained_so_far(setting, search_plan, arms_for_finals(setting, archive, floors))
+
+
+def trained_so_far(setting: Setting, search_plan: SearchPlan, arms: Sequence[ArmDesign]) -> list[TrainedArm]:
+    """Return those of the arms that the search itself trained on its last rung and kept."""
     found: list[TrainedArm] = []
-    for arm in arms_for_finals(setting, archive, floors):
+    for arm in arms:
         key = training_key("search", arm.candidate, setting.ladder.top, search_plan.top)
         row = setting.store.job(key)
         if row is not None and isinstance(row.outcome, Scored) and setting.kept(key).exists():

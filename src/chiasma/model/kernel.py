@@ -16,6 +16,11 @@ class Projections(Spec):
     v: bool = True
     o: bool = True
 
+    @property
+    def learned(self) -> list[str]:
+        """Return the names of those that are learned: ``W_q``, ``W_k``, ..."""
+        return [f"W_{name}" for name in ("q", "k", "v", "o") if getattr(self, name)]
+
 
 class AttentionKernel(nn.Module, ABC):
     """Mixes values where queries meet keys, for each head alike.

@@ -1,19 +1,17 @@
 """What ``search attention`` found, as a table for the terminal, drawings, and one HTML file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from chiasma.core.files import storage_errors, write_atomic
-from chiasma.experiment.front import Front, Mechanism
+from chiasma.experiment.front import Front
 from chiasma.experiment.report.charts import score_against_cost
 from chiasma.experiment.report.drawing import draw
-from chiasma.experiment.report.wording import interval, large, latency, metric_words, points
+from chiasma.experiment.report.page import page
+from chiasma.experiment.report.wording import difference, interval, large, latency, metric_words
 from chiasma.experiment.results import Interval
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.compile import kernel_source
@@ -61,10 +59,7 @@ def closing_lines(front: Front) -> list[str]:
 
 def gain_words(gain: Interval | None, metric: str) -> str:
     """Return a gain with its interval: ``3.1 points (2.0 to 4.2)``; a dash where nothing was compared."""
-    if gain is None:
-        return "–"
-    low, high = (points(metric, value, unit=False) for value in (gain.low, gain.high))
-    return f"{points(metric, gain.value)} ({low} to {high})"
+    return "–" if gain is None else difference(metric, gain)
 
 
 def cost_words(name: str, value: float) -> str:
@@ -80,15 +75,10 @@ def write_drawings(front: Front, folder: Path) -> None:
     """
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
-    for each in discovered(front):
+    for each in front.discovered:
         graph = GraphAttention.from_dict(each.attention).graph
         write_atomic(folder / f"{each.candidate}.svg", str(draw(graph)))
         write_atomic(folder / f"{each.candidate}.py", kernel_source(graph))
-
-
-def discovered(front: Front) -> Sequence[Mechanism]:
-    """Return the mechanisms that are no baselines."""
-    return [each for each in front.mechanisms if each.name.startswith("#")]
 
 
 def write_front_report(front: Front, path: Path) -> Path:
@@ -97,19 +87,10 @@ def write_front_report(front: Front, path: Path) -> Path:
     Raises:
         StorageError: The folder cannot be written to.
     """
-    environment = Environment(
-        loader=PackageLoader("chiasma.experiment.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    assert environment.loader is not None
-    style, _, _ = environment.loader.get_source(environment, "style.css")
-    graphs = {each.name: GraphAttention.from_dict(each.attention).graph for each in discovered(front)}
-    text = environment.get_template("attention.html.j2").render(
+    graphs = {each.name: GraphAttention.from_dict(each.attention).graph for each in front.discovered}
+    text = page(
+        "attention.html.j2",
         front=front,
-        style=Markup(style),
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
         drawings={name: draw(graph) for name, graph in graphs.items()},
         sources={name: kernel_source(graph) for name, graph in graphs.items()},

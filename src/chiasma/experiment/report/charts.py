@@ -200,7 +200,7 @@ def score_against_cost(front: Front) -> Markup | None:
 
 def _kinds(front: Front) -> dict[str, list[Mechanism]]:
     """Return the mechanisms by what they are, in the order of the legend; none is empty."""
-    found = [each for each in front.mechanisms if each.name.startswith("#")]
+    found = front.discovered
     kinds = {
         "standard attention": [each for each in front.mechanisms if each.name == "standard"],
         "mean of the values": [each for each in front.mechanisms if each.name == "mean"],

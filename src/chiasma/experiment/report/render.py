@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from chiasma.core.files import write_atomic
 from chiasma.experiment.report import anatomy, background, charts, failures, quality, search, wording
+from chiasma.experiment.report.page import page
 from chiasma.experiment.results import Results
 
 CONTENTS = (
@@ -39,21 +37,11 @@ def render(results: Results, *, extras: Extras | None = None) -> str:
         results: What a run found.
         extras: What the results do not know.
     """
-    environment = Environment(
-        loader=PackageLoader("chiasma.experiment.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    assert environment.loader is not None
-    style, _, _ = environment.loader.get_source(environment, "style.css")
-    template = environment.get_template("template.html.j2")
     folder = extras.model_folder if extras else None
-    return template.render(
+    return page(
+        "template.html.j2",
         results=results,
         contents=CONTENTS,
-        style=Markup(style),
         wording=wording,
         charts=charts,
         quality=quality,

@@ -79,8 +79,13 @@ def points(metric: str, value: float, *, unit: bool = True) -> str:
 
 def gain_interval(gain: Gain, *, unit: bool = True) -> str:
     """Return ``3.1 points (2.0 to 4.2)``."""
-    low, high = (points(gain.metric, value, unit=False) for value in (gain.gain.low, gain.gain.high))
-    return f"{points(gain.metric, gain.gain.value, unit=unit)} ({low} to {high})"
+    return difference(gain.metric, gain.gain, unit=unit)
+
+
+def difference(metric: str, estimate: Interval, *, unit: bool = True) -> str:
+    """Return a difference of metrics with its interval: ``3.1 points (2.0 to 4.2)``."""
+    low, high = (points(metric, value, unit=False) for value in (estimate.low, estimate.high))
+    return f"{points(metric, estimate.value, unit=unit)} ({low} to {high})"
 
 
 def duration(seconds: float) -> str:
