@@ -1,14 +1,25 @@
 """How a budget is divided."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasma.experiment.plan import SearchPlan, extended, ladder_cost, longer_search, plan_finals, plan_search
+from chiasma.experiment.plan import (
+    DESIGNS,
+    MECHANISMS,
+    SearchPlan,
+    extended,
+    ladder_cost,
+    longer_search,
+    plan_finals,
+    plan_search,
+)
 
 
 def search(
-    budget: float = 600.0, visit_seconds: float = 1e-4, elapsed: float = 5.0, test_seconds: float = 5.0
+    budget: float = 600.0, visit_seconds: float = 1e-4, elapsed: float = 5.0, test_seconds: float = 5.0, **more: Any
 ) -> SearchPlan:
     return plan_search(
         budget=budget,
@@ -19,6 +30,7 @@ def search(
         eta=3.0,
         workers=2,
         test_seconds=test_seconds,
+        **more,
     )
 
 
@@ -36,6 +48,26 @@ def test_expensive_designs_are_trained_for_a_fixed_part_of_the_budget():
 def test_rungs_that_are_too_short_to_tell_anything_are_left_out():
     assert search(visit_seconds=1e-3).rungs == (0.3, 1.0)
     assert search(visit_seconds=1e-5).rungs == (0.1, 0.3, 1.0)
+
+
+def test_how_short_a_rung_may_be_is_for_the_settings_to_say():
+    assert search(visit_seconds=1e-3, fewest_visits=5_000).rungs == (0.1, 0.3, 1.0)
+
+
+def test_a_length_that_the_settings_name_is_the_plan_s():
+    plan = search(visit_seconds=1e-3, named_visits=400_000)
+    assert plan.visits == 400_000
+    assert plan.limit_seconds(1.0) == pytest.approx(3 * 400 + 3)
+
+
+def test_mechanisms_are_compared_on_shorter_trainings_than_whole_designs():
+    designs, mechanisms = (search(visit_seconds=1e-3, named_visits=400_000, aim=aim) for aim in (DESIGNS, MECHANISMS))
+    assert (designs.top, mechanisms.top) == (0.5, 0.1)
+
+
+def test_no_training_is_shorter_than_what_can_tell_something():
+    assert search(visit_seconds=1e-1, named_visits=60_000, aim=MECHANISMS).top == 0.25
+    assert search(visit_seconds=1e-1, named_visits=6_000, aim=MECHANISMS).top == 1
 
 
 def test_a_candidate_that_is_far_slower_than_planned_has_a_limit():

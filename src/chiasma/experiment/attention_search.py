@@ -19,7 +19,7 @@ from chiasma.core.spec import value_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.evaluate.ladder import rank_correlations
-from chiasma.experiment import stages
+from chiasma.experiment import planning, stages
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -40,7 +40,7 @@ from chiasma.experiment.floors import Majority
 from chiasma.experiment.front import Front, above_chance, judged, volume_of
 from chiasma.experiment.judging_again import Search, elites, judge_again, make_judging
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
-from chiasma.experiment.plan import SearchPlan
+from chiasma.experiment.plan import MECHANISMS, SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
 from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
@@ -152,12 +152,12 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
     search_plan = SearchPlan()
     search: Search | None = None
     try:
-        search_plan = stages.plan(setting)
+        search_plan = planning.plan(setting, MECHANISMS)
         setting = setting.with_rungs(search_plan.rungs)
-        training = stages.usual_training(setting, search_plan.visits)
+        training = planning.usual_training(setting, search_plan.visits)
         search = _begin(setting, slot, Design(model=base.model, training=training))
         _train_baselines(search, search_plan)
-        search_plan = stages.lengthen(setting, search_plan, list(search.arms.values()), search.first)
+        search_plan = planning.lengthen(setting, search_plan, list(search.arms.values()), search.first)
         loop = _make_loop(search, search_plan)
         stages.search(setting, loop, search_plan)
         trained = judge_again(search, loop, search_plan)

@@ -173,6 +173,8 @@ class EvaluateSection(Spec):
             the front of them all is what designs are built on.
         rungs: Parts of the full training after which candidates are compared, rising to 1.
         eta: Of each rung's candidates, one in ``eta`` is trained on.
+        fewest_examples: Under a budget of time, rungs that train on fewer examples than this are left out: too short
+            to tell.
         finalists: Candidates trained again on fresh seeds, from which the winner comes.
         seeds: Fresh seeds for each finalist and each floor that is trained.
         level: Level of every interval.
@@ -186,6 +188,7 @@ class EvaluateSection(Spec):
     )
     rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.1, 0.3, 1.0), min_length=1)
     eta: float = Field(default=3.0, gt=1)
+    fewest_examples: int = Field(default=15_000, ge=1)
     finalists: int = Field(default=3, ge=1)
     seeds: int = Field(default=3, ge=1)
     level: float = Field(default=0.95, gt=0.5, lt=1)

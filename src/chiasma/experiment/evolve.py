@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.experiment import stages
+from chiasma.experiment import planning, stages
 from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
@@ -136,14 +136,14 @@ def _gather(setting: Setting) -> Evidence:
     classical = ClassicalFloors(setting.dataset, seed=setting.config.run.seed)
     with classical:
         try:
-            search_plan = stages.plan(setting)
+            search_plan = planning.plan(setting)
             setting = setting.with_rungs(search_plan.rungs)
             classical.start()
             space = stages.make_space(setting, search_plan)
             first = stages.first_arms(setting, space)
             floors = [arm for arm in first if arm.role == "floor"]
             finished += stages.train_first(setting, first, search_plan, archive)
-            search_plan = stages.lengthen(setting, search_plan, first, finished)
+            search_plan = planning.lengthen(setting, search_plan, first, finished)
             loop = stages.make_search(setting, search_plan, archive, stages.design_proposers(setting, space))
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)

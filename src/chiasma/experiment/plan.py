@@ -9,18 +9,33 @@ from chiasma.search.design_space import VISITS
 
 SEARCH_SHARE = 0.48
 FULL_TRAINING_SHARE = 0.1
-FEWEST_VISITS = 15_000
-LEAST_TOP = 0.5
 MOST_EPOCHS = 40
 SLOWEST = 3.0
 SPARE_SECONDS = 3.0
-CANDIDATES_WANTED = 24
 FIRST_DEEP_ARMS = 2.5
 GENERATIONS_WANTED = 6
 SMALLEST_GENERATION = 3
 SAFETY = 0.88
 REPORT_SHARE = 0.02
 FINALS_SHARE = 0.3
+
+
+class Aim(Spec):
+    """What a search is for decides how short its trainings may be.
+
+    Attributes:
+        candidates: How many should be tried; where they do not fit, trainings get shorter.
+        least_top: The least part of a full training that the search's highest rung may be.
+    """
+
+    candidates: int = Field(ge=1)
+    least_top: float = Field(gt=0, le=1)
+
+
+DESIGNS = Aim(candidates=24, least_top=0.5)
+"""Whole designs: the best is trained in full at the end, so that it must be known how they end."""
+MECHANISMS = Aim(candidates=48, least_top=0.1)
+"""One part of a design: all are judged at the search's own length, and ``benchmark`` trains in full."""
 
 
 class SearchPlan(Spec):
@@ -76,6 +91,9 @@ def plan_search(
     eta: float,
     workers: int,
     test_seconds: float,
+    named_visits: int | None = None,
+    fewest_visits: int = 15_000,
+    aim: Aim = DESIGNS,
 ) -> SearchPlan:
     """Divide a time budget between search, final trainings and the report.
 
@@ -88,14 +106,19 @@ def plan_search(
         eta: Of a rung's candidates, one in ``eta`` climbs.
         workers: Trainings at a time.
         test_seconds: Expected cost of the predictions on the test split and of the report.
+        named_visits: What a full training sees where the settings say so; None leaves it to the budget.
+        fewest_visits: No training is shorter, and no rung.
+        aim: What kind of search it is for.
     """
     search_until, finish_by = _ends(budget, elapsed, test_seconds)
     search = search_until - elapsed
     cost = max(visit_seconds, 1e-7)
-    visits = int(min(most_visits, max(FEWEST_VISITS, FULL_TRAINING_SHARE * budget * workers / cost)))
-    full_trainings = CANDIDATES_WANTED * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
-    top = min(1.0, max(LEAST_TOP, search * workers / (full_trainings * visits * cost)))
-    kept = tuple(rung for rung in rungs if rung == rungs[-1] or rung * top * visits >= FEWEST_VISITS)
+    affordable = min(most_visits, max(fewest_visits, FULL_TRAINING_SHARE * budget * workers / cost))
+    visits = max(1, int(affordable) if named_visits is None else named_visits)
+    full_trainings = aim.candidates * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
+    least = max(aim.least_top, min(1.0, fewest_visits / visits))
+    top = min(1.0, max(least, search * workers / (full_trainings * visits * cost)))
+    kept = tuple(rung for rung in rungs if rung == rungs[-1] or rung * top * visits >= fewest_visits)
     candidates = search * workers / (ladder_cost(kept, eta) * top * visits * cost)
     return SearchPlan(
         visits=visits,
