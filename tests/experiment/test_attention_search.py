@@ -77,6 +77,28 @@ def test_the_best_are_judged_on_seeds_that_did_not_select_them(searched):
 
 
 @pytest.mark.slow
+def test_a_limit_holds_for_what_is_not_an_objective_too(home, tmp_path):
+    settings = (
+        "evaluate.objectives=[error]",
+        "search.limits={flops: 1}",
+        "search.proposers=[random]",
+        "evaluate.seeds=1",
+    )
+    result = search_attention(config(tmp_path, *settings), console=TalkingConsole())
+    assert result.front.objectives == ("error",)
+    with RunStore.open(result.run_path) as store:
+        proposers = {row.proposer for row in store.candidates()}
+        measured = [row.outcome.objectives for row in store.jobs("search")]
+    assert proposers == {"floor", "random"}
+    assert all(set(each) == {"error", "flops"} for each in measured)
+
+
+def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"search\.proposers"):
+        search_attention(config(tmp_path, "search.proposers=[local]"), console=TalkingConsole())
+
+
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_path):
     stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
     assert stopped.stopped == "interrupted"

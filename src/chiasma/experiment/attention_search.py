@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from chiasma.core.errors import ChiasmaError
+from chiasma.core.errors import ChiasmaError, ConfigError
 from chiasma.core.files import write_json
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.spec import value_at
@@ -50,6 +51,7 @@ from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import short_slot
 from chiasma.search.nsga2 import NSGA2, excess
 from chiasma.search.pareto import by_front, non_dominated
+from chiasma.search.protocols import Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -91,6 +93,11 @@ def search_attention(
     """
     clock = Clock() if started is None else Clock(started=started)
     check_executor(config.run)
+    if not {"attention", CONTROL} & set(config.search.proposers):
+        raise ConfigError(
+            "search.proposers: mechanisms come from attention or random, but it names only "
+            f"{', '.join(config.search.proposers)}."
+        )
     dataset, report = prepare_data(config, console)
     slot = slot_path(config, dataset.signature)
     config = around_slot(config, dataset.signature)
@@ -208,11 +215,12 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
 def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
     config = search.setting.config
     control = RandomSearch(search.space, seed=config.run.seed, name=CONTROL, base=search.base)
+    breeders: dict[str, Proposer[Any]] = {"attention": search.nsga2, CONTROL: control}
     loop = stages.make_search(
         search.setting,
         search_plan,
         search.archive,
-        {search.nsga2.name: search.nsga2, CONTROL: control},
+        {each.name: each for name, each in breeders.items() if name in config.search.proposers},
         ranking=_ranking(search.objectives, search.nsga2.rules.limits or {}),
         progress=lambda: _progress(search, loop, search_plan),
     )

@@ -136,6 +136,7 @@ class SearchSection(Spec):
     Attributes:
         proposers: Who proposes in ``evolve``: ``random`` draws designs from the whole space and is the control;
             ``local`` edits one part of a good design; ``attention`` breeds the attention mechanisms of good designs.
+            ``search attention`` has only ``random`` and ``attention``.
         slot: Where ``search attention`` looks for a mechanism: ``image.attention``, ``text.attention`` or
             ``fusion.attention``; None is the fusion of two modalities, or the only encoder.
         population: Parents that survive where mechanisms are bred.

@@ -71,11 +71,12 @@ def make_setting(
     config: RunConfig, dataset: Dataset, data_report: DataReport, *, metric: str, driver: Driver
 ) -> Setting:
     """Return the surroundings that the settings describe."""
-    evaluate = config.evaluate
+    evaluate, search = config.evaluate, config.search
+    measured = dict.fromkeys((*evaluate.objectives, *search.limits))
     task = Task(
         dataset=str(dataset.folder),
         metric=metric,
-        objectives=evaluate.objectives,
+        objectives=tuple(measured),
         device=config.run.device,
         precision=config.run.precision,
         max_parameters=evaluate.max_parameters,

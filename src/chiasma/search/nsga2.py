@@ -159,7 +159,7 @@ class NSGA2(Proposer[GraphAttention]):
 
 def survivors(archive: Archive, rules: Rules) -> list[Standing]:
     """Return the parents, best first: feasible ones, then by rung, by front, and by crowding."""
-    standings = archive.standings(*rules.objectives)
+    standings = archive.standings(*dict.fromkeys((*rules.objectives, *(rules.limits or ()))))
     groups: dict[tuple[bool, int], dict[int, Standing]] = {}
     for place, standing in enumerate(standings):
         key = (excess(standing.objectives, rules.limits) > 0, -standing.rung)
