@@ -55,7 +55,8 @@ class Genotype:
         return tuple((self.nodes[old][0], _moved(self.nodes[old][1], order.index)) for old in order)
 
 
-STANDARD = Genotype((("scaled_dot_product", ("q", "k")), ("softmax", (0,)), ("weighted_sum", (1, "v"))))
+_STANDARD: tuple[Node, ...] = (("scaled_dot_product", ("q", "k")), ("softmax", (0,)), ("weighted_sum", (1, "v")))
+STANDARD = Genotype(_STANDARD)
 
 
 class Document001:

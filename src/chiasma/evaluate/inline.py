@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from chiasma.core.outcome import Rejected, Scored
+from chiasma.evaluate.evaluator import Evaluator
 from chiasma.evaluate.executor import Ended, Executor
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.trial import Evaluator
 
 
 class InlineExecutor(Executor):

@@ -1,6 +1,7 @@
 """One training of one design, as it is sent to a worker."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -8,6 +9,11 @@ from chiasma.core.spec import Spec
 from chiasma.train.design import Design
 
 Objective = Literal["error", "flops", "parameters", "latency"]
+
+
+def on_task(name: str, task: str) -> str:
+    """Return what a figure of a further task is called: ``error@imdb``."""
+    return f"{name}@{task}"
 
 
 class Job(Spec):
@@ -31,6 +37,10 @@ class Job(Spec):
         max_parameters: Designs with more parameters are rejected; None for no limit.
         keep_predictions: File for the ``select`` logits (npz), or None.
         keep_checkpoint: Folder for the trained weights, or None.
+        start_from: Folder of kept weights that the training begins with, wherever name and shape agree; None begins
+            from scratch.
+        also: Trainings of the same candidate on further tasks, by the tasks' names; the limits of time are this
+            job's, for all together.
     """
 
     key: str = Field(min_length=1)
@@ -49,3 +59,5 @@ class Job(Spec):
     max_parameters: int | None = Field(default=None, ge=1)
     keep_predictions: str | None = None
     keep_checkpoint: str | None = None
+    start_from: str | None = None
+    also: Mapping[str, Self] = {}

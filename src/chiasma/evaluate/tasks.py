@@ -1,5 +1,6 @@
 """What all trainings of a search have in common."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -31,8 +32,10 @@ class Task(Spec):
         time_limit_seconds: float | None = None,
         keep_predictions: str | None = None,
         keep_checkpoint: str | None = None,
+        start_from: str | None = None,
+        also: Mapping[str, Job] | None = None,
     ) -> Job:
-        """Return the training of one design under this task."""
+        """Return the training of one design under this task; arguments as in :class:`Job`."""
         return Job(
             key=key,
             attempt=attempt,
@@ -43,5 +46,7 @@ class Task(Spec):
             fraction=fraction,
             keep_predictions=keep_predictions,
             keep_checkpoint=keep_checkpoint,
+            start_from=start_from,
+            also=also or {},
             **self.model_dump(),
         )

@@ -39,19 +39,6 @@ SLOW = "too slow"
 NO_STEP = "no step was finished"
 
 
-class Evaluator:
-    """Turns jobs into outcomes and keeps datasets open between them."""
-
-    def __init__(self) -> None:
-        self._datasets: dict[str, Dataset] = {}
-
-    def __call__(self, job: Job) -> Scored | Rejected:
-        """Return what one job came to; see :func:`run_trial`."""
-        if job.dataset not in self._datasets:
-            self._datasets[job.dataset] = Dataset.open(Path(job.dataset))
-        return run_trial(job, self._datasets[job.dataset])
-
-
 def run_trial(job: Job, dataset: Dataset) -> Scored | Rejected:
     """Build, probe, count, train and measure one design on ``select``; ``test`` is never touched.
 
@@ -212,6 +199,7 @@ def _fit(job: Job, dataset: Dataset, *, started: float, deadline: float | None) 
         device=job.device,
         precision=job.precision,
         callbacks=() if limit is None else (TooSlow(started=started, limit_seconds=limit),),
+        start_from=None if job.start_from is None else Path(job.start_from),
         deadline=deadline,
     )
     with _memory_errors():

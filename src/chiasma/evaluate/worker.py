@@ -133,8 +133,8 @@ def _driver() -> int:
 
 def prepare_trials() -> Evaluate:
     """Import torch, train one step of everything so that the first job is not slow, and return the evaluator."""
+    from chiasma.evaluate.evaluator import Evaluator
     from chiasma.evaluate.job import Job
-    from chiasma.evaluate.trial import Evaluator
     from chiasma.evaluate.warm_up import warm_up
 
     warm_up(threads=int(os.environ.get("OMP_NUM_THREADS", "1")))

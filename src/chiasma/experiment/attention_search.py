@@ -7,7 +7,7 @@ The test split stays sealed: mechanisms are compared on ``select``. What a disco
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ from chiasma.experiment.beginning import (
     say_environment_changes,
     with_budget,
 )
+from chiasma.experiment.companions import (
+    Companion,
+    prepare_companions,
+    record_companions,
+    recorded_companions,
+)
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
@@ -39,7 +45,7 @@ from chiasma.experiment.executors import check_executor, make_executor, with_exe
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
 from chiasma.experiment.front import Front, above_chance, judged, volume_of
-from chiasma.experiment.judging_again import Search, elites, judge_again, make_judging
+from chiasma.experiment.judging_again import Search, elites, judge_again, make_judgings
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import MECHANISMS, SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
@@ -47,9 +53,10 @@ from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
+from chiasma.search.allocator import SharesAllocator
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import short_slot
-from chiasma.search.nsga2 import NSGA2, excess
+from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import by_front, non_dominated
 from chiasma.search.protocols import Proposer
 from chiasma.search.random_search import RandomSearch
@@ -78,12 +85,19 @@ class SearchResult:
 
 
 def search_attention(
-    config: RunConfig, *, console: Console, command: Sequence[str] = (), started: float | None = None
+    config: RunConfig,
+    *,
+    also: Mapping[str, RunConfig] | None = None,
+    console: Console,
+    command: Sequence[str] = (),
+    started: float | None = None,
 ) -> SearchResult:
     """Search for attention mechanisms for one slot within a budget.
 
     Args:
         config: Everything the run is told; ``search.slot`` names the slot.
+        also: Settings of further tasks by name: every mechanism is trained on them too, and its error on each is an
+            objective of its own.
         console: Where progress goes, and whether the user wants to stop.
         command: The command line, for the provenance.
         started: From when the budget counts (``time.monotonic()``); None for now.
@@ -103,8 +117,11 @@ def search_attention(
     config = around_slot(config, dataset.signature)
     metric = deciding_metric(config, dataset)
     check_can_run(config, dataset)
+    companions = prepare_companions(also or {}, console)
     with begin_run(config, dataset, verb="search", command=command) as store, failing(store):
-        return _drive(config, dataset, report, slot=slot, metric=metric, store=store, console=console, clock=clock)
+        record_companions(store, also or {})
+        surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
+        return _drive(surroundings, store=store, console=console, clock=clock)
 
 
 def resume(
@@ -127,28 +144,31 @@ def resume(
         slot = slot_path(config, dataset.signature)
         metric = deciding_metric(config, dataset)
         clock = Clock(spent_before=spent_seconds(store), started=started)
+        companions = prepare_companions(recorded_companions(store), console)
+        surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
         with failing(store):
-            return _drive(config, dataset, report, slot=slot, metric=metric, store=store, console=console, clock=clock)
+            return _drive(surroundings, store=store, console=console, clock=clock)
 
 
-def _drive(
-    config: RunConfig,
-    dataset: Dataset,
-    report: DataReport,
-    *,
-    slot: str,
-    metric: str,
-    store: RunStore,
-    console: Console,
-    clock: Clock,
-) -> SearchResult:
+@dataclass(frozen=True)
+class _Surroundings:
+    config: RunConfig
+    dataset: Dataset
+    report: DataReport
+    companions: tuple[Companion, ...]
+    slot: str
+    metric: str
+
+
+def _drive(surroundings: _Surroundings, *, store: RunStore, console: Console, clock: Clock) -> SearchResult:
+    config, dataset = surroundings.config, surroundings.dataset
     store.set_status("running")
     with log_to(store.path), make_executor(config.run, log=store.path / "workers.log") as executor:
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
-        setting = make_setting(config, dataset, report, metric=metric, driver=driver)
-        base = config.design(dataset.signature)
-        result = _search(setting, slot, base)
+        setting = make_setting(config, dataset, surroundings.report, metric=surroundings.metric, driver=driver)
+        setting = replace(setting, companions=surroundings.companions, slot=surroundings.slot)
+        result = _search(setting, surroundings.slot, config.design(dataset.signature))
     store.set_status("stopped" if result.stopped == "interrupted" else "finished")
     return result
 
@@ -184,9 +204,7 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
 
 def _begin(setting: Setting, slot: str, base: Design) -> Search:
     """Record the baselines, and prepare the archive and the breeder."""
-    config = setting.config
-    nsga2 = NSGA2(seed=config.run.seed, base=base, slot=slot, rules=stages.breeding_rules(setting))
-    search = Search(setting, slot, base, SharedArchive(config.evaluate.objectives), nsga2)
+    search = Search(setting, slot, base, SharedArchive(setting.objectives))
     for name, (design, description) in baselines(base, slot).items():
         search.arms[name] = stages.record_arm(setting, name, "floor", description, design)
     return search
@@ -204,11 +222,13 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
     search.first = stages.train_first(search.setting, arms, search_plan, scratch)
     for evaluation in scratch.by_hash(search.base.content_hash()):
         search.archive.add(evaluation)
-    points = [item.outcome.objectives for item in search.first if isinstance(item.outcome, Scored)]
-    if len(points) < len(arms):
+    if not search.archive.standings():
         raise ChiasmaError(
-            f"The baselines were not trained within {search.setting.config.run.budget.words}: more time is needed."
+            f"Standard attention was not trained within {search.setting.config.run.budget.words}, not even for "
+            f"{search_plan.top:.0%} of its epochs. Go on with more time: chiasma resume {search.setting.store.path} "
+            "--budget TIME."
         )
+    points = [item.outcome.objectives for item in search.first if isinstance(item.outcome, Scored)]
     search.reference = tuple(MARGIN * max(point[name] for point in points) or 1.0 for name in search.objectives)
 
 
@@ -216,15 +236,26 @@ def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
     config = search.setting.config
     control = RandomSearch(search.space, seed=config.run.seed, name=CONTROL, base=search.base)
     breeders: dict[str, Proposer[Any]] = {"attention": search.nsga2, CONTROL: control}
+    chosen = {each.name: each for name, each in breeders.items() if name in config.search.proposers}
     loop = stages.make_search(
         search.setting,
         search_plan,
         search.archive,
-        {each.name: each for name, each in breeders.items() if name in config.search.proposers},
+        chosen,
+        allocator=SharesAllocator(_shares(list(chosen), config.search.floor_share)),
         ranking=_ranking(search.objectives, search.nsga2.rules.limits or {}),
         progress=lambda: _progress(search, loop, search_plan),
     )
     return loop
+
+
+def _shares(names: Sequence[str], floor_share: float) -> dict[str, float]:
+    """Return the share of each proposer: the control has its own and no more, since the others are what is asked for.
+
+    Who is alone has everything, and a share of nought leaves one out.
+    """
+    shares = {name: floor_share if name == CONTROL else 1 - floor_share for name in names}
+    return {name: share for name, share in shares.items() if share > 0} if len(names) > 1 else {names[0]: 1.0}
 
 
 def _ranking(
@@ -274,8 +305,9 @@ def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
 
 def _conclude(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], *, interrupted: bool) -> SearchResult:
     """Write the front, its drawings and the report."""
-    setting, judging = search.setting, make_judging(search.setting)
-    mechanisms = judged(trained, judging, objectives=search.objectives, space=search.space)
+    setting, judgings = search.setting, make_judgings(search.setting)
+    judging = judgings[0]
+    mechanisms = judged(trained, judgings, objectives=search.objectives, space=search.space)
     points = [[each.objectives[name] for name in search.objectives] for each in mechanisms if each.name != "mean"]
     by_name = {arm.arm.name: arm for arm in trained}
     both = [by_name[name] for name in ("standard", "mean") if name in by_name]

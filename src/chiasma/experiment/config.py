@@ -143,6 +143,8 @@ class SearchSection(Spec):
         crossover: How often a mechanism is bred from two parents rather than one.
         limits: The most of an objective that a mechanism may cost, such as ``flops: 2e6``; beyond is infeasible.
         generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
+        warm_start: A child begins with the weights of its parent, wherever name and shape agree, so that it is
+            trained on rather than anew. Finals and the judging on fresh seeds always begin from scratch.
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 
@@ -154,6 +156,7 @@ class SearchSection(Spec):
     crossover: float = Field(default=0.4, ge=0, le=1)
     limits: Mapping[Literal["error", "flops", "parameters", "latency"], Annotated[float, Field(gt=0)]] = {}
     generation: int = Field(default=9, ge=1)
+    warm_start: bool = False
     floor_share: float = Field(default=0.2, ge=0, le=1)
 
     @field_validator("proposers")

@@ -144,7 +144,9 @@ def _gather(setting: Setting) -> Evidence:
             floors = [arm for arm in first if arm.role == "floor"]
             finished += stages.train_first(setting, first, search_plan, archive)
             search_plan = planning.lengthen(setting, search_plan, first, finished)
-            loop = stages.make_search(setting, search_plan, archive, stages.design_proposers(setting, space))
+            proposers = stages.design_proposers(setting, space)
+            allocator = stages.paying_proposers(setting, proposers)
+            loop = stages.make_search(setting, search_plan, archive, proposers, allocator=allocator)
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)
             costs = full_cost([*finished, *loop.finished])

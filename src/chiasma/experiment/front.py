@@ -9,6 +9,7 @@ import numpy as np
 from chiasma.core.errors import DataError
 from chiasma.core.spec import Spec
 from chiasma.data.dataset import Dataset
+from chiasma.evaluate.job import on_task
 from chiasma.experiment.arms import kept_logits
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.results import Interval
@@ -17,6 +18,15 @@ from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import AttentionSpace
 from chiasma.search.pareto import hypervolume, non_dominated
 from chiasma.train.metrics import higher_is_better
+
+
+class Elsewhere(Spec):
+    """One mechanism on a further task; attributes as in :class:`Mechanism`."""
+
+    metric: str
+    score: Interval
+    gain: Interval | None = None
+    verdict: Literal["better", "worse", "no difference"] | None = None
 
 
 class Mechanism(Spec):
@@ -34,6 +44,7 @@ class Mechanism(Spec):
         seeds: Fresh seeds.
         on_front: No other judged mechanism dominates it.
         edit: How it came to be.
+        elsewhere: The same on further tasks, by their names.
     """
 
     name: str
@@ -47,6 +58,7 @@ class Mechanism(Spec):
     seeds: int
     on_front: bool
     edit: str = ""
+    elsewhere: Mapping[str, Elsewhere] = {}
 
 
 class Front(Spec):
@@ -92,6 +104,16 @@ class Front(Spec):
         return next((each for each in self.mechanisms if each.name == name), None)
 
     @property
+    def costs(self) -> list[str]:
+        """Return the objectives that are not errors."""
+        return [name for name in self.objectives if not name.startswith("error")]
+
+    @property
+    def companions(self) -> list[str]:
+        """Return the further tasks."""
+        return [name.partition("@")[2] for name in self.objectives if name.startswith(on_task("error", ""))]
+
+    @property
     def discovered(self) -> list[Mechanism]:
         """Return the mechanisms that are no baselines."""
         return [each for each in self.mechanisms if each.name.startswith("#")]
@@ -110,11 +132,13 @@ class Judging:
         metric: The metric that decides.
         level: Level of the intervals.
         resamples: Bootstrap resamples.
+        task: Name of the further task that the dataset is of; empty for the search's own.
     """
 
-    def __init__(self, dataset: Dataset, *, metric: str, level: float, resamples: int) -> None:
+    def __init__(self, dataset: Dataset, *, metric: str, level: float, resamples: int, task: str = "") -> None:
         rows = dataset.rows("select")
         self.metric = metric
+        self.task = task
         self.bootstrap = Bootstrap(
             labels=dataset.labels(rows).numpy(),
             groups=dataset.groups(rows),
@@ -133,7 +157,11 @@ class Judging:
 
     def score(self, arm: TrainedArm) -> Interval:
         """Return the metric of an arm with its interval over groups and seeds."""
-        return self.bootstrap.interval(_logits(arm), self.metric)
+        return self.bootstrap.interval(self._logits(arm), self.metric)
+
+    def error(self, arm: TrainedArm) -> float:
+        """Return the mean error over seeds."""
+        return _mean(arm, on_task("error", self.task) if self.task else "error")
 
     def gain(self, arm: TrainedArm, other: TrainedArm) -> Interval | None:
         """Return by how much one arm is better than another on the seeds that both have, or None without any."""
@@ -141,21 +169,25 @@ class Judging:
         if not rounds:
             return None
         try:
-            gain, _ = self.bootstrap.paired_gain(_logits(arm, rounds), _logits(other, rounds), self.metric)
+            gain, _ = self.bootstrap.paired_gain(self._logits(arm, rounds), self._logits(other, rounds), self.metric)
         except (DataError, UndefinedMetricError):
             return None
         return gain
 
+    def _logits(self, arm: TrainedArm, rounds: set[int] | None = None) -> np.ndarray:
+        chosen = [t for t in arm.trainings if rounds is None or t.round in rounds]
+        return np.stack([kept_logits(t.folder / self.task) for t in sorted(chosen, key=lambda t: t.round)])
+
 
 def judged(
-    arms: Sequence[TrainedArm], judging: Judging, *, objectives: Sequence[str], space: AttentionSpace
+    arms: Sequence[TrainedArm], judgings: Sequence[Judging], *, objectives: Sequence[str], space: AttentionSpace
 ) -> tuple[Mechanism, ...]:
-    """Return every arm as a mechanism, baselines first, then by error."""
+    """Return every arm as a mechanism, baselines first, then by error; the first judge is the search's own task's."""
     standard = next((arm for arm in arms if arm.arm.name == "standard"), None)
     points = np.array([[_mean(arm, name) for name in objectives] for arm in arms])
     front = non_dominated(points) if len(arms) else np.zeros(0, bool)
     found = [
-        _mechanism(arm, judging, standard=standard, objectives=objectives, space=space, on_front=bool(here))
+        _mechanism(arm, judgings, standard=standard, objectives=objectives, space=space, on_front=bool(here))
         for arm, here in zip(arms, front, strict=True)
     ]
     return tuple(sorted(found, key=lambda each: (each.name.startswith("#"), each.objectives["error"])))
@@ -178,7 +210,7 @@ def above_chance(front: Front) -> bool | None:
 
 def uncertain(arms: Sequence[TrainedArm], judging: Judging) -> set[str]:
     """Return the arms whose place among the others is not certain: a neighbour in error may be better or worse."""
-    ordered = sorted(arms, key=lambda arm: arm.error)
+    ordered = sorted(arms, key=judging.error)
     found: set[str] = set()
     for first, second in itertools.pairwise(ordered):
         gain = judging.gain(first, second)
@@ -189,7 +221,7 @@ def uncertain(arms: Sequence[TrainedArm], judging: Judging) -> set[str]:
 
 def _mechanism(
     arm: TrainedArm,
-    judging: Judging,
+    judgings: Sequence[Judging],
     *,
     standard: TrainedArm | None,
     objectives: Sequence[str],
@@ -198,26 +230,28 @@ def _mechanism(
 ) -> Mechanism:
     baseline = arm.arm.role == "floor"
     attention = space.at(arm.arm.design)
-    gain = None if standard is None or arm is standard else judging.gain(arm, standard)
+    here, *others = (_measured(arm, each, standard=standard) for each in judgings)
     return Mechanism(
         name=arm.arm.name,
         candidate=arm.arm.candidate,
         formula="mean(v)" if arm.arm.name == "mean" else formula(attention.graph),
         attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
         objectives={name: _mean(arm, name) for name in objectives},
-        score=judging.score(arm),
-        gain=gain,
-        verdict=None if gain is None else verdict(gain),
+        score=here.score,
+        gain=here.gain,
+        verdict=here.verdict,
         seeds=len(arm.trainings),
         on_front=on_front,
         edit="" if baseline else arm.arm.description,
+        elsewhere={judging.task: found for judging, found in zip(judgings[1:], others, strict=True)},
     )
+
+
+def _measured(arm: TrainedArm, judging: Judging, *, standard: TrainedArm | None) -> Elsewhere:
+    gain = None if standard is None or arm is standard else judging.gain(arm, standard)
+    said = None if gain is None else verdict(gain)
+    return Elsewhere(metric=judging.metric, score=judging.score(arm), gain=gain, verdict=said)
 
 
 def _mean(arm: TrainedArm, name: str) -> float:
     return float(np.mean([training.outcome.objectives[name] for training in arm.trainings]))
-
-
-def _logits(arm: TrainedArm, rounds: set[int] | None = None) -> np.ndarray:
-    chosen = [t for t in arm.trainings if rounds is None or t.round in rounds]
-    return np.stack([kept_logits(training.folder) for training in sorted(chosen, key=lambda t: t.round)])

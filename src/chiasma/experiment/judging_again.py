@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from chiasma.experiment.front import Judging, uncertain
 from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
 from chiasma.experiment.search_loop import SearchLoop, training_key
 from chiasma.experiment.setting import Setting
+from chiasma.experiment.stages import breeding_rules
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import AttentionSpace, attention_slots
 from chiasma.search.nsga2 import NSGA2, survivors
@@ -36,21 +38,37 @@ class Search:
     slot: str
     base: Design
     archive: SharedArchive
-    nsga2: NSGA2
     arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
     first: list[Finished] = field(default_factory=list[Finished])
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     reference: tuple[float, ...] = ()
 
+    @cached_property
+    def nsga2(self) -> NSGA2:
+        """Return the breeder."""
+        return NSGA2(
+            seed=self.setting.config.run.seed,
+            base=self.base,
+            slot=self.slot,
+            crossed=self.crossed,
+            rules=breeding_rules(self.setting),
+        )
+
     @property
     def objectives(self) -> tuple[str, ...]:
         """Return what is minimised."""
-        return self.setting.config.evaluate.objectives
+        return self.setting.objectives
 
     @property
     def space(self) -> AttentionSpace:
         """Return the space of the slot."""
-        return AttentionSpace(self.slot, crossed=attention_slots(self.base)[self.slot])
+        return AttentionSpace(self.slot, crossed=self.crossed)
+
+    @property
+    def crossed(self) -> bool:
+        """Return whether queries and keys are different sequences on any of the tasks."""
+        here = attention_slots(self.base)[self.slot]
+        return here or any(each.crossed for each in self.setting.companions)
 
 
 def elites(search: Search) -> list[ArmDesign]:
@@ -75,7 +93,7 @@ def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> li
     setting = search.setting
     arms = elites(search)
     costs = full_cost([*search.first, *loop.finished])
-    judging = make_judging(setting)
+    judgings = make_judgings(setting)
     found: dict[str, list[Training]] = {arm.name: [] for arm in arms}
     asked = list(arms)
     for round_ in range(setting.config.evaluate.seeds):
@@ -85,7 +103,7 @@ def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> li
         setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
         _train_round(search, asked, round_, search_plan, found)
         trained = [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
-        names_left = uncertain(trained, judging)
+        names_left = set[str]().union(*(uncertain(trained, judging) for judging in judgings))
         # Standard attention goes on: every gain is measured against it.
         asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
         if asked == [search.arms["standard"]]:
@@ -134,7 +152,9 @@ def _train_round(
             found[name].append(Training(folder, round_, item.outcome, item.seconds))
 
 
-def make_judging(setting: Setting) -> Judging:
-    """Return what measures trained arms on this run's select split."""
+def make_judgings(setting: Setting) -> tuple[Judging, ...]:
+    """Return what measures trained arms on the select split of this run's task and of each further one."""
     evaluate = setting.config.evaluate
-    return Judging(setting.dataset, metric=setting.metric, level=evaluate.level, resamples=evaluate.resamples)
+    judge = partial(Judging, level=evaluate.level, resamples=evaluate.resamples)
+    others = (judge(each.dataset, metric=each.task.metric, task=each.name) for each in setting.companions)
+    return (judge(setting.dataset, metric=setting.metric), *others)

@@ -113,7 +113,7 @@ def plan_search(
     search_until, finish_by = _ends(budget, elapsed, test_seconds)
     search = search_until - elapsed
     cost = max(visit_seconds, 1e-7)
-    affordable = min(most_visits, max(fewest_visits, FULL_TRAINING_SHARE * budget * workers / cost))
+    affordable = min(most_visits, max(fewest_visits, affordable_visits(budget, cost, workers)))
     visits = max(1, int(affordable) if named_visits is None else named_visits)
     full_trainings = aim.candidates * ladder_cost(rungs, eta) + FIRST_DEEP_ARMS
     least = max(aim.least_top, min(1.0, fewest_visits / visits))
@@ -129,6 +129,11 @@ def plan_search(
         search_until=search_until,
         finish_by=finish_by,
     )
+
+
+def affordable_visits(budget: float, visit_seconds: float, workers: int) -> float:
+    """Return how many examples a full training of usual length may see under a budget of so many seconds."""
+    return FULL_TRAINING_SHARE * budget * workers / visit_seconds
 
 
 def epochs_for(visits: int, rows: int) -> float:

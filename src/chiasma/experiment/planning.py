@@ -1,5 +1,6 @@
 """The plan of a run: what a warm-up measured and what follows, recorded as decisions so that a resume repeats them."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,6 +14,7 @@ from chiasma.experiment.plan import (
     MOST_EPOCHS,
     Aim,
     SearchPlan,
+    affordable_visits,
     epochs_for,
     extended,
     longer_search,
@@ -128,7 +130,10 @@ def _with_more_time(setting: Setting, first: SearchPlan, seconds: float) -> Sear
 
 
 def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
-    """Return what training the settings' design on one example once costs a worker, evaluations included."""
+    """Return what training the settings' design on one example once costs a worker.
+
+    Evaluations are included, in the proportion of a full training: the warm-up has more of them.
+    """
     model = setting.config.design(setting.dataset.signature).model
     design = Design(model=model, training=usual_training(setting, WARMUP_VISITS))
     job = setting.make_job(
@@ -142,8 +147,14 @@ def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
     setting.driver.submit(Work(job, None, "warmup", until=until))
     for finished in setting.driver.finish_all(until + GRACE_SECONDS):
         if isinstance(finished.outcome, Scored):
-            metrics = finished.outcome.metrics
-            return metrics["train_seconds"] / (metrics["steps"] * design.training.loop.batch_size)
+            metrics, loop = finished.outcome.metrics, design.training.loop
+            evaluation = 0.0 if loop.train_on_steer else len(setting.dataset.rows("steer")) / TRAIN_OVER_PREDICT
+            trained = metrics["steps"] * loop.batch_size
+            evaluated = math.ceil(loop.evaluations * job.fraction) * evaluation
+            alone = metrics["train_seconds"] / (trained + evaluated)
+            epochs = _named_epochs(setting)
+            full = affordable_visits(budget, alone, setting.config.run.workers) if epochs is None else epochs * rows
+            return alone * (1 + loop.evaluations * evaluation / max(full, WARMUP_VISITS))
     return WARMUP_SHARE * budget / WARMUP_VISITS
 
 

@@ -7,6 +7,7 @@ rows alone, not on the order in which results arrive or on the number of workers
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chiasma.core.outcome import Scored
@@ -79,6 +80,7 @@ class SearchLoop:
         limit_seconds: How long a training of a part of a design's epochs may take; None for no limit.
         until: Seconds after the run's start at which trainings are cut and forgotten; None where trials decide.
         ranking: Decides who climbs the ladder.
+        inherit: Returns the folder of the kept training whose weights a candidate begins with, or None.
         progress: Returns what else is said after each generation.
     """
 
@@ -98,8 +100,10 @@ class SearchLoop:
         limit_seconds: Callable[[float], float | None] = lambda fraction: None,
         until: float | None = None,
         ranking: Ranking = by_error,
+        inherit: Callable[[Candidate[Any]], Path | None] = lambda candidate: None,
         progress: Callable[[], str] = str,
     ) -> None:
+        self.inherit = inherit
         self.ranking = ranking
         self.progress = progress
         self.limit_seconds = limit_seconds
@@ -196,6 +200,7 @@ class SearchLoop:
                 seed=derive_seed(self.seed, "rung", rung),
                 fraction=fraction,
                 rung=rung,
+                start=self.inherit(generation.candidates[number]),
                 time_limit_seconds=self.limit_seconds(fraction),
             )
             generation.waiting.add(job.key)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chiasma.core.spec import value_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.evaluate.job import Job
+from chiasma.evaluate.job import Job, on_task
 from chiasma.evaluate.ladder import Ladder, Rung
 from chiasma.evaluate.tasks import Task
+from chiasma.experiment.companions import Companion
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Driver
@@ -20,7 +22,12 @@ CONTROL = "random"
 
 @dataclass(frozen=True)
 class Setting:
-    """The fixed surroundings of every stage of a run."""
+    """The fixed surroundings of every stage of a run.
+
+    Attributes:
+        companions: Further tasks that every mechanism is trained on.
+        slot: Where in a design that mechanism stands; None where whole designs are searched.
+    """
 
     config: RunConfig
     dataset: Dataset
@@ -31,6 +38,14 @@ class Setting:
     metric: str
     ladder: Ladder
     task: Task
+    companions: tuple[Companion, ...] = ()
+    slot: str | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Return what is minimised: the error on every task, then the costs."""
+        error, *costs = self.config.evaluate.objectives
+        return (error, *(on_task(error, each.name) for each in self.companions), *costs)
 
     def with_rungs(self, fractions: Sequence[float]) -> "Setting":
         """Return the same setting with another ladder."""
@@ -46,11 +61,21 @@ class Setting:
         fraction: float,
         rung: int,
         keep: Path | None = None,
+        start: Path | None = None,
         time_limit_seconds: float | None = None,
     ) -> Job:
-        """Return the job of one training; what is on the last rung is kept, so that there always is a best so far."""
+        """Return the job of one training, on all tasks that the run has.
+
+        What is on the last rung is kept, so that there always is a best so far. ``start`` is the folder of a kept
+        training to begin with.
+        """
         if keep is None and rung == self.ladder.top:
             keep = self.kept(key)
+        also: dict[str, Job] = {}
+        if self.slot is not None:
+            mechanism = value_at(design, self.slot)
+            for each in self.companions:
+                also[each.name] = each.job(key, mechanism, seed=seed, fraction=fraction, keep=keep, start=start)
         return self.task.job(
             key,
             design,
@@ -60,6 +85,8 @@ class Setting:
             time_limit_seconds=time_limit_seconds,
             keep_checkpoint=str(keep) if keep else None,
             keep_predictions=str(keep / "select.npz") if keep else None,
+            start_from=str(start) if start else None,
+            also=also,
         )
 
     def kept(self, key: str) -> Path:

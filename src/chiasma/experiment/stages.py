@@ -1,6 +1,7 @@
 """The stages of a search: floors, search, finals; each replays what the run's database already knows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from chiasma.core.outcome import Scored
@@ -29,7 +30,7 @@ from chiasma.search.design_space import DesignSpace
 from chiasma.search.floors import floor_designs
 from chiasma.search.local_search import LocalSearch
 from chiasma.search.nsga2 import NSGA2, Rules
-from chiasma.search.protocols import Candidate, Evaluation, Proposer
+from chiasma.search.protocols import Allocator, Candidate, Evaluation, Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.train.design import Design
 
@@ -130,17 +131,27 @@ def make_search(
     archive: SharedArchive,
     proposers: Mapping[str, Proposer[Any]],
     *,
+    allocator: Allocator,
     ranking: Ranking = by_error,
     progress: Callable[[], str] = str,
 ) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
-    config = setting.config
-    controls = [name for name in proposers if name == CONTROL]
+    config, top = setting.config, setting.ladder.top
+
+    def inherit(candidate: Candidate[Any]) -> Path | None:
+        """Return the full training of the nearest parent that had one; what is told of a parent never changes."""
+        for hash in candidate.parents:
+            known = archive.by_hash(hash)
+            row = setting.store.by_hash(hash)
+            if row is not None and any(each.rung == top and isinstance(each.outcome, Scored) for each in known):
+                return setting.kept(training_key("search", row.number, top, search_plan.top))
+        return None
+
     return SearchLoop(
         setting.driver,
         archive,
         proposers=proposers,
-        allocator=BanditAllocator(list(proposers), controls, floor_share=config.search.floor_share),
+        allocator=allocator,
         ladder=setting.ladder,
         top=search_plan.top,
         generation=min(config.search.generation, search_plan.generation or config.search.generation),
@@ -150,8 +161,15 @@ def make_search(
         limit_seconds=search_plan.limit_seconds,
         until=search_plan.search_until,
         ranking=ranking,
+        inherit=inherit if config.search.warm_start else lambda candidate: None,
         progress=progress,
     )
+
+
+def paying_proposers(setting: Setting, proposers: Mapping[str, Proposer[Any]]) -> Allocator:
+    """Return who gives candidates to whichever proposer pays, and to the control never less than its share."""
+    controls = [name for name in proposers if name == CONTROL]
+    return BanditAllocator(list(proposers), controls, floor_share=setting.config.search.floor_share)
 
 
 def breeding_rules(setting: Setting) -> Rules:
@@ -160,7 +178,7 @@ def breeding_rules(setting: Setting) -> Rules:
     return Rules(
         population=search.population,
         crossover=search.crossover,
-        objectives=setting.config.evaluate.objectives,
+        objectives=setting.objectives,
         limits={str(name): limit for name, limit in search.limits.items()},
     )
 

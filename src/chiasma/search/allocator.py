@@ -1,7 +1,8 @@
 """Move the budget to whichever proposer pays, and keep the controls honest."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chiasma.search.protocols import Allocator, Spend
@@ -15,6 +16,27 @@ class _Account:
     seconds: float
     recent_seconds: float
     recent_gain: float
+
+
+class SharesAllocator(Allocator):
+    """Give every proposer its share of the candidates, whatever comes of them.
+
+    Args:
+        shares: By name, positive; earlier ones win ties.
+
+    Raises:
+        ValueError: There is none, or a share is not positive.
+    """
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        if not shares or min(shares.values()) <= 0:
+            raise ValueError(f"shares must be positive and at least one, but got {dict(shares)}.")
+        self.shares = dict(shares)
+
+    def next(self, ledger: Sequence[Spend]) -> str:
+        """Return the name of the proposer that is furthest behind its share of the candidates."""
+        counts = Counter(spend.proposer for spend in ledger if spend.proposer in self.shares)
+        return min(self.shares, key=lambda name: (counts[name] + 1) / self.shares[name])
 
 
 class BanditAllocator(Allocator):

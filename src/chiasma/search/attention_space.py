@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import fits
 from chiasma.model.graph.node import Source
-from chiasma.model.graph.ops import OPS, Slot
+from chiasma.model.graph.ops import INPUTS, OPS, Kind, Slot
 from chiasma.model.kernel import Projections
 from chiasma.search.attention_draft import Draft
 from chiasma.search.choices import other, pick
@@ -24,7 +25,9 @@ STANDARD = GraphAttention()
 TRIES = 200
 FIRST_EDITS = 4
 FLAGS = ("q", "k", "v", "o")
+SIDES = ("query", "key", "tokens")
 
+S = TypeVar("S")
 Edit = Callable[[Draft, np.random.Generator], str | None]
 
 
@@ -153,7 +156,10 @@ class AttentionSpace:
             fitting = next((source for source in kept if fits(draft.kind(source), wanted)), None)
             if fitting is not None:
                 kept.remove(fitting)
-            inputs.append(self._source(draft, wanted, rng, without=number) if fitting is None else fitting)
+            if fitting is None:
+                of = inputs[-1] if inputs else None
+                fitting = self._partner(draft, wanted, rng, of=of, without=number)
+            inputs.append(fitting)
         node.op, node.inputs, node.constants = name, inputs, {}
         return f"{before} -> {name}"
 
@@ -188,7 +194,7 @@ class AttentionSpace:
         name, place = pick(fitting, rng)
         without = None if edge is None else edge[0]
         inputs = [
-            source if index == place else self._source(draft, slot, rng, without=without)
+            source if index == place else self._partner(draft, slot, rng, of=source, without=without)
             for index, slot in enumerate(OPS[name].inputs)
         ]
         added = draft.add(name, inputs)
@@ -221,20 +227,36 @@ class AttentionSpace:
         node.constants[name] = other(values, before, rng)
         return f"{node.op} {name} {before} -> {node.constants[name]}"
 
-    def _source(self, draft: Draft, slot: Slot, rng: np.random.Generator, *, without: int | None) -> Source:
-        """Return something that fits a slot: what is there already, or else the simplest that can be made.
+    def _partner(
+        self, draft: Draft, slot: Slot, rng: np.random.Generator, *, of: Source | None, without: int | None
+    ) -> Source:
+        """Return what an inserted operator takes beside the edge's own source: something new as often as not."""
+        known = [each for each in self._sources(draft, slot, without=without) if each != of]
+        return self._fresh(draft, slot, rng) if not known or rng.random() < 0.5 else pick(known, rng)
 
-        Where the slot is filled in a crossed graph, its own side is preferred, so that most edits can stay.
-        """
-        sources = draft.sources(slot, without=without)
-        own = [source for source in sources if draft.kind(source) == slot]
-        if self.crossed and own:
-            sources = own
-        if sources:
-            return pick(sources, rng)
+    def _fresh(self, draft: Draft, slot: Slot, rng: np.random.Generator) -> Source:
+        """Return something that fits a slot and is computed from queries, keys and values alone."""
         if slot == "weight":
-            return draft.add("softmax", [self._source(draft, "score", rng, without=without)])
-        return draft.add("dot", ["q", "k"])
+            return draft.add("softmax", [self._fresh(draft, "score", rng)])
+        output = "score" if slot == "score" else "tokens"
+        makers = [name for name, op in OPS.items() if op.output == output and set(op.inputs) <= set(SIDES)]
+        if slot != "score" and rng.random() < 0.5:
+            return self._given(slot, rng)
+        name = pick(makers, rng)
+        return draft.add(name, [self._given(slot if each == "tokens" else each, rng) for each in OPS[name].inputs])
+
+    def _given(self, slot: Slot, rng: np.random.Generator) -> Source:
+        """Return queries, keys or values, whatever fits a slot."""
+        fitting = [name for name, kind in INPUTS.items() if fits(kind, slot)]
+        return pick(self._preferred(slot, fitting, INPUTS.__getitem__), rng)
+
+    def _sources(self, draft: Draft, slot: Slot, *, without: int | None) -> list[Source]:
+        return self._preferred(slot, draft.sources(slot, without=without), draft.kind)
+
+    def _preferred(self, slot: Slot, sources: list[S], kind: Callable[[S], Kind]) -> list[S]:
+        """Return the sources of a slot's own side where the graph is crossed and there are any."""
+        own = [source for source in sources if kind(source) == slot]
+        return own if self.crossed and own else sources
 
 
 def attention_slots(design: Design) -> dict[str, bool]:

@@ -15,6 +15,8 @@ from chiasma.search.pareto import by_front
 from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, Standing
 from chiasma.train.design import Design
 
+FIRST_EDITS = 3
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -55,6 +57,7 @@ class NSGA2(Proposer[GraphAttention]):
         seed: The run's seed.
         base: The design to begin with, for children without parents; None to wait for parents.
         slot: Where in a design the attention stands; None for any place that a good design has.
+        crossed: Mechanisms must also suit places where queries and keys are different sequences.
         rules: The settings of the algorithm.
         name: The proposer's name in the archive and the report.
     """
@@ -65,11 +68,13 @@ class NSGA2(Proposer[GraphAttention]):
         seed: int,
         base: Design | None = None,
         slot: str | None = None,
+        crossed: bool = False,
         rules: Rules | None = None,
         name: str = "nsga2",
     ) -> None:
         self.base = base
         self.slot = slot
+        self.crossed = crossed
         self.rules = rules or Rules()
         self.name = name
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
@@ -124,12 +129,16 @@ class NSGA2(Proposer[GraphAttention]):
         return incumbent if incumbent is not None and self._slots(incumbent.design) else None
 
     def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
-        """Return a mechanism without parents, or None where there is no design to put it into."""
+        """Return the first design's mechanism after a few edits, or None where there is no design to put it into."""
         if self.base is None:
             return None
         space = self._space(self.base, rng)
-        genome = space.sample(rng)
-        return Candidate(self.name, genome, space.lower(genome, self.base), edit="a random mechanism")
+        genome, edits = space.at(self.base), list[str]()
+        for _ in range(1 + int(rng.integers(FIRST_EDITS))):
+            genome, words = space.mutate(genome, rng)
+            edits.append(words)
+        edit = f"the first design, {'; '.join(edits)}"
+        return Candidate(self.name, genome, space.lower(genome, self.base), edit=edit)
 
     def _child(
         self, space: AttentionSpace, genome: GraphAttention, first: Candidate[Any], parents: tuple[str, ...], edit: str
@@ -138,7 +147,7 @@ class NSGA2(Proposer[GraphAttention]):
         return Candidate(self.name, genome, space.lower(genome, first.design), parents, where + edit)
 
     def _slots(self, design: Design) -> dict[str, bool]:
-        found = attention_slots(design)
+        found = {path: crossed or self.crossed for path, crossed in attention_slots(design).items()}
         return found if self.slot is None else {path: found[path] for path in [self.slot] if path in found}
 
     def _space(self, design: Design, rng: np.random.Generator) -> AttentionSpace:

@@ -20,6 +20,7 @@ class Identity(Spec):
     fraction: float
     metric: str
     callbacks: tuple[str, ...]
+    start: str | None = None
 
     def check(self, found: Mapping[str, Any], *, where: str) -> None:
         """Refuse a checkpoint of another training.

@@ -18,6 +18,7 @@ from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
+from chiasma.train.initial import begin_with, kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import primary_metric
@@ -65,6 +66,7 @@ class Trainer:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: Of matrix products; weights stay float32.
         callbacks: Asked in this order after each step.
+        start_from: Folder of a kept training whose weights this one begins with, wherever name and shape agree.
         checkpoints: Folder to save to and to continue from; None for neither.
         checkpoint_every_seconds: Time between checkpoints.
         deadline: The value of ``time.monotonic()`` by which ``fit`` returns with the best so far.
@@ -73,6 +75,7 @@ class Trainer:
     Raises:
         ConfigError: Device, precision or metric do not exist.
         DataError: The dataset has no rows in ``train`` or in ``steer``.
+        FileNotFoundError: Nothing was kept in ``start_from``.
         ValueError: ``fraction`` is not in (0, 1], or two callbacks share a name.
     """
 
@@ -87,6 +90,7 @@ class Trainer:
         device: str = "auto",
         precision: Precision = "float32",
         callbacks: Sequence[Callback] = (),
+        start_from: Path | None = None,
         checkpoints: Path | None = None,
         checkpoint_every_seconds: float = 60.0,
         deadline: float | None = None,
@@ -101,6 +105,7 @@ class Trainer:
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.callbacks = _by_name(callbacks)
+        self._initial = {} if start_from is None else kept_weights(start_from)
         self.checkpoints = checkpoints
         self.checkpoint_every_seconds = checkpoint_every_seconds
         self.deadline = deadline
@@ -119,6 +124,7 @@ class Trainer:
             fraction=fraction,
             metric=metric,
             callbacks=tuple(self.callbacks),
+            start=None if start_from is None else str(start_from),
         )
         self._frame = Frame(identity, environment(self.device, precision), self.data.signature)
         self._stop_requested: str | None = None
@@ -184,6 +190,7 @@ class Trainer:
         """Return the model as initialised, after callbacks' edits in their order."""
         seed_torch(self.seed, "init")
         model = self.design.model.build(self.data.signature)
+        begin_with(model, self._initial)
         for position, entry in enumerate(edits):
             seed_torch(self.seed, "edit", position)
             self.callbacks[entry["callback"]].edit_model(model, entry["edit"])

@@ -1,0 +1,93 @@
+"""Further tasks on which every mechanism of a search is trained: their errors are objectives of their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import replace_at
+from chiasma.data.dataset import Dataset
+from chiasma.evaluate.job import Job
+from chiasma.evaluate.tasks import Task
+from chiasma.experiment.beginning import check_can_run, deciding_metric, prepare_data
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
+from chiasma.experiment.mechanism import around_slot, slot_path
+from chiasma.model.attention import AttentionSpec
+from chiasma.search.attention_space import attention_slots
+from chiasma.store.run import RunStore
+from chiasma.train.design import Design
+
+EVENT = "companions"
+
+
+@dataclass(frozen=True)
+class Companion:
+    """One further task, and the place in its own design where a mechanism is put.
+
+    Attributes:
+        name: What its figures are called by: ``error@name``.
+        base: Its design, with standard attention.
+        slot: The dotted path of the mechanism in that design.
+    """
+
+    name: str
+    dataset: Dataset
+    task: Task
+    base: Design
+    slot: str
+
+    @property
+    def crossed(self) -> bool:
+        """Return whether queries and keys are different sequences there."""
+        return attention_slots(self.base)[self.slot]
+
+    def job(
+        self, key: str, attention: AttentionSpec, *, seed: int, fraction: float, keep: Path | None, start: Path | None
+    ) -> Job:
+        """Return the training of this task's design with a mechanism in it; what is kept lies in a folder below."""
+        return self.task.job(
+            f"{key}@{self.name}",
+            replace_at(self.base, self.slot, attention),
+            seed=seed,
+            fraction=fraction,
+            keep_checkpoint=str(keep / self.name) if keep else None,
+            keep_predictions=str(keep / self.name / "select.npz") if keep else None,
+            start_from=str(start / self.name) if start else None,
+        )
+
+
+def prepare_companions(configs: Mapping[str, RunConfig], console: Console) -> tuple[Companion, ...]:
+    """Prepare the data of further tasks, and check that each can be trained.
+
+    Raises:
+        ChiasmaError: A task's data or settings cannot be used.
+    """
+    return tuple(_prepared(name, config, console) for name, config in configs.items())
+
+
+def record_companions(store: RunStore, configs: Mapping[str, RunConfig]) -> None:
+    """Note which further tasks a run has, so that a resume has the same."""
+    store.record_event(EVENT, {name: config.to_dict() for name, config in configs.items()})
+
+
+def recorded_companions(store: RunStore) -> dict[str, RunConfig]:
+    """Return the further tasks that a run began with."""
+    found = store.events(EVENT)
+    return {name: RunConfig.from_dict(config) for name, config in found[0].data.items()} if found else {}
+
+
+def _prepared(name: str, config: RunConfig, console: Console) -> Companion:
+    if "@" in name or "/" in name:
+        raise ConfigError(f"{name!r} cannot name a task: figures and folders are called by it.")
+    dataset, _ = prepare_data(config, console)
+    config = around_slot(config, dataset.signature)
+    check_can_run(config, dataset)
+    task = Task(
+        dataset=str(dataset.folder),
+        metric=deciding_metric(config, dataset),
+        objectives=("error",),
+        device=config.run.device,
+        precision=config.run.precision,
+    )
+    return Companion(name, dataset, task, config.design(dataset.signature), slot_path(config, dataset.signature))
