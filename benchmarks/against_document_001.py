@@ -72,9 +72,8 @@ def main() -> None:
         for found in (theirs, ours):
             judge.judge(each.design for moment in times for each in front_at(found, moment))
         goal = judge.volume(front_at(theirs, seconds))
-        print(
-            f"{'time':>6} {'document 001':>13} {'Chiasma':>9}   hypervolume, judged on {options.judging_seeds} fresh seeds"
-        )
+        print(f"hypervolume of the fronts, judged on {options.judging_seeds} fresh seeds")
+        print(f"{'time':>6} {'document 001':>13} {'Chiasma':>9}")
         for moment in times:
             mine = f"{judge.volume(front_at(ours, moment)):.4f}" if moment <= seconds / 3 else ""
             print(f"{moment:5.0f}s {judge.volume(front_at(theirs, moment)):>13.4f} {mine:>9}")

@@ -14,6 +14,7 @@ from chiasma.experiment.front import Front, above_chance
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.runs import read_results, story
+from chiasma.experiment.setting import Setting
 from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.graph import AttentionGraph
@@ -91,6 +92,40 @@ def test_a_limit_holds_for_what_is_not_an_objective_too(home, tmp_path):
         measured = [row.outcome.objectives for row in store.jobs("search")]
     assert proposers == {"floor", "random"}
     assert all(set(each) == {"error", "flops"} for each in measured)
+
+
+@pytest.mark.slow
+def test_further_tasks_are_objectives_of_their_own_and_the_search_goes_on_with_them(home, tmp_path):
+    also = {"second": config(tmp_path, "model.dim=16", "data.rows=400")}
+    settings = config(tmp_path, "run.budget=3", "evaluate.seeds=1")
+    stopping = TalkingConsole(stop_at="generation 1")
+    stopped = search_attention(settings, also=also, console=stopping)
+    assert stopped.stopped == "interrupted"
+    result = resume(stopped.run_path, console=TalkingConsole())
+    assert result.front.objectives == ("error", "error@second", "flops")
+    assert all(each.elsewhere["second"].metric == "accuracy" for each in result.front.mechanisms)
+    assert result.front.named("mean").elsewhere["second"].gain is not None
+    assert "on second" in (result.run_path / "report.html").read_text()
+    with RunStore.open(result.run_path) as store:
+        assert all({"error@second"} < set(row.outcome.objectives) for row in store.jobs("search"))
+
+
+@pytest.mark.slow
+def test_with_a_warm_start_children_begin_with_the_weights_of_their_parents(home, tmp_path, monkeypatch):
+    begun = []
+    make = Setting.make_job
+
+    def noted(self, **arguments):
+        job = make(self, **arguments)
+        begun.append((job.key.partition("/")[0], job.start_from))
+        return job
+
+    monkeypatch.setattr(Setting, "make_job", noted)
+    warm = ("search.warm_start=true", "search.generation=2", "search.floor_share=0", "evaluate.seeds=1", "run.budget=8")
+    result = search_attention(config(tmp_path, *warm), console=TalkingConsole())
+    assert any(start is not None and Path(start).is_dir() for purpose, start in begun if purpose == "search")
+    assert all(start is None for purpose, start in begun if purpose == "judge")
+    assert result.front.best is not None
 
 
 def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):

@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "chiasma search attention --budget 10m",
             "chiasma search attention cifar10/ --slot image.attention --objectives error,flops,latency --budget 1h",
+            "chiasma search attention cifar10/ --config cifar10_cpu --also imdb=imdb/ --budget 2h",
         ),
     )(search_attention)
     app.add_typer(group, name="search")
@@ -43,6 +44,18 @@ def search_attention(
             show_default="error,flops",
         ),
     ] = None,
+    also: Annotated[
+        str | None,
+        typer.Option(
+            "--also",
+            metavar="NAME[=PATH],...",
+            help="Further tasks whose errors are objectives too: cifar10, imdb, digit_claims, easy_vqa.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="SIZE", help="Sizes of the further tasks: cpu or full.")
+    ] = "cpu",
     budget: Annotated[str | None, BUDGET] = None,
     settings: Settings,
 ) -> None:
@@ -50,9 +63,12 @@ def search_attention(
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_search
     from chiasma.experiment.attention_search import search_attention as run_search
+    from chiasma.experiment.benchmark_tasks import task_configs
 
     named = None if objectives is None else [name.strip() for name in objectives.split(",")]
     config = settings.config_for(data, run__budget=budget, search__slot=slot, evaluate__objectives=named)
+    further = task_configs(also, preset=preset, option="--also") if also else {}
+    further = {name: each.model_copy(update={"run": config.run}) for name, each in further.items()}
     with progress() as console:
-        result = run_search(config, console=console, command=command_line(), started=process_start())
+        result = run_search(config, also=further, console=console, command=command_line(), started=process_start())
     print_search(result)

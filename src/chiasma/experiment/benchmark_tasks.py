@@ -1,4 +1,4 @@
-"""The tasks of ``benchmark`` by name: which settings, and where their data lie."""
+"""The tasks of ``benchmark`` and ``search`` by name: which settings, and where their data lie."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,12 @@ SOURCES = {"cifar10": "cifar10", "imdb": "imdb", "easy_vqa": "easy_vqa/manifest.
 
 
 def task_configs(
-    names: str, *, preset: str, overrides: Sequence[str] = (), values: Mapping[str, object] | None = None
+    names: str,
+    *,
+    preset: str,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, object] | None = None,
+    option: str = "--tasks",
 ) -> dict[str, RunConfig]:
     """Return the settings of each task.
 
@@ -24,6 +29,7 @@ def task_configs(
         preset: ``cpu`` or ``full``: which sizes.
         overrides: ``path=value`` each, for all tasks.
         values: Values as they are, by dotted path, for all tasks.
+        option: Who asks, for messages.
 
     Raises:
         ConfigError: There is no such task, or its data are not found.
@@ -33,22 +39,22 @@ def task_configs(
         name, _, path = item.strip().partition("=")
         if name not in SOURCES:
             near = suggestion(name, list(SOURCES))
-            raise ConfigError(f"--tasks: there is no task {name!r}.{near} There are: {', '.join(SOURCES)}.")
+            raise ConfigError(f"{option}: there is no task {name!r}.{near} There are: {', '.join(SOURCES)}.")
         settings = f"{name}_{preset}"
         if settings not in preset_names():
             known = sorted({each.rpartition("_")[2] for each in preset_names() if each.startswith(f"{name}_")})
             raise ConfigError(f"--preset: task {name} has no sizes {preset!r}, only {', '.join(known)}.")
-        found[name] = load_config(settings, data=path or _source(name), overrides=overrides, values=values)
+        found[name] = load_config(settings, data=path or _source(name, option), overrides=overrides, values=values)
     return found
 
 
-def _source(name: str) -> str:
+def _source(name: str, option: str) -> str:
     if name in BUILT_IN:
         return name
     root = os.environ.get(ROOT)
     if root is None:
-        raise ConfigError(f"--tasks {name}: say where its data lie, {name}=PATH, or set {ROOT} to their folder.")
+        raise ConfigError(f"{option} {name}: say where its data lie, {name}=PATH, or set {ROOT} to their folder.")
     path = Path(root).expanduser() / SOURCES[name]
     if not path.exists():
-        raise ConfigError(f"--tasks {name}: {path} does not exist. Say where its data lie: {name}=PATH.")
+        raise ConfigError(f"{option} {name}: {path} does not exist. Say where its data lie: {name}=PATH.")
     return str(path)

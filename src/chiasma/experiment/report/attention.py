@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasma.core.files import storage_errors, write_atomic
-from chiasma.experiment.front import Front
+from chiasma.experiment.front import Elsewhere, Front
 from chiasma.experiment.report.charts import score_against_cost
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
@@ -28,8 +28,9 @@ def front_table(front: Front) -> Table:
         "verdict",
     ):
         table.add_column(name, overflow="fold")
-    costs = front.objectives[1:]
-    for name in (*costs, "seeds"):
+    for name in front.companions:
+        table.add_column(f"on {name}", overflow="fold")
+    for name in (*front.costs, "seeds"):
         table.add_column(name, justify="right")
     for each in front.mechanisms:
         cells = [
@@ -38,7 +39,8 @@ def front_table(front: Front) -> Table:
             interval(front.metric, each.score),
             gain_words(each.gain, front.metric),
             each.verdict or "",
-            *(cost_words(name, each.objectives[name]) for name in costs),
+            *(elsewhere_words(each.elsewhere[name]) for name in front.companions),
+            *(cost_words(name, each.objectives[name]) for name in front.costs),
             str(each.seeds),
         ]
         table.add_row(*(escape(cell) for cell in cells))
@@ -54,12 +56,25 @@ def closing_lines(front: Front) -> list[str]:
             f"Standard attention beats the mean of the values by {gain_words(gain, front.metric)}: "
             f"attention {'matters' if gain.low > 0 else 'is not shown to matter'} here."
         )
+    mean = front.named("mean")
+    for name, found in ({} if mean is None else mean.elsewhere).items():
+        if found.gain is not None:
+            better = difference(found.metric, found.gain)
+            matters = "matters" if found.verdict == "worse" else "is not shown to matter"
+            lines.append(f"On {name} the mean of the values is {better} over standard: attention {matters} there.")
     return lines + [f"· {note}" for note in front.notes]
 
 
 def gain_words(gain: Interval | None, metric: str) -> str:
     """Return a gain with its interval: ``3.1 points (2.0 to 4.2)``; a dash where nothing was compared."""
     return "–" if gain is None else difference(metric, gain)
+
+
+def elsewhere_words(found: Elsewhere) -> str:
+    """Return what a mechanism came to on a further task: ``85.1 % (84.0 to 86.2), better by ...``."""
+    if found.gain is None:
+        return interval(found.metric, found.score)
+    return f"{interval(found.metric, found.score)}; {difference(found.metric, found.gain)}, {found.verdict}"
 
 
 def cost_words(name: str, value: float) -> str:
@@ -97,6 +112,7 @@ def write_front_report(front: Front, path: Path) -> Path:
         interval=interval,
         gain_words=gain_words,
         cost_words=cost_words,
+        elsewhere_words=elsewhere_words,
         chart=score_against_cost(front),
     )
     write_atomic(path, text)

@@ -172,9 +172,9 @@ def reliability(results: Results) -> Markup | None:
 
 def score_against_cost(front: Front) -> Markup | None:
     """Draw the score of each judged mechanism against its first cost, with intervals; None where nothing costs."""
-    if len(front.objectives) < 2:
+    if not front.costs:
         return None
-    cost = front.objectives[1]
+    cost = front.costs[0]
     with mpl.rc_context(STYLE):
         figure, axes = _figure(3.4)
         for place, (label, chosen) in enumerate(_kinds(front).items()):
