@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from document_001 import WORST, Document001, Fitness, can_run, is_valid
 from mini_vit import (
+    RUNGS,
     Found,
     Judge,
     front_at,
@@ -56,8 +57,7 @@ def main() -> None:
             write_images(folder, options.data),
             f"run.seed={options.seed}",
             f"run.workers={options.workers}",
-            "evaluate.rungs=[0.34, 1.0]",
-            "evaluate.fewest_examples=4000",
+            *RUNGS,
         )
         task, standard = make_task(config)
         signature = Dataset.open(Path(task.dataset)).signature

@@ -39,6 +39,8 @@ SETTINGS = (
     "train={epochs: 3, batch_size: 128, evaluations: 1}",
     "search.slot=image.attention",
 )
+RUNGS = ("evaluate.rungs=[0.34, 1.0]", "evaluate.fewest_examples=4000")
+"""The ladder of Chiasma's searches: a third of the training, then the whole."""
 CHANCE_ERROR = 0.9
 MARGIN = 1.1
 

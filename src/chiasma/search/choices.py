@@ -115,7 +115,7 @@ def encoder_part(input: InputSpec) -> Part:
 def _convolution(input: ImageInput) -> Variant:
     side = max(input.height, input.width)
     widths = ((16, 32), (32, 64), (16, 32, 64), (32, 64, 64), (32, 64, 128))
-    grids = [grid for grid in (4, 8, 16) if grid <= side] or [1]
+    grids = [grid for grid in (2, 4, 8, 16) if grid <= side] or [1]
     fields = {
         "widths": widths,
         "grid": grids,
