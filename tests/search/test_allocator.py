@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasma.search.allocator import BanditAllocator
+from chiasma.search.allocator import BanditAllocator, SharesAllocator
 from chiasma.search.protocols import Spend
 
 ALLOCATORS = {
@@ -111,3 +111,23 @@ def test_a_control_that_is_behind_is_always_next(ledger):
 def test_impossible_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         BanditAllocator(**{"names": ["a"], "controls": [], **arguments})
+
+
+def test_fixed_shares_are_kept_whatever_pays():
+    allocator = SharesAllocator({"nsga2": 0.8, "random": 0.2})
+    ledger: list[Spend] = []
+    for _ in range(50):
+        name = allocator.next(ledger)
+        ledger.append(Spend(name, 1.0, 1.0 if name == "random" else 0.0))
+    assert collections.Counter(spend.proposer for spend in ledger) == {"nsga2": 40, "random": 10}
+
+
+def test_lines_of_strangers_do_not_count_against_a_share():
+    allocator = SharesAllocator({"nsga2": 0.5, "random": 0.5})
+    assert allocator.next([Spend("floor", 1.0, 0.0)] * 9) == "nsga2"
+
+
+@pytest.mark.parametrize("shares", [{}, {"random": 0.0}])
+def test_shares_that_give_nobody_anything_are_refused(shares):
+    with pytest.raises(ValueError, match="shares must be positive"):
+        SharesAllocator(shares)

@@ -9,6 +9,7 @@ from chiasma.core.spec import value_at
 from chiasma.model.attention import MultiHeadAttention
 from chiasma.model.encoders import ViT
 from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.formula import formula
 from chiasma.model.graph.ops import OPS
 from chiasma.model.multimodal import ModelSpec
 from chiasma.search.attention_space import AttentionSpace
@@ -56,6 +57,25 @@ def test_an_edit_changes_the_genome_and_says_how(seed: int):
     edited, words = space.mutate(genome, rng)
     assert edited != genome
     assert words
+
+
+def test_scores_can_be_joined_with_scores_that_were_not_there():
+    space, standard = AttentionSpace(SLOT), GraphAttention()
+    children = [space.mutate(standard, numpy_rng(0, number))[0] for number in range(3000)]
+    words = {formula(child.graph) for child in children}
+    assert any("bias[i-j]" in each and "q·kᵀ" in each for each in words)
+    assert any("conv(" in each and each.startswith("(") for each in words)
+
+
+def test_a_joined_source_is_never_the_edge_s_own_where_another_can_be_had():
+    space, standard = AttentionSpace(SLOT), GraphAttention()
+    children = [space.mutate(standard, numpy_rng(0, number)) for number in range(2000)]
+    doubled = [
+        child
+        for child, words in children
+        if words.endswith("add_scores inserted") and "(x1 + x1)" in formula(child.graph)
+    ]
+    assert doubled == []
 
 
 def test_the_same_randomness_makes_the_same_edit():
