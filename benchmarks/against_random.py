@@ -50,9 +50,7 @@ def main() -> None:
                 volumes[arm] = judge.volume(front)
                 print(f"seed {seed}, {arm}: {len(found)} of full length, hypervolume {volumes[arm]:.4f}", flush=True)
             differences.append(volumes["bred"] - volumes["random"])
-    low, high = stats.t.interval(
-        LEVEL, len(differences) - 1, loc=np.mean(differences), scale=stats.sem(differences)
-    )
+    low, high = stats.t.interval(LEVEL, len(differences) - 1, loc=np.mean(differences), scale=stats.sem(differences))
     print(f"bred less random: {np.mean(differences):+.4f} ({low:+.4f} to {high:+.4f}) over {len(differences)} seeds")
 
 

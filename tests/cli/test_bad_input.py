@@ -158,3 +158,13 @@ def test_every_bad_row_is_set_aside_with_its_reason_and_the_rest_is_kept(tmp_pat
     read, kept = (int(word) for word in result.stdout.splitlines()[0].replace(",", "").split() if word.isdigit())
     assert read == len(rows) + 1
     assert kept + len(aside) == read
+
+
+def test_sizes_of_further_tasks_without_further_tasks_are_refused():
+    assert "--preset is about the tasks of --also" in fails("search", "attention", "--preset", "cpu", code=2)
+
+
+def test_a_further_task_that_there_is_not_is_named_with_the_nearest():
+    said = fails("search", "attention", "--also", "imbd", code=2)
+    assert "--also: there is no task 'imbd'." in said
+    assert "imdb" in said

@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from chiasma.core.errors import ConfigError, StorageError
+from chiasma.core.outcome import Scored
 from chiasma.core.spec import value_at
-from chiasma.experiment.attention_search import SearchResult, resume, search_attention
+from chiasma.experiment.attention_result import SearchResult
+from chiasma.experiment.attention_search import resume, search_attention
 from chiasma.experiment.compose import load_config
+from chiasma.experiment.config import default_design
 from chiasma.experiment.discoveries import attention_of
-from chiasma.experiment.front import Front, above_chance
+from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
+from chiasma.experiment.front import Front, above_chance, common_points, on_front
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.runs import read_results, story
@@ -87,6 +91,10 @@ def test_a_limit_holds_for_what_is_not_an_objective_too(home, tmp_path):
     )
     result = search_attention(config(tmp_path, *settings), console=TalkingConsole())
     assert result.front.objectives == ("error",)
+    assert not any(each.feasible or each.on_front for each in result.front.mechanisms)
+    assert result.front.best is None
+    assert result.use == ""
+    assert any("Beyond search.limits" in note for note in result.front.notes)
     with RunStore.open(result.run_path) as store:
         proposers = {row.proposer for row in store.candidates()}
         measured = [row.outcome.objectives for row in store.jobs("search")]
@@ -137,8 +145,45 @@ def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):
 def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_path):
     stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
     assert stopped.stopped == "interrupted"
-    assert "interrupted" in " ".join(stopped.front.notes)
-    assert told(resume(stopped.run_path, console=TalkingConsole()).front) == told(searched.front)
+    assert not stopped.front.fresh
+    assert all(each.verdict is None for each in stopped.front.mechanisms)
+    assert "there are no verdicts" in " ".join(stopped.front.notes)
+    assert "As the search itself measured them" in (stopped.run_path / "report.html").read_text()
+    resumed = resume(stopped.run_path, console=TalkingConsole()).front
+    assert told(resumed) == told(searched.front)
+    # The time of a generation is when it ended, not when a resume went through it again.
+    assert resumed.history[0]["seconds"] == stopped.front.history[0]["seconds"]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_stopped_while_it_judges_keeps_what_was_judged(home, tmp_path):
+    stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="judging on fresh seed 2"))
+    assert stopped.stopped == "interrupted"
+    assert stopped.front.fresh
+    assert {each.seeds for each in stopped.front.mechanisms} == {1}
+
+
+@pytest.mark.slow
+def test_the_front_says_how_it_was_judged_and_what_was_left_out(searched):
+    front = searched.front
+    assert front.fresh
+    assert front.trained == 1
+    assert any(f"the best of {front.candidates} on these rows" in note for note in front.notes)
+    named = {each.name for each in front.mechanisms} | {each.name for each in front.unjudged}
+    assert len(named) == len(front.mechanisms) + len(front.unjudged)
+
+
+def test_arms_are_compared_on_the_seeds_that_all_of_them_have():
+    def arm(name: str, **errors: float) -> TrainedArm:
+        trainings = [
+            Training(Path(), int(seed[1:]), Scored(objectives={"error": error}), 1.0) for seed, error in errors.items()
+        ]
+        return TrainedArm(ArmDesign(name, "finalist", "", 1, default_design(SIGNATURE)), tuple(trainings))
+
+    arms = [arm("a", s0=0.2, s1=0.1), arm("b", s0=0.1)]
+    assert common_points(arms, ["error"]) == [[0.2], [0.1]]
+    assert on_front(arms, ["error"], [True, True]) == {"b"}
+    assert on_front(arms, ["error"], [True, False]) == {"a"}
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import pytest
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at, value_at
 from chiasma.experiment.beginning import StoppedTooSoonError
-from chiasma.experiment.benchmark import Benchmark, Order, benchmark, read_benchmark, resume
+from chiasma.experiment.benchmark import benchmark, read_benchmark, resume
+from chiasma.experiment.benchmark_judge import Benchmark, Order
 from chiasma.experiment.benchmark_tasks import task_configs
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.matching import matched
@@ -74,6 +75,25 @@ def test_every_arm_is_trained_on_every_seed_and_the_candidate_is_compared_with_e
 
 
 @pytest.mark.slow
+def test_an_arm_that_diverges_is_reported_and_compared_with_nothing(home, tmp_path):
+    configs = task_configs("digit_claims", preset="cpu", overrides=[f"run.folder={tmp_path}", *SMALL, "optim.lr=1e30"])
+    diverging = order(tmp_path, seeds=1, arms=("standard",)).model_copy(update={"tasks": configs})
+    found = benchmark(diverging, console=TalkingConsole()).benchmark
+    arms = {arm.name: arm for arm in found.tasks[0].arms}
+    assert (arms["candidate"].diverged, arms["candidate"].test) == (1, None)
+    assert all(arm.gain is None for arm in arms.values())
+    assert any("candidate could not be trained on 1 of 1 seeds" in note for note in found.notes)
+    assert task_table(found.tasks[0]).row_count == len(arms)
+
+
+@pytest.mark.slow
+def test_the_gain_of_standard_attention_over_the_mean_is_paired_and_said(measured):
+    matters = measured[0].tasks[0].attention_matters
+    assert matters.low <= matters.value <= matters.high
+    assert any("standard attention over the mean of the values: " in note for note in measured[0].notes)
+
+
+@pytest.mark.slow
 def test_the_opening_of_the_test_split_is_counted_and_said(measured):
     found, lines = measured
     assert found.tasks[0].opening == 0
@@ -84,7 +104,7 @@ def test_the_opening_of_the_test_split_is_counted_and_said(measured):
 def test_what_makes_figures_weak_is_said(measured):
     notes = " ".join(measured[0].notes)
     assert "fewer than three seeds" in notes
-    assert "standard attention is not clearly better than the mean of the values" in notes
+    assert "attention is not shown to matter here" in notes
     assert len(task_table(measured[0].tasks[0]).rows) == len(measured[0].tasks[0].arms)
 
 

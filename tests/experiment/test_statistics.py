@@ -119,6 +119,11 @@ def test_intervals_contain_the_truth_nineteen_times_in_twenty(seeds: int, spread
     assert 0.912 <= coverage(groups=120, size=4, seeds=seeds, spread=spread) <= 0.995
 
 
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.8), (3, 0.912), (5, 0.912)])
+def test_a_handful_of_seeds_still_covers_the_truth_where_they_are_all_that_differs(seeds: int, least: float):
+    assert coverage(groups=120, size=4, seeds=seeds, spread=0.5) >= least
+
+
 def test_intervals_that_ignore_groups_would_miss_the_truth():
     assert coverage(groups=120, size=4, seeds=1, spread=0.0, clustered=False) < 0.88
 

@@ -131,7 +131,7 @@ def test_a_graph_that_makes_no_sense_is_refused_with_the_reason(nodes: list[tupl
 
 def test_a_constant_outside_of_its_choices_is_refused():
     node = {"op": "top_k", "inputs": [0], "constants": {"count": 7}}
-    with pytest.raises(ConfigError, match=r"top_k\.count must be one of 8, 4, 16, 32, but got 7"):
+    with pytest.raises(ConfigError, match=r"top_k\.count must be one of 8, 4, 10, 16, 32, but got 7"):
         AttentionGraph.from_dict({"nodes": [{"op": "dot", "inputs": ["q", "k"]}, node]})
 
 
@@ -199,6 +199,17 @@ def test_what_top_k_hides_stays_hidden_after_other_scores_are_added():
     cosine = 10 * parts.unit(q) @ parts.unit(k).transpose(-2, -1)
     expected = parts.softmax(q @ k.transpose(-2, -1) / 8**0.5 + cosine, chosen) @ v
     torch.testing.assert_close(GraphAttention(graph=kernel).build(8)(q, k, v, everything), expected)
+
+
+def test_keys_that_top_k_hid_are_seen_again_by_scores_of_the_mixed_tokens():
+    first = [DOT, ("top_k", 0), ("softmax", 1), ("weighted_sum", 2, "v"), ("dot", 3, "k")]
+    fused = graph([*first, ("softmax", 4), ("weighted_sum", 5, "v")])
+    not_fused = graph([*first, ("temperature", 4), ("softmax", 5), ("weighted_sum", 6, "v")])
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 12, 8, generator=generator) for _ in range(3))
+    everything = torch.ones(2, 1, 1, 12, dtype=torch.bool)
+    alike = [GraphAttention(graph=each).build(8)(q, k, v, everything) for each in (fused, not_fused)]
+    torch.testing.assert_close(*alike)
 
 
 def test_linear_attention_gives_what_its_quadratic_form_gives():

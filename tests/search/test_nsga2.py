@@ -119,6 +119,24 @@ def test_a_mechanism_that_is_written_differently_but_does_the_same_is_not_traine
     assert fingerprint(whole(twice)) == fingerprint(whole(plain)) != fingerprint(whole(turned))
 
 
+def test_where_a_learned_temperature_starts_makes_another_mechanism():
+    nodes = AttentionGraph().to_dict()["nodes"]
+
+    def started(start: float) -> str:
+        warm = {"op": "temperature", "inputs": [0], "constants": {"start": start}}
+        ends = [{"op": "softmax", "inputs": [1]}, {"op": "weighted_sum", "inputs": [2, "v"]}]
+        return fingerprint(GraphAttention(graph=AttentionGraph.from_dict({"nodes": [nodes[0], warm, *ends]})))
+
+    assert started(0.5) != started(2.0)
+
+
+def test_the_attention_to_begin_with_is_never_proposed_again():
+    proposer, archive = search(), SharedArchive()
+    found = [candidate.genome for candidate in proposer.ask(300, archive)]
+    assert len(found) > 200
+    assert GraphAttention() not in found
+
+
 def test_duplicates_are_counted():
     proposer = search()
     run(proposer, SharedArchive(), 60)

@@ -41,8 +41,8 @@ def benchmark(
     """Compare a discovered attention with the standard one on sealed test splits, on paired seeds."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_benchmark
-    from chiasma.experiment.benchmark import Order
     from chiasma.experiment.benchmark import benchmark as run_benchmark
+    from chiasma.experiment.benchmark_judge import Order
     from chiasma.experiment.benchmark_tasks import task_configs
     from chiasma.experiment.discoveries import mechanism_of
 

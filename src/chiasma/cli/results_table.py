@@ -3,7 +3,7 @@
 import typer
 
 from chiasma.cli.display import output, table
-from chiasma.experiment.attention_search import SearchResult
+from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.benchmark import BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.report.attention import closing_lines, front_table

@@ -40,7 +40,7 @@ def show(
     folder = find_folder(reference, run_folder)
     found = story(folder, number)
     output().print(found.title, markup=False, soft_wrap=True)
-    pairs(describe_design(found.design) | costs(folder, found.design))
+    pairs(describe_design(found.design) | costs(folder, found.design, task=found.task))
     for place, mechanism in mechanisms(found.design).items():
         print_mechanism(place, mechanism)
     if found.ancestors:

@@ -6,6 +6,7 @@ import typer
 
 from chiasma.cli.evolve_verbs import BUDGET, process_start
 from chiasma.cli.options import DataArgument, Settings, command_line, examples, takes_settings
+from chiasma.core.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -49,13 +50,15 @@ def search_attention(
         typer.Option(
             "--also",
             metavar="NAME[=PATH],...",
-            help="Further tasks whose errors are objectives too: cifar10, imdb, digit_claims, easy_vqa.",
+            help="Further tasks whose errors are objectives too, with settings of their own: cifar10, imdb, "
+            "digit_claims, easy_vqa.",
             show_default=False,
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", metavar="SIZE", help="Sizes of the further tasks: cpu or full.")
-    ] = "cpu",
+        str | None,
+        typer.Option("--preset", metavar="SIZE", help="Sizes of the tasks of --also: cpu or full.", show_default="cpu"),
+    ] = None,
     budget: Annotated[str | None, BUDGET] = None,
     settings: Settings,
 ) -> None:
@@ -67,7 +70,9 @@ def search_attention(
 
     named = None if objectives is None else [name.strip() for name in objectives.split(",")]
     config = settings.config_for(data, run__budget=budget, search__slot=slot, evaluate__objectives=named)
-    further = task_configs(also, preset=preset, option="--also") if also else {}
+    if preset is not None and not also:
+        raise ConfigError("--preset is about the tasks of --also; for DATA itself name a preset with --config.")
+    further = task_configs(also, preset=preset or "cpu", option="--also") if also else {}
     further = {name: each.model_copy(update={"run": config.run}) for name, each in further.items()}
     with progress() as console:
         result = run_search(config, also=further, console=console, command=command_line(), started=process_start())

@@ -11,16 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chiasma.core.errors import ChiasmaError, ConfigError
-from chiasma.core.files import write_json
 from chiasma.core.outcome import Rejected, Scored
-from chiasma.core.spec import value_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
-from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment import planning, stages
+from chiasma.experiment.attention_result import SearchResult, conclude
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -42,22 +38,16 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
 from chiasma.experiment.executors import check_executor, make_executor, with_executor
-from chiasma.experiment.finals import TrainedArm
-from chiasma.experiment.floors import Majority
-from chiasma.experiment.front import Front, above_chance, judged, volume_of
-from chiasma.experiment.judging_again import Search, elites, judge_again, make_judgings
+from chiasma.experiment.front import volume_of
+from chiasma.experiment.judging_again import Search, elites, front_of, judge_again, judged_arms
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import MECHANISMS, SearchPlan
-from chiasma.experiment.report.attention import write_drawings, write_front_report
-from chiasma.experiment.report.wording import amount
-from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
 from chiasma.search.allocator import SharesAllocator
 from chiasma.search.archive import SharedArchive
-from chiasma.search.attention_space import short_slot
 from chiasma.search.nsga2 import excess
-from chiasma.search.pareto import by_front, non_dominated
+from chiasma.search.pareto import by_front
 from chiasma.search.protocols import Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.store.logs import log_to
@@ -65,23 +55,6 @@ from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
 MARGIN = 1.1
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What the verb hands back.
-
-    Attributes:
-        run_path: The run's folder, with ``pareto_front.json``, ``graphs/`` and ``report.html``.
-        front: What was found.
-        use: What ``--set`` takes to use the best mechanism; empty where none was judged.
-        stopped: ``finished``, or ``interrupted`` where the user stopped it.
-    """
-
-    run_path: Path
-    front: Front
-    use: str
-    stopped: str
 
 
 def search_attention(
@@ -119,7 +92,7 @@ def search_attention(
     check_can_run(config, dataset)
     companions = prepare_companions(also or {}, console)
     with begin_run(config, dataset, verb="search", command=command) as store, failing(store):
-        record_companions(store, also or {})
+        record_companions(store, also or {}, companions)
         surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
         return _drive(surroundings, store=store, console=console, clock=clock)
 
@@ -144,7 +117,7 @@ def resume(
         slot = slot_path(config, dataset.signature)
         metric = deciding_metric(config, dataset)
         clock = Clock(spent_before=spent_seconds(store), started=started)
-        companions = prepare_companions(recorded_companions(store), console)
+        companions = recorded_companions(store, console)
         surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
         with failing(store):
             return _drive(surroundings, store=store, console=console, clock=clock)
@@ -175,7 +148,7 @@ def _drive(surroundings: _Surroundings, *, store: RunStore, console: Console, cl
 
 def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
     """Run every stage, or as many as there is time for."""
-    console, trained, loop, interrupted = setting.console, [], None, False
+    console, loop, interrupted = setting.console, None, False
     search_plan = SearchPlan()
     search: Search | None = None
     try:
@@ -187,7 +160,7 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         search_plan = planning.lengthen(setting, search_plan, list(search.arms.values()), search.first)
         loop = _make_loop(search, search_plan)
         stages.search(setting, loop, search_plan)
-        trained = judge_again(search, loop, search_plan)
+        judge_again(search, loop, search_plan)
     except StopRequestedError:
         interrupted = True
         setting.driver.drop()
@@ -198,8 +171,10 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         raise StoppedTooSoonError(
             f"Stopped before any mechanism was trained. Go on: chiasma resume {setting.store.path}"
         )
-    trained = trained or stages.trained_so_far(setting, search_plan, elites(search))
-    return _conclude(search, loop, trained, interrupted=interrupted)
+    trained = judged_arms(search, elites(search))
+    if not any(arm.arm.role == "finalist" for arm in trained):
+        trained = stages.trained_so_far(setting, search_plan, elites(search))
+    return conclude(search, loop, trained, search_plan, interrupted=interrupted)
 
 
 def _begin(setting: Setting, slot: str, base: Design) -> Search:
@@ -222,7 +197,12 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
     search.first = stages.train_first(search.setting, arms, search_plan, scratch)
     for evaluation in scratch.by_hash(search.base.content_hash()):
         search.archive.add(evaluation)
+    outcomes = [item.outcome for item in search.first if item.work.candidate == search.arms["standard"].candidate]
     if not search.archive.standings():
+        if outcomes and isinstance(outcomes[0], Rejected):
+            raise ChiasmaError(
+                f"Standard attention itself cannot be trained with these settings: {outcomes[0].reason}."
+            )
         raise ChiasmaError(
             f"Standard attention was not trained within {search.setting.config.run.budget.words}, not even for "
             f"{search_plan.top:.0%} of its epochs. Go on with more time: chiasma resume {search.setting.store.path} "
@@ -234,7 +214,8 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
 
 def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
     config = search.setting.config
-    control = RandomSearch(search.space, seed=config.run.seed, name=CONTROL, base=search.base)
+    space = search.space
+    control = RandomSearch(space, seed=config.run.seed, name=CONTROL, base=search.base, behaviour=space.behaviour)
     breeders: dict[str, Proposer[Any]] = {"attention": search.nsga2, CONTROL: control}
     chosen = {each.name: each for name, each in breeders.items() if name in config.search.proposers}
     loop = stages.make_search(
@@ -244,7 +225,7 @@ def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
         chosen,
         allocator=SharesAllocator(_shares(list(chosen), config.search.floor_share)),
         ranking=_ranking(search.objectives, search.nsga2.rules.limits or {}),
-        progress=lambda: _progress(search, loop, search_plan),
+        progress=lambda seconds: _progress(search, loop, search_plan, seconds),
     )
     return loop
 
@@ -271,11 +252,10 @@ def _ranking(
     return ranked
 
 
-def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> str:
+def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan, seconds: float) -> str:
     """Note the front after a generation, and return it in words with what was refused and saved."""
     points = _front_points(search)
     volume = volume_of(points, search.reference)
-    seconds = search.setting.driver.clock.elapsed()
     row = {"candidates": len(loop.ledger), "seconds": seconds, "hypervolume": volume, "front": len(points)}
     search.history.append({"generation": len(search.history) + 1, **row})
     parts = [f"front {len(points)}, hypervolume {volume:.4f}"]
@@ -284,94 +264,15 @@ def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> str:
     if search.nsga2.duplicates:
         parts.append(f"{search.nsga2.duplicates} duplicates saved")
     if search_plan.search_until is not None:
-        parts.append(f"{max(0.0, search_plan.search_until - seconds):.0f} s of search left")
+        left = search_plan.search_until - search.setting.driver.clock.elapsed()
+        parts.append(f"{max(0.0, left):.0f} s of search left")
     return "; ".join(parts)
 
 
 def _front_points(search: Search) -> list[list[float]]:
     """Return the front among what was trained on the last rung."""
-    top = [s for s in search.archive.standings(*search.objectives) if s.rung >= search.setting.ladder.top]
-    points = [[s.objectives[name] for name in search.objectives] for s in top]
-    return [point for point, here in zip(points, non_dominated(_table(points)), strict=True) if here]
-
-
-def _table(points: list[list[float]]) -> np.ndarray:
-    return np.array(points, dtype=float).reshape(len(points), -1) if points else np.zeros((0, 1))
+    return [[s.objectives[name] for name in search.objectives] for s in front_of(search)]
 
 
 def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
     return dict(Counter(item.outcome.stage for item in finished if isinstance(item.outcome, Rejected)))
-
-
-def _conclude(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], *, interrupted: bool) -> SearchResult:
-    """Write the front, its drawings and the report."""
-    setting, judgings = search.setting, make_judgings(search.setting)
-    judging = judgings[0]
-    mechanisms = judged(trained, judgings, objectives=search.objectives, space=search.space)
-    points = [[each.objectives[name] for name in search.objectives] for each in mechanisms if each.name != "mean"]
-    by_name = {arm.arm.name: arm for arm in trained}
-    both = [by_name[name] for name in ("standard", "mean") if name in by_name]
-    front = Front(
-        run=setting.store.id,
-        source=setting.dataset.source,
-        slot=short_slot(search.slot),
-        metric=setting.metric,
-        objectives=search.objectives,
-        mechanisms=mechanisms,
-        reference=search.reference,
-        hypervolume=volume_of(points, search.reference),
-        attention_matters=judging.gain(*both) if len(both) == 2 else None,
-        chance=judging.chance(Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))),
-        rejections=_reasons(loop.finished),
-        refused=dict(search.nsga2.refused.most_common()),
-        duplicates_saved=search.nsga2.duplicates,
-        candidates=loop.asked,
-        trainings=len(loop.finished),
-        seconds=setting.driver.clock.elapsed(),
-        budget=setting.config.run.budget.words,
-        rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
-        history=tuple(search.history),
-    )
-    front = front.model_copy(update={"notes": tuple(_notes(front, interrupted=interrupted))})
-    write_json(setting.store.path / FRONT_FILE, front.to_dict())
-    write_drawings(front, setting.store.path / "graphs")
-    write_front_report(front, setting.store.path / "report.html")
-    return SearchResult(setting.store.path, front, _use(search, front), "interrupted" if interrupted else "finished")
-
-
-def _use(search: Search, front: Front) -> str:
-    """Return the settings that put the best mechanism where it was found."""
-    if front.best is None:
-        return ""
-    owner = search.slot.removesuffix(".attention")
-    kind = value_at(search.base, owner).kind
-    return f"{owner}.kind={kind} {search.slot}={front.run}{front.best.name}"
-
-
-def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
-    outcomes = (item.outcome for item in finished)
-    return dict(Counter(f"{o.stage}: {o.reason}" for o in outcomes if isinstance(o, Rejected)).most_common())
-
-
-def _notes(front: Front, *, interrupted: bool) -> list[str]:
-    """Return what a reader must know before believing the front."""
-    notes = ["Mechanisms were chosen and judged on the select split, on seeds of their own; the test split is sealed."]
-    if interrupted:
-        notes.append("The run was interrupted: figures are those of the search itself, on the seeds that selected.")
-    if above_chance(front) is False:
-        notes.append(
-            "Nothing that was judged is shown to be better than always giving the most frequent answer "
-            f"({amount(front.metric, front.chance or 0.0)}): on these labels there was nothing to find."
-        )
-    matters = front.attention_matters
-    if matters is not None and matters.low <= 0:
-        notes.append(
-            "Attention is not shown to matter on this task: the mean of the values is not clearly worse than standard "
-            "attention, so that a mechanism found here says little about attention."
-        )
-    standard = front.named("standard")
-    if standard is not None and not any(each.verdict == "better" for each in front.mechanisms):
-        notes.append("No mechanism was shown to be better than standard attention.")
-    if any(each.seeds == 1 for each in front.mechanisms):
-        notes.append("Some were judged on one fresh seed, so that their intervals do not cover the luck of training.")
-    return notes

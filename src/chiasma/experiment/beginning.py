@@ -59,31 +59,43 @@ def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequen
         provenance=provenance(command, config.run.seed),
     )
     store.record_event("verb", {"verb": verb})
+    record_data(store, dataset)
+    return store
+
+
+def record_data(store: RunStore, dataset: Dataset, *, task: str = "") -> None:
+    """Note what data a run is about; one of several tasks by its name."""
     store.record_event(
         "dataset",
         {
+            "task": task,
             "folder": str(dataset.folder),
             "fingerprint": dataset.fingerprint,
             "content": dataset.content_key,
             "signature": dataset.signature.to_dict(),
         },
     )
-    return store
 
 
-def check_same_data(store: RunStore, dataset: Dataset) -> None:
+def check_same_data(store: RunStore, dataset: Dataset, *, task: str = "") -> None:
     """Refuse to continue a run on other data than it began with.
+
+    Args:
+        store: The run.
+        dataset: What its source gives now.
+        task: Which of several tasks.
 
     Raises:
         DataError: Rows, labels or splits differ.
     """
-    known = store.events("dataset")[0].data
+    noted = [event.data for event in store.events("dataset")]
+    known = next((data for data in noted if data.get("task", "") == task), noted[0])
     now = {"fingerprint": dataset.fingerprint, "content": dataset.content_key}
     for what, value in now.items():
         if known.get(what, value) != value:
+            where = f"{store.id}, task {task}," if task else store.id
             raise DataError(
-                f"The data of {store.id} have changed: their {what} was {known[what]} and is now {value}. "
-                "Start a new run."
+                f"The data of {where} have changed: their {what} was {known[what]} and is now {value}. Start a new run."
             )
 
 

@@ -1,6 +1,6 @@
 """Further tasks on which every mechanism of a search is trained: their errors are objectives of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.tasks import Task
-from chiasma.experiment.beginning import check_can_run, deciding_metric, prepare_data
+from chiasma.experiment.beginning import check_can_run, check_same_data, deciding_metric, prepare_data, record_data
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.mechanism import around_slot, slot_path
@@ -66,15 +66,25 @@ def prepare_companions(configs: Mapping[str, RunConfig], console: Console) -> tu
     return tuple(_prepared(name, config, console) for name, config in configs.items())
 
 
-def record_companions(store: RunStore, configs: Mapping[str, RunConfig]) -> None:
-    """Note which further tasks a run has, so that a resume has the same."""
+def record_companions(store: RunStore, configs: Mapping[str, RunConfig], companions: Sequence[Companion]) -> None:
+    """Note which further tasks a run has, and on what data, so that a resume has the same."""
     store.record_event(EVENT, {name: config.to_dict() for name, config in configs.items()})
+    for each in companions:
+        record_data(store, each.dataset, task=each.name)
 
 
-def recorded_companions(store: RunStore) -> dict[str, RunConfig]:
-    """Return the further tasks that a run began with."""
-    found = store.events(EVENT)
-    return {name: RunConfig.from_dict(config) for name, config in found[0].data.items()} if found else {}
+def recorded_companions(store: RunStore, console: Console) -> tuple[Companion, ...]:
+    """Return the further tasks that a run began with.
+
+    Raises:
+        DataError: Their data have changed.
+    """
+    noted = store.events(EVENT)
+    configs = {name: RunConfig.from_dict(config) for name, config in noted[0].data.items()} if noted else {}
+    companions = prepare_companions(configs, console)
+    for each in companions:
+        check_same_data(store, each.dataset, task=each.name)
+    return companions
 
 
 def _prepared(name: str, config: RunConfig, console: Console) -> Companion:

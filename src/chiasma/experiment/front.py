@@ -16,6 +16,7 @@ from chiasma.experiment.results import Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdict
 from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import AttentionSpace
+from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import hypervolume, non_dominated
 from chiasma.train.metrics import higher_is_better
 
@@ -44,6 +45,8 @@ class Mechanism(Spec):
         seeds: Fresh seeds.
         on_front: No other judged mechanism dominates it.
         edit: How it came to be.
+        feasible: It is within the limits of the search.
+        diverged: Trainings on fresh seeds that were rejected; the figures are of the others, and there is no verdict.
         elsewhere: The same on further tasks, by their names.
     """
 
@@ -58,7 +61,23 @@ class Mechanism(Spec):
     seeds: int
     on_front: bool
     edit: str = ""
+    feasible: bool = True
+    diverged: int = 0
     elsewhere: Mapping[str, Elsewhere] = {}
+
+
+class Unjudged(Spec):
+    """A mechanism on the front of the search itself that was not trained on fresh seeds.
+
+    Attributes:
+        objectives: As the search measured them, on the seed that selected it.
+    """
+
+    name: str
+    candidate: int
+    formula: str
+    attention: Mapping[str, Any]
+    objectives: Mapping[str, float]
 
 
 class Front(Spec):
@@ -66,6 +85,9 @@ class Front(Spec):
 
     Attributes:
         mechanisms: The baselines, then what was judged, lowest error first.
+        fresh: They were judged on seeds that did not select them; else the figures are the search's own.
+        trained: Part of their epochs that all of them were trained.
+        unjudged: The rest of the search's own front.
         reference: The point from which the hypervolume is measured: the worst of the baselines, and a tenth more.
         hypervolume: Of the judged front.
         attention_matters: Standard attention's gain over the mean of the values; None where it was not measured.
@@ -86,6 +108,9 @@ class Front(Spec):
     mechanisms: tuple[Mechanism, ...]
     reference: tuple[float, ...]
     hypervolume: float
+    fresh: bool = True
+    trained: float = 1.0
+    unjudged: tuple[Unjudged, ...] = ()
     attention_matters: Interval | None = None
     chance: float | None = None
     rejections: Mapping[str, int] = {}
@@ -120,8 +145,10 @@ class Front(Spec):
 
     @property
     def best(self) -> Mechanism | None:
-        """Return the discovered mechanism with the lowest error, or None where none was judged."""
-        return min(self.discovered, key=lambda each: each.objectives["error"], default=None)
+        """Return the discovered mechanism within the limits with the lowest error, or None where none was judged."""
+        return min(
+            (each for each in self.discovered if each.feasible), key=lambda each: each.objectives["error"], default=None
+        )
 
 
 class Judging:
@@ -180,17 +207,61 @@ class Judging:
 
 
 def judged(
-    arms: Sequence[TrainedArm], judgings: Sequence[Judging], *, objectives: Sequence[str], space: AttentionSpace
+    arms: Sequence[TrainedArm],
+    judgings: Sequence[Judging],
+    *,
+    objectives: Sequence[str],
+    space: AttentionSpace,
+    limits: Mapping[str, float] | None = None,
+    diverged: Mapping[str, int] | None = None,
+    fresh: bool = True,
 ) -> tuple[Mechanism, ...]:
-    """Return every arm as a mechanism, baselines first, then by error; the first judge is the search's own task's."""
+    """Return every arm as a mechanism, baselines first, then by error; the first judge is the search's own task's.
+
+    Args:
+        arms: What was trained.
+        judgings: One a task.
+        objectives: What is minimised.
+        space: Of the mechanisms.
+        limits: The most of an objective that is feasible.
+        diverged: Rejected trainings by arm.
+        fresh: The seeds did not select the arms; else there are no verdicts.
+    """
     standard = next((arm for arm in arms if arm.arm.name == "standard"), None)
-    points = np.array([[_mean(arm, name) for name in objectives] for arm in arms])
-    front = non_dominated(points) if len(arms) else np.zeros(0, bool)
+    feasible = [not excess({name: _mean(arm, name) for name in limits or {}}, limits) for arm in arms]
+    front = on_front(arms, objectives, feasible)
     found = [
-        _mechanism(arm, judgings, standard=standard, objectives=objectives, space=space, on_front=bool(here))
-        for arm, here in zip(arms, front, strict=True)
+        _mechanism(arm, judgings, standard=standard, objectives=objectives, space=space).model_copy(
+            update={
+                "on_front": arm.arm.name in front,
+                "feasible": within,
+                "diverged": (diverged or {}).get(arm.arm.name, 0),
+            }
+        )
+        for arm, within in zip(arms, feasible, strict=True)
     ]
+    found = [each if fresh and not each.diverged else _without_verdict(each) for each in found]
     return tuple(sorted(found, key=lambda each: (each.name.startswith("#"), each.objectives["error"])))
+
+
+def on_front(arms: Sequence[TrainedArm], objectives: Sequence[str], feasible: Sequence[bool]) -> set[str]:
+    """Return the names of the feasible arms that no other dominates, by means over the seeds that all of them have."""
+    within = [arm for arm, here in zip(arms, feasible, strict=True) if here]
+    if not within:
+        return set()
+    points = common_points(within, objectives)
+    return {arm.arm.name for arm, here in zip(within, non_dominated(np.array(points)), strict=True) if here}
+
+
+def common_points(arms: Sequence[TrainedArm], objectives: Sequence[str]) -> list[list[float]]:
+    """Return the objectives of arms over the seeds that all have; over all of their own where they share none."""
+    shared = set[int].intersection(*({t.round for t in arm.trainings} for arm in arms)) if arms else set[int]()
+    return [[_mean(arm, name, shared or None) for name in objectives] for arm in arms]
+
+
+def _without_verdict(mechanism: Mechanism) -> Mechanism:
+    elsewhere = {name: each.model_copy(update={"verdict": None}) for name, each in mechanism.elsewhere.items()}
+    return mechanism.model_copy(update={"verdict": None, "elsewhere": elsewhere})
 
 
 def volume_of(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -226,7 +297,6 @@ def _mechanism(
     standard: TrainedArm | None,
     objectives: Sequence[str],
     space: AttentionSpace,
-    on_front: bool,
 ) -> Mechanism:
     baseline = arm.arm.role == "floor"
     attention = space.at(arm.arm.design)
@@ -241,7 +311,7 @@ def _mechanism(
         gain=here.gain,
         verdict=here.verdict,
         seeds=len(arm.trainings),
-        on_front=on_front,
+        on_front=False,
         edit="" if baseline else arm.arm.description,
         elsewhere={judging.task: found for judging, found in zip(judgings[1:], others, strict=True)},
     )
@@ -253,5 +323,6 @@ def _measured(arm: TrainedArm, judging: Judging, *, standard: TrainedArm | None)
     return Elsewhere(metric=judging.metric, score=judging.score(arm), gain=gain, verdict=said)
 
 
-def _mean(arm: TrainedArm, name: str) -> float:
-    return float(np.mean([training.outcome.objectives[name] for training in arm.trainings]))
+def _mean(arm: TrainedArm, name: str, rounds: set[int] | None = None) -> float:
+    chosen = [t for t in arm.trainings if rounds is None or t.round in rounds]
+    return float(np.mean([training.outcome.objectives[name] for training in chosen]))

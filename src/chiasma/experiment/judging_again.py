@@ -1,12 +1,15 @@
 """Judge the best mechanisms of a search again, on seeds that did not select them, until their order is certain."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from chiasma.core.outcome import Scored
+import numpy as np
+
+from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.rng import derive_seed
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
@@ -17,8 +20,9 @@ from chiasma.experiment.setting import Setting
 from chiasma.experiment.stages import breeding_rules
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import AttentionSpace, attention_slots
-from chiasma.search.nsga2 import NSGA2, survivors
-from chiasma.search.protocols import Candidate
+from chiasma.search.nsga2 import NSGA2, excess, survivors
+from chiasma.search.pareto import non_dominated
+from chiasma.search.protocols import Candidate, Standing
 from chiasma.train.design import Design
 
 
@@ -30,6 +34,8 @@ class Search:
         slot: The dotted path that is searched.
         base: The design around it, with standard attention.
         archive: Standard attention, and every mechanism that was trained.
+        judged: Trainings on fresh seeds, by arm.
+        diverged: How many of them were rejected, by arm.
         history: One row a generation.
         reference: The point from which the hypervolume is measured; empty until the baselines are trained.
     """
@@ -40,6 +46,8 @@ class Search:
     archive: SharedArchive
     arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
     first: list[Finished] = field(default_factory=list[Finished])
+    judged: dict[str, list[Training]] = field(default_factory=dict[str, list[Training]])
+    diverged: Counter[str] = field(default_factory=Counter[str])
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     reference: tuple[float, ...] = ()
 
@@ -71,6 +79,21 @@ class Search:
         return here or any(each.crossed for each in self.setting.companions)
 
 
+def front_of(search: Search) -> list[Standing]:
+    """Return the feasible designs of the last rung that no other dominates, as the search itself measured them."""
+    rules = search.nsga2.rules
+    measured = dict.fromkeys((*search.objectives, *(rules.limits or ())))
+    standings = [
+        each
+        for each in search.archive.standings(*measured)
+        if each.rung >= search.setting.ladder.top and not excess(each.objectives, rules.limits)
+    ]
+    if not standings:
+        return []
+    table = np.array([[each.objectives[name] for name in search.objectives] for each in standings])
+    return [each for each, here in zip(standings, non_dominated(table), strict=True) if here]
+
+
 def elites(search: Search) -> list[ArmDesign]:
     """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
@@ -84,8 +107,10 @@ def _arm(candidate: Candidate[Any], number: int) -> ArmDesign:
     return ArmDesign(f"#{number}", "finalist", candidate.edit, number, candidate.design, candidate.proposer)
 
 
-def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> list[TrainedArm]:
+def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> None:
     """Train the elites on fresh seeds, round after round, until their order is certain, the seeds or the time spent.
+
+    What ended is in ``search.judged``, also where the user stops.
 
     Raises:
         StopRequestedError: The user asked to stop.
@@ -94,21 +119,26 @@ def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> li
     arms = elites(search)
     costs = full_cost([*search.first, *loop.finished])
     judgings = make_judgings(setting)
-    found: dict[str, list[Training]] = {arm.name: [] for arm in arms}
+    found = search.judged
+    found.update((arm.name, []) for arm in arms)
     asked = list(arms)
     for round_ in range(setting.config.evaluate.seeds):
         if not asked or not _time_for(setting, asked, costs, round_, search_plan):
             break
         names = ", ".join(arm.name for arm in asked)
         setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
-        _train_round(search, asked, round_, search_plan, found)
-        trained = [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+        _train_round(search, asked, round_, search_plan)
+        trained = judged_arms(search, arms)
         names_left = set[str]().union(*(uncertain(trained, judging) for judging in judgings))
         # Standard attention goes on: every gain is measured against it.
         asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
         if asked == [search.arms["standard"]]:
             break
-    return [TrainedArm(arm, tuple(found[arm.name])) for arm in arms if found[arm.name]]
+
+
+def judged_arms(search: Search, arms: Sequence[ArmDesign]) -> list[TrainedArm]:
+    """Return the arms that have been trained on a fresh seed, with those trainings."""
+    return [TrainedArm(arm, tuple(kept)) for arm in arms if (kept := search.judged.get(arm.name))]
 
 
 def _time_for(
@@ -128,7 +158,6 @@ def _train_round(
     arms: Sequence[ArmDesign],
     round_: int,
     search_plan: SearchPlan,
-    found: dict[str, list[Training]],
 ) -> None:
     """Train each arm once, as long as the search's last rung, with a seed that the search never used."""
     setting = search.setting
@@ -146,10 +175,16 @@ def _train_round(
         places[job.key] = (arm.name, folder)
         work = Work(job, arm.candidate, "final", until=search_plan.finish_by, whole_or_nothing=True)
         setting.driver.submit(work)
-    for item in setting.driver.finish_all(search_plan.finish_by):
-        name, folder = places[item.work.job.key]
-        if isinstance(item.outcome, Scored):
-            found[name].append(Training(folder, round_, item.outcome, item.seconds))
+    ended: list[Finished] = []
+    try:
+        setting.driver.finish_all(search_plan.finish_by, into=ended)
+    finally:
+        for item in ended:
+            name, folder = places[item.work.job.key]
+            if isinstance(item.outcome, Scored):
+                search.judged[name].append(Training(folder, round_, item.outcome, item.seconds))
+            elif isinstance(item.outcome, Rejected):
+                search.diverged[name] += 1
 
 
 def make_judgings(setting: Setting) -> tuple[Judging, ...]:

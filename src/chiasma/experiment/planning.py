@@ -7,6 +7,7 @@ from functools import partial
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
+from chiasma.evaluate.job import on_task
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import ArmDesign, expected_costs, full_cost
 from chiasma.experiment.plan import (
@@ -21,6 +22,7 @@ from chiasma.experiment.plan import (
     plan_search,
 )
 from chiasma.experiment.setting import Setting
+from chiasma.search.design_space import VISITS
 from chiasma.train.design import Design, LoopSpec, TrainingSpec
 
 WARMUP_VISITS = 4000
@@ -132,10 +134,10 @@ def _with_more_time(setting: Setting, first: SearchPlan, seconds: float) -> Sear
 def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
     """Return what training the settings' design on one example once costs a worker.
 
-    Evaluations are included, in the proportion of a full training: the warm-up has more of them.
+    Evaluations and further tasks are included, in the proportion of a full training.
     """
     model = setting.config.design(setting.dataset.signature).model
-    design = Design(model=model, training=usual_training(setting, WARMUP_VISITS))
+    design = Design(model=model, training=usual_training(setting, VISITS))
     job = setting.make_job(
         key="warmup",
         design=design,
@@ -151,10 +153,12 @@ def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
             evaluation = 0.0 if loop.train_on_steer else len(setting.dataset.rows("steer")) / TRAIN_OVER_PREDICT
             trained = metrics["steps"] * loop.batch_size
             evaluated = math.ceil(loop.evaluations * job.fraction) * evaluation
-            alone = metrics["train_seconds"] / (trained + evaluated)
+            elsewhere = sum(metrics[on_task("train_seconds", each.name)] for each in setting.companions)
+            alone = (metrics["train_seconds"] - elsewhere) / (trained + evaluated)
             epochs = _named_epochs(setting)
             full = affordable_visits(budget, alone, setting.config.run.workers) if epochs is None else epochs * rows
-            return alone * (1 + loop.evaluations * evaluation / max(full, WARMUP_VISITS))
+            full = max(full, WARMUP_VISITS)
+            return alone * (1 + loop.evaluations * evaluation / full) + elsewhere / job.fraction / full
     return WARMUP_SHARE * budget / WARMUP_VISITS
 
 

@@ -52,12 +52,14 @@ class Story:
         design: As plain JSON.
         ancestors: ``(number, proposer, edit)`` from the youngest to the oldest.
         jobs: Its trainings; none for a run of ``chiasma train``.
+        task: Which task it is for, in a run that has several.
     """
 
     title: str
     design: Mapping[str, Any]
     ancestors: tuple[tuple[str, str, str], ...] = ()
     jobs: tuple[JobRow, ...] = ()
+    task: str = ""
 
 
 def split_reference(text: str) -> tuple[str, int | None]:
@@ -157,17 +159,26 @@ def story(run: Path, number: int | None) -> Story:
             raise ConfigError(str(error)) from None
         jobs = tuple(job for job in store.jobs() if job.candidate == chosen)
         ancestors = tuple((f"#{item.number}", item.proposer, item.edit) for item in _ancestors(store, row))
-        return Story(f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}", row.design, ancestors, jobs)
+        title = f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}"
+        task = str(row.genome.get("task", "")) if row.proposer == "benchmark" else ""
+        return Story(title, row.design, ancestors, jobs, task)
 
 
-def costs(run: Path, design: Mapping[str, Any]) -> dict[str, str]:
-    """Return parameters and FLOPs of a design for the run's data; nothing where their shapes are not known."""
+def costs(run: Path, design: Mapping[str, Any], *, task: str = "") -> dict[str, str]:
+    """Return parameters and FLOPs of a design for the run's data; nothing where their shapes are not known.
+
+    Args:
+        run: The run's folder.
+        design: What it costs.
+        task: Which of several tasks it is for.
+    """
     from chiasma.data.signature import Signature
     from chiasma.experiment.saved import SavedModel
     from chiasma.model.cost import cost
 
     with RunStore.open(run) as store:
-        known = [event.data.get("signature") for event in store.events("dataset")]
+        noted = [event.data for event in store.events("dataset")]
+        known = [data.get("signature") for data in noted if data.get("task", "") == task]
     folder = run / MODEL_FOLDER
     if known and known[0] is not None:
         signature = Signature.from_dict(known[0])

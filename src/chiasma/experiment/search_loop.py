@@ -81,7 +81,7 @@ class SearchLoop:
         until: Seconds after the run's start at which trainings are cut and forgotten; None where trials decide.
         ranking: Decides who climbs the ladder.
         inherit: Returns the folder of the kept training whose weights a candidate begins with, or None.
-        progress: Returns what else is said after each generation.
+        progress: Returns what else is said after each generation, given the seconds at which its last training ended.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SearchLoop:
         until: float | None = None,
         ranking: Ranking = by_error,
         inherit: Callable[[Candidate[Any]], Path | None] = lambda candidate: None,
-        progress: Callable[[], str] = str,
+        progress: Callable[[float], str] = lambda seconds: "",
     ) -> None:
         self.inherit = inherit
         self.ranking = ranking
@@ -264,7 +264,7 @@ class SearchLoop:
         scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
         best = self._best_error()
         shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
-        more = self.progress()
+        more = self.progress(max((item.elapsed for _, item in generation.finished), default=0.0))
         self.driver.console.say(
             f"generation {generation.number + 1}: {len(generation.candidates)} candidates, {scored} of "
             f"{len(generation.finished)} trainings scored; {shown}; {more and more + '; '}"

@@ -133,7 +133,7 @@ def make_search(
     *,
     allocator: Allocator,
     ranking: Ranking = by_error,
-    progress: Callable[[], str] = str,
+    progress: Callable[[float], str] = lambda seconds: "",
 ) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
     config, top = setting.config, setting.ladder.top

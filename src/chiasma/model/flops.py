@@ -5,6 +5,7 @@ agree with ``torch.utils.flop_counter``. Unlike it, element-wise operations and 
 attention counts on every backend.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -47,6 +48,12 @@ def _embedding_bag(args: Any, result: Any) -> tuple[float, float]:
     return 0.0, 2.0 * rows.numel() * weight.shape[-1]
 
 
+def _sorting(args: Any, result: Any) -> tuple[float, float]:
+    """Return the comparisons of sorting: so many for each number as its row can be halved."""
+    row = args[0].shape[-1] if args[0].ndim else 1
+    return 0.0, args[0].numel() * math.log2(max(row, 2))
+
+
 MATRIX: Mapping[str, Rule] = {
     "mm": _product(0),
     "bmm": _product(0),
@@ -59,6 +66,8 @@ MATRIX: Mapping[str, Rule] = {
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_cudnn_attention": _attention,
+    "sort": _sorting,
+    "topk": _sorting,
     "_embedding_bag": _embedding_bag,
     "_embedding_bag_forward_only": _embedding_bag,
 }

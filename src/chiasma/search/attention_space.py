@@ -81,7 +81,13 @@ class AttentionSpace:
         raise ValueError(f"No edit of {formula(genome.graph)} makes sense after {TRIES} tries.")
 
     def crossover(self, first: GraphAttention, second: GraphAttention, rng: np.random.Generator) -> GraphAttention:
-        """Return the first with one subgraph replaced by a subgraph of the second of the same kind.
+        """Return a child of two mechanisms; see :meth:`cross`."""
+        return self.cross(first, second, rng)[0]
+
+    def cross(
+        self, first: GraphAttention, second: GraphAttention, rng: np.random.Generator
+    ) -> tuple[GraphAttention, str]:
+        """Return the first with one subgraph replaced by a subgraph of the second of the same kind, and this in words.
 
         Each projection flag is drawn from one of the two. Where nothing fits, an edit of the first.
         """
@@ -97,8 +103,9 @@ class AttentionSpace:
             draft.redirect(target, draft.graft(donor, pick(fitting, rng)))
             crossed = self._finished(draft, base)
             if crossed is not None and crossed not in (first, second):
-                return crossed
-        return self.mutate(first, rng)[0]
+                return crossed, "a cross of two mechanisms"
+        genome, edit = self.mutate(first, rng)
+        return genome, f"nothing of the second parent fits; {edit}"
 
     def validate(self, genome: GraphAttention) -> str | None:
         """Return why the attention cannot stand in this slot, or None."""

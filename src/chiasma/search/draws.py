@@ -7,6 +7,7 @@ import numpy as np
 
 from chiasma.core.rng import numpy_rng
 from chiasma.search.protocols import Archive, Candidate
+from chiasma.train.design import Design
 
 G = TypeVar("G")
 
@@ -19,26 +20,36 @@ class Draws:
     Args:
         seed: The run's seed.
         name: The proposer's name; its draws depend on the seed, the name and the count of draws alone.
-        behaviour: Returns a hash of what a candidate does; one that does what an earlier draw did is known too. None
+        behaviour: Returns a hash of what a design does; one that does what an earlier draw did is known too. None
             compares designs alone.
+        known: What is done already, before anything is drawn.
 
     Attributes:
         duplicates: How many draws gave a known design and were drawn again.
     """
 
-    def __init__(self, seed: int, name: str, *, behaviour: Callable[[Candidate[Any]], str] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        name: str,
+        *,
+        behaviour: Callable[[Design], str] | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
         self.seed = seed
         self.name = name
         self.duplicates = 0
         self._behaviour = behaviour
         self._count = 0
         self._waiting: list[str] = []
-        self._seen: list[str] = []
+        self._seen = list(known)
 
     def fresh(
         self, count: int, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]
     ) -> list[Candidate[G]]:
         """Return up to ``count`` designs that neither the archive nor an earlier, unanswered call holds.
+
+        Where behaviour is compared, none of them does what any earlier draw did.
 
         Fewer come back only when 20 draws in a row gave known designs, or when there is nothing to make them of.
         """
@@ -79,7 +90,7 @@ class Draws:
             return False
         if self._behaviour is None:
             return True
-        behaviour = self._behaviour(candidate)
+        behaviour = self._behaviour(candidate.design)
         known = behaviour in self._seen
         if not known:
             self._seen.append(behaviour)

@@ -50,8 +50,8 @@ class NSGA2(Proposer[GraphAttention]):
     Deb et al. 2002 (https://doi.org/10.1109/4235.996017), with parents and children in one pool (mu + lambda). Unlike
     the paper: steady, because parents are chosen anew for every child from whatever has been told; designs that
     climbed higher on the ladder come before those that did not, since they were trained longer; objectives are means
-    over all seeds of a design on its highest rung, so that a design that was judged again counts by its mean;
-    and no design is bred twice, whether it is written the same or behaves the same.
+    over whatever seeds a design has on its highest rung; and no design is bred twice, whether it is written the same
+    or behaves the same. Noise is not met here but at the end, when the best are judged again on fresh seeds.
 
     Args:
         seed: The run's seed.
@@ -78,7 +78,8 @@ class NSGA2(Proposer[GraphAttention]):
         self.rules = rules or Rules()
         self.name = name
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
-        self._draws = Draws(seed, name, behaviour=self._behaviour)
+        known = () if base is None or slot is None else (self._behaviour_of(base),)
+        self._draws = Draws(seed, name, behaviour=self._behaviour_of, known=known)
 
     @property
     def duplicates(self) -> int:
@@ -116,8 +117,8 @@ class NSGA2(Proposer[GraphAttention]):
             second = self._winner(parents, rng).candidate
             if second.hash != first.hash:
                 donor = self._space(second.design, rng).at(second.design)
-                genome = space.crossover(space.at(first.design), donor, rng)
-                return self._child(space, genome, first, (first.hash, second.hash), "a cross of two mechanisms")
+                genome, edit = space.cross(space.at(first.design), donor, rng)
+                return self._child(space, genome, first, (first.hash, second.hash), edit)
         genome, edit = space.mutate(space.at(first.design), rng)
         return self._child(space, genome, first, (first.hash,), edit)
 
@@ -155,10 +156,10 @@ class NSGA2(Proposer[GraphAttention]):
         path, crossed = pick(sorted(self._slots(design).items()), rng)
         return self._spaces.setdefault((path, crossed), AttentionSpace(path, crossed=crossed))
 
-    def _behaviour(self, candidate: Candidate[Any]) -> str:
+    def _behaviour_of(self, design: Design) -> str:
         return " ".join(
-            AttentionSpace(path, crossed=crossed).behaviour(candidate.design)
-            for path, crossed in sorted(self._slots(candidate.design).items())
+            AttentionSpace(path, crossed=crossed).behaviour(design)
+            for path, crossed in sorted(self._slots(design).items())
         )
 
     def _winner(self, parents: Sequence[Standing], rng: np.random.Generator) -> Standing:

@@ -1,6 +1,6 @@
 """Random designs: the control that every other proposer must beat at equal cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,24 @@ class RandomSearch(Proposer[Any]):
         seed: The run's seed.
         name: The proposer's name in the archive and the report.
         base: The design that is completed by what is sampled; None where whole designs are sampled.
+        behaviour: Returns a hash of what a design does; what does the same as an earlier one is not proposed. None
+            compares designs alone.
     """
 
-    def __init__(self, space: SearchSpace[Any], *, seed: int, name: str = "random", base: Design | None = None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace[Any],
+        *,
+        seed: int,
+        name: str = "random",
+        base: Design | None = None,
+        behaviour: Callable[[Design], str] | None = None,
+    ) -> None:
         self.space = space
         self.name = name
         self.base = base
-        self._draws = Draws(seed, name)
+        known = () if base is None or behaviour is None else (behaviour(base),)
+        self._draws = Draws(seed, name, behaviour=behaviour, known=known)
 
     @property
     def duplicates(self) -> int:

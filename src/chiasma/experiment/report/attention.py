@@ -53,7 +53,7 @@ def closing_lines(front: Front) -> list[str]:
     if front.attention_matters is not None:
         gain = front.attention_matters
         lines.append(
-            f"Standard attention beats the mean of the values by {gain_words(gain, front.metric)}: "
+            f"Standard attention over the mean of the values: {gain_words(gain, front.metric)}; "
             f"attention {'matters' if gain.low > 0 else 'is not shown to matter'} here."
         )
     mean = front.named("mean")

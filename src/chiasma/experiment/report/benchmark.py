@@ -4,7 +4,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from chiasma.experiment.benchmark import TaskResult
+from chiasma.experiment.benchmark_judge import TaskResult
 from chiasma.experiment.report.wording import gain_interval, interval, large, metric_words
 
 
@@ -20,7 +20,7 @@ def task_table(task: TaskResult) -> Table:
         same = f" (= {arm.same_as})" if arm.same_as else ""
         cells = [
             arm.name + same,
-            interval(task.metric, arm.test),
+            "diverged" if arm.test is None else interval(task.metric, arm.test),
             "" if arm.gain is None else gain_interval(arm.gain),
             "" if arm.gain is None else arm.gain.verdict,
             "–" if arm.dim is None else str(arm.dim),

@@ -10,6 +10,7 @@ from chiasma.core.rng import derive_seed, kept_torch_generator
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import MultiHeadAttention
 from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.ops import OPS
 
 DIM, HEADS = 8, 2
 LENGTHS = (40, 29)  # Longer than the largest number of keys that an operator chooses.
@@ -38,8 +39,10 @@ def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
         keys = _tokens("keys", LENGTHS)
         queries = _tokens("queries", LENGTHS[::-1]) if crossed else keys
         out = module(queries, keys)[queries.mask]
+    # Where a learned number starts is overwritten above, and still makes another mechanism.
+    starts = sorted(f"{node.op} {dict(node.constants)}" for node in attention.graph.nodes if OPS[node.op].learns)
     rounded = [f"{value:.{DIGITS - 1}e}" for value in (out + 0.0).flatten().tolist()]
-    return hashlib.sha256(" ".join(rounded).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join([*starts, *rounded]).encode()).hexdigest()[:16]
 
 
 def _tokens(purpose: str, lengths: tuple[int, ...]) -> Tokens:

@@ -21,6 +21,7 @@ from chiasma.model.kernel import AttentionKernel
 
 CLASS = "DiscoveredAttention"
 MASK = "mask"
+NARROWED = ("score", "weight")
 
 
 def kernel_class(graph: AttentionGraph) -> type[AttentionKernel]:
@@ -100,7 +101,8 @@ class _Emitter:
             return
         if place not in self.inside:
             self.lines.append(f"x{place} = {code}")
-        self._remember(f"x{place}", mask)
+        # What a mask narrowed is scores; tokens that were made of them count like any others.
+        self._remember(f"x{place}", mask if op.output in NARROWED else MASK)
 
     def _remember(self, value: str, mask: str) -> None:
         self.values.append(value)

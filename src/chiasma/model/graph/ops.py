@@ -139,7 +139,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             "score",
             "parts.top_k({a}, {mask}, {count})",
             "top{count}({a})",
-            constants={"count": (8, 4, 16, 32)},
+            constants={"count": (8, 4, 10, 16, 32)},
             masks=True,
         ),
         # Score to weight.

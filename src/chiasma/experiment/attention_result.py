@@ -1,0 +1,178 @@
+"""What a search for attention found, written down: the front, its drawings, and what a reader must know of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chiasma.core.files import write_json
+from chiasma.core.outcome import Rejected
+from chiasma.core.spec import value_at
+from chiasma.evaluate.ladder import rank_correlations
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.driver import Finished
+from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.floors import Majority
+from chiasma.experiment.front import Front, Unjudged, above_chance, common_points, judged, volume_of
+from chiasma.experiment.judging_again import Search, front_of, make_judgings
+from chiasma.experiment.plan import SearchPlan
+from chiasma.experiment.report.attention import write_drawings, write_front_report
+from chiasma.experiment.report.wording import amount
+from chiasma.experiment.runs import FRONT_FILE
+from chiasma.experiment.search_loop import SearchLoop
+from chiasma.model.graph.formula import formula
+from chiasma.search.attention_space import short_slot
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the verb hands back.
+
+    Attributes:
+        run_path: The run's folder, with ``pareto_front.json``, ``graphs/`` and ``report.html``.
+        front: What was found.
+        use: What ``--set`` takes to use the best mechanism; empty where none was judged.
+        stopped: ``finished``, or ``interrupted`` where the user stopped it.
+    """
+
+    run_path: Path
+    front: Front
+    use: str
+    stopped: str
+
+
+def conclude(
+    search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], search_plan: SearchPlan, *, interrupted: bool
+) -> SearchResult:
+    """Write the front, its drawings and the report.
+
+    Args:
+        search: What the stages shared.
+        loop: The search, told or settled.
+        trained: What was trained on fresh seeds, or else by the search itself.
+        search_plan: Says how long everything was trained.
+        interrupted: The user stopped it.
+    """
+    setting, judgings = search.setting, make_judgings(search.setting)
+    judging, limits = judgings[0], search.nsga2.rules.limits or {}
+    fresh = all(training.round >= 0 for arm in trained for training in arm.trainings)
+    mechanisms = judged(
+        trained,
+        judgings,
+        objectives=search.objectives,
+        space=search.space,
+        limits=limits,
+        diverged=search.diverged,
+        fresh=fresh,
+    )
+    feasible = {each.name for each in mechanisms if each.feasible and each.name != "mean"}
+    points = common_points([arm for arm in trained if arm.arm.name in feasible], search.objectives)
+    by_name = {arm.arm.name: arm for arm in trained}
+    both = [by_name[name] for name in ("standard", "mean") if name in by_name]
+    front = Front(
+        run=setting.store.id,
+        source=setting.dataset.source,
+        slot=short_slot(search.slot),
+        metric=setting.metric,
+        objectives=search.objectives,
+        mechanisms=mechanisms,
+        fresh=fresh,
+        trained=search_plan.top,
+        unjudged=_unjudged(search, {each.candidate for each in mechanisms}),
+        reference=search.reference,
+        hypervolume=volume_of(points, search.reference),
+        attention_matters=judging.gain(*both) if len(both) == 2 else None,
+        chance=judging.chance(Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))),
+        rejections=_reasons(loop.finished),
+        refused=dict(search.nsga2.refused.most_common()),
+        duplicates_saved=search.nsga2.duplicates,
+        candidates=loop.asked,
+        trainings=len(loop.finished),
+        seconds=setting.driver.clock.elapsed(),
+        budget=setting.config.run.budget.words,
+        rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
+        history=tuple(search.history),
+    )
+    front = front.model_copy(update={"notes": tuple(_notes(front, setting.config, interrupted=interrupted))})
+    write_json(setting.store.path / FRONT_FILE, front.to_dict())
+    write_drawings(front, setting.store.path / "graphs")
+    write_front_report(front, setting.store.path / "report.html")
+    return SearchResult(setting.store.path, front, _use(search, front), "interrupted" if interrupted else "finished")
+
+
+def _unjudged(search: Search, known: set[int]) -> tuple[Unjudged, ...]:
+    """Return what else the search itself had on its front."""
+    numbers = {row.hash: row.number for row in search.setting.store.candidates()}
+    found: list[Unjudged] = []
+    for each in front_of(search):
+        number, attention = numbers[each.candidate.hash], search.space.at(each.candidate.design)
+        if number not in known:
+            objectives = {name: each.objectives[name] for name in search.objectives}
+            words, value = formula(attention.graph), attention.to_dict()
+            found.append(
+                Unjudged(name=f"#{number}", candidate=number, formula=words, attention=value, objectives=objectives)
+            )
+    return tuple(found)
+
+
+def _use(search: Search, front: Front) -> str:
+    """Return the settings that put the best mechanism where it was found."""
+    if front.best is None:
+        return ""
+    owner = search.slot.removesuffix(".attention")
+    kind = value_at(search.base, owner).kind
+    return f"{owner}.kind={kind} {search.slot}={front.run}{front.best.name}"
+
+
+def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
+    outcomes = (item.outcome for item in finished)
+    return dict(Counter(f"{o.stage}: {o.reason}" for o in outcomes if isinstance(o, Rejected)).most_common())
+
+
+def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
+    """Return what a reader must know before believing the front."""
+    notes = [_how_judged(front, interrupted=interrupted)]
+    if above_chance(front) is False:
+        notes.append(
+            "Nothing that was judged is shown to be better than always giving the most frequent answer "
+            f"({amount(front.metric, front.chance or 0.0)}): on these labels there was nothing to find."
+        )
+    matters = front.attention_matters
+    if matters is not None and matters.low <= 0:
+        notes.append(
+            "Attention is not shown to matter on this task: the mean of the values is not clearly worse than standard "
+            "attention, so that a mechanism found here says little about attention."
+        )
+    standard = front.named("standard")
+    if front.fresh and standard is not None and not any(each.verdict == "better" for each in front.mechanisms):
+        notes.append("No mechanism was shown to be better than standard attention.")
+    if front.fresh and any(each.seeds == 1 for each in front.mechanisms):
+        notes.append("Some were judged on one fresh seed, so that their intervals do not cover the luck of training.")
+    for each in front.mechanisms:
+        if each.diverged:
+            notes.append(f"{each.name} could not be trained on {each.diverged} of its fresh seeds: it has no verdict.")
+    beyond = [each.name for each in front.mechanisms if not each.feasible]
+    if beyond:
+        notes.append(f"Beyond search.limits, and for comparison only: {', '.join(beyond)}.")
+    if front.unjudged:
+        names = ", ".join(each.name for each in front.unjudged)
+        notes.append(f"Also on the search's own front, but not judged (evaluate.finalists): {names}.")
+    if config.search.warm_start:
+        notes.append(
+            "In the search, children began with their parents' weights and the baselines from scratch; what was judged "
+            "on fresh seeds began from scratch, all alike."
+        )
+    return notes
+
+
+def _how_judged(front: Front, *, interrupted: bool) -> str:
+    """Return on which rows and seeds the figures were measured, and after how much training."""
+    length = f"after {front.trained:.0%} of their epochs"
+    if front.fresh:
+        return (
+            f"Mechanisms were judged on the select split on fresh seeds, {length}. They are the best of "
+            f"{front.candidates} on these rows, so that their scores lean to the bright side; the test split is sealed "
+            "until chiasma benchmark opens it."
+        )
+    why = "The run was interrupted" if interrupted else "There was no time to judge on fresh seeds"
+    return f"{why}: figures are the search's own, {length}, on the seeds that selected, and there are no verdicts."

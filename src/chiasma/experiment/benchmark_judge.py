@@ -1,0 +1,232 @@
+"""What a benchmark measured: the arms of each task on its sealed test split, and what a reader must know."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from chiasma.core.spec import Spec
+from chiasma.experiment.arms import contestant_of, contestant_of_floor
+from chiasma.experiment.config import RunConfig
+from chiasma.experiment.finals import ArmDesign, TrainedArm
+from chiasma.experiment.floor_thread import ClassicalFloors
+from chiasma.experiment.report.wording import difference
+from chiasma.experiment.results import Gain, Interval
+from chiasma.experiment.sealed import open_test, opening_words
+from chiasma.experiment.setting import Setting
+from chiasma.experiment.statistics import Bootstrap
+from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.formula import formula
+from chiasma.search.attention_space import short_slot
+from chiasma.store.folders import ledger_folder
+
+CANDIDATE = "candidate"
+ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
+
+
+class BenchmarkArm(Spec):
+    """One attention on one task, over all seeds.
+
+    Attributes:
+        name: ``candidate``, ``standard``, ``matched_flops``, ``matched_size``, ``mean``, or a classical floor.
+        dim: Width of the model; None for a classical floor.
+        test: The metric on the test split with its interval over groups and seeds; None where no training succeeded.
+        diverged: Seeds on which it could not be trained; it is then compared with nothing.
+        gain: The candidate's gain over this arm, paired; None for the candidate.
+        same_as: The arm whose trainings this one shares, because it is the same design.
+    """
+
+    name: str
+    description: str
+    dim: int | None = None
+    parameters: int | None = None
+    flops: float | None = None
+    seconds: float = 0.0
+    seeds: int = 1
+    diverged: int = 0
+    test: Interval | None
+    gain: Gain | None = None
+    same_as: str | None = None
+
+
+class TaskResult(Spec):
+    """One task: its arms, and what a reader must know about its test split.
+
+    Attributes:
+        opening: How often this test split had been opened before.
+        attention_matters: Standard attention's gain over the mean of the values; None where that was no arm.
+    """
+
+    task: str
+    source: str
+    slot: str
+    metric: str
+    test_examples: int
+    opening: int
+    truncated: str = ""
+    attention_matters: Interval | None = None
+    arms: tuple[BenchmarkArm, ...]
+
+
+class Benchmark(Spec):
+    """Everything that was measured; the content of ``benchmark.json``."""
+
+    run: str
+    candidate: str
+    formula: str
+    seeds: int
+    tasks: tuple[TaskResult, ...]
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class Order(Spec):
+    """What a benchmark was asked for; recorded, so that a resume does the same.
+
+    Attributes:
+        reference: How the user named the candidate.
+        attention: The candidate's attention.
+        tasks: Settings of each task by name.
+        seeds: Trainings of every arm on every task.
+        arms: What the candidate is compared with.
+    """
+
+    reference: str
+    attention: GraphAttention
+    tasks: Mapping[str, RunConfig]
+    seeds: int
+    arms: tuple[ArmName, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A task with its arms recorded.
+
+    Attributes:
+        same: Arms that are the same design as another one, which is trained for both.
+        slot: Where the mechanisms stand.
+    """
+
+    name: str
+    setting: Setting
+    arms: tuple[ArmDesign, ...]
+    same: Mapping[str, str]
+    slot: str
+
+
+def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Order) -> TaskResult:
+    """Open the task's test split once for all arms."""
+    setting, dataset = task.setting, task.setting.dataset
+    with ClassicalFloors(dataset, seed=setting.config.run.seed) as classical:
+        classical.start()
+        floors = classical.fitted()
+    rows, before = open_test(
+        dataset, ledger_folder=ledger_folder(), run=f"{setting.store.id}, {task.name}", verb="benchmark", once=True
+    )
+    setting.console.say(f"{task.name}: {opening_words(before)}")
+    evaluate = setting.config.evaluate
+    bootstrap = Bootstrap(
+        labels=dataset.labels(rows).numpy(),
+        groups=dataset.groups(rows),
+        target=dataset.signature.target,
+        target_scale=dataset.target_scale,
+        level=evaluate.level,
+        resamples=evaluate.resamples,
+        seed=setting.config.run.seed,
+    )
+    contestants = {
+        name: contestant_of(arm, dataset, metric=setting.metric, winner=False)
+        for name, arm in trained.items()
+        if arm.trainings
+    }
+    contestants |= {f.name: contestant_of_floor(f, dataset, metric=setting.metric) for f in floors}
+    outputs = {
+        name: each.judged(each.outputs(rows, device=setting.config.run.device), setting.metric)
+        for name, each in contestants.items()
+    }
+    whole = {name for name, arm in trained.items() if len(arm.trainings) == order.seeds}
+    paired = {name: outputs[name] for name in (*whole, *(f.name for f in floors))}
+    arms = [_arm(arm, order.seeds, outputs, paired, bootstrap, setting.metric) for arm in trained.values()]
+    arms += [_floor(f.name, f.description, f.seconds, paired, bootstrap, setting.metric) for f in floors]
+    shared = {arm.name: arm for arm in arms}
+    arms += [shared[twin].model_copy(update={"name": name, "same_as": twin}) for name, twin in task.same.items()]
+    cut = [f"{count:,} {words}" for words, count in setting.data_report.counts.items() if words.startswith("texts cut")]
+    return TaskResult(
+        task=task.name,
+        source=dataset.source,
+        slot=short_slot(task.slot),
+        metric=setting.metric,
+        test_examples=len(rows),
+        opening=before,
+        truncated="; ".join(cut),
+        attention_matters=_matters(paired, bootstrap, setting.metric),
+        arms=tuple(arms),
+    )
+
+
+def _matters(paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, metric: str) -> Interval | None:
+    if not {"standard", "mean"} <= set(paired):
+        return None
+    return bootstrap.paired_gain(paired["standard"], paired["mean"], metric)[0]
+
+
+def _arm(
+    arm: TrainedArm,
+    seeds: int,
+    outputs: Mapping[str, np.ndarray],
+    paired: Mapping[str, np.ndarray],
+    bootstrap: Bootstrap,
+    metric: str,
+) -> BenchmarkArm:
+    name = arm.arm.name
+    known = {**arm.best.outcome.metrics, **arm.best.outcome.objectives} if arm.trainings else {}
+    return BenchmarkArm(
+        name=name,
+        description=arm.arm.description,
+        dim=arm.arm.design.model.dim,
+        parameters=int(known["parameters"]) if known else None,
+        flops=known.get("flops"),
+        seconds=sum(training.seconds for training in arm.trainings),
+        seeds=len(arm.trainings),
+        diverged=seeds - len(arm.trainings),
+        test=bootstrap.interval(outputs[name], metric) if name in outputs else None,
+        gain=_gain(name, paired, bootstrap, metric),
+    )
+
+
+def _floor(
+    name: str, words: str, seconds: float, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, metric: str
+) -> BenchmarkArm:
+    test, gain = bootstrap.interval(paired[name], metric), _gain(name, paired, bootstrap, metric)
+    return BenchmarkArm(name=name, description=words, seconds=seconds, test=test, gain=gain)
+
+
+def _gain(name: str, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, metric: str) -> Gain | None:
+    """Return the candidate's gain over an arm, or None where either could not be trained on every seed."""
+    if name == CANDIDATE or name not in paired or CANDIDATE not in paired:
+        return None
+    return bootstrap.gain_against(name, paired[CANDIDATE], paired[name], metric=metric)
+
+
+def mechanism_words(attention: GraphAttention) -> str:
+    return f"{formula(attention.graph)} with {', '.join(attention.projections.learned) or 'no projections'}"
+
+
+def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
+    notes = [f"Every arm had the same examples, epochs and {order.seeds} paired seed(s); training time may differ."]
+    if order.seeds < 3:
+        notes.append("With fewer than three seeds the intervals say little about the luck of training.")
+    for result in results:
+        matters = result.attention_matters
+        if matters is not None:
+            shown = "attention matters here" if matters.low > 0 else "attention is not shown to matter here"
+            gain = difference(result.metric, matters)
+            notes.append(f"{result.task}: standard attention over the mean of the values: {gain}; {shown}.")
+        for arm in result.arms:
+            if arm.diverged:
+                count = f"{arm.diverged} of {order.seeds} seeds"
+                notes.append(f"{result.task}: {arm.name} could not be trained on {count} and is compared with nothing.")
+        if result.truncated:
+            notes.append(f"{result.task}: {result.truncated}.")
+    return notes
