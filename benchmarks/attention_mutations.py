@@ -23,7 +23,7 @@ from chiasma.model.graph.formula import formula
 from chiasma.model.graph.ops import OPS
 from chiasma.search.attention_space import AttentionSpace
 
-DIM, HEADS, ROWS, QUERIES, KEYS = 8, 2, 3, 5, 7
+DIM, HEADS, ROWS, QUERIES, KEYS = 8, 2, 3, 9, 20
 POPULATION = 500
 CROSSOVER = 0.3
 

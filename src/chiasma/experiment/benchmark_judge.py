@@ -22,6 +22,7 @@ from chiasma.search.attention_space import short_slot
 from chiasma.store.folders import ledger_folder
 
 CANDIDATE = "candidate"
+POOR_MATCH = 0.05
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
 
 
@@ -223,6 +224,7 @@ def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
             shown = "attention matters here" if matters.low > 0 else "attention is not shown to matter here"
             gain = difference(result.metric, matters)
             notes.append(f"{result.task}: standard attention over the mean of the values: {gain}; {shown}.")
+        notes += [f"{result.task}: {words}" for words in _poorly_matched(result.arms)]
         for arm in result.arms:
             if arm.diverged:
                 count = f"{arm.diverged} of {order.seeds} seeds"
@@ -230,3 +232,14 @@ def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
         if result.truncated:
             notes.append(f"{result.task}: {result.truncated}.")
     return notes
+
+
+def _poorly_matched(arms: Sequence[BenchmarkArm]) -> list[str]:
+    """Return which arms could not be made to cost what the candidate does, because widths come in steps."""
+    by_name = {arm.name: arm for arm in arms}
+    found: list[str] = []
+    for name, measure in (("matched_flops", "flops"), ("matched_size", "parameters")):
+        wanted, got = (getattr(by_name.get(each), measure, None) for each in (CANDIDATE, name))
+        if wanted and got and abs(got / wanted - 1) > POOR_MATCH:
+            found.append(f"{name} has {got / wanted:.2f} times the {measure} of the candidate: no width comes nearer.")
+    return found

@@ -141,7 +141,8 @@ class SearchSection(Spec):
             ``fusion.attention``; None is the fusion of two modalities, or the only encoder.
         population: Parents that survive where mechanisms are bred.
         crossover: How often a mechanism is bred from two parents rather than one.
-        limits: The most of an objective that a mechanism may cost, such as ``flops: 2e6``; beyond is infeasible.
+        limits: The most of an objective that a mechanism of ``search attention`` may cost, such as ``flops: 2e6``;
+            beyond is infeasible.
         generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
         warm_start: A child begins with the weights of its parent, wherever name and shape agree, so that it is
             trained on rather than anew. Finals and the judging on fresh seeds always begin from scratch.

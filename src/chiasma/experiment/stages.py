@@ -1,6 +1,7 @@
 """The stages of a search: floors, search, finals; each replays what the run's database already knows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,11 +117,11 @@ def _archive_first(
 
 def design_proposers(setting: Setting, space: DesignSpace) -> dict[str, Proposer[Any]]:
     """Return the proposers of whole designs that the settings name."""
-    config = setting.config
+    config, rules = setting.config, replace(breeding_rules(setting), limits=None)
     makers: dict[str, Callable[[], Proposer[Any]]] = {
         "random": lambda: RandomSearch(space, seed=config.run.seed),
         "local": lambda: LocalSearch(space, seed=config.run.seed),
-        "attention": lambda: NSGA2(seed=config.run.seed, rules=breeding_rules(setting), name="attention"),
+        "attention": lambda: NSGA2(seed=config.run.seed, rules=rules, name="attention"),
     }
     return {name: makers[name]() for name in config.search.proposers}
 
