@@ -14,14 +14,18 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import default_design
 from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
-from chiasma.experiment.front import Front, above_chance, common_points, on_front
+from chiasma.experiment.front import Front, Mechanism, above_chance, common_points, on_front
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
+from chiasma.experiment.report.attention import headline
 from chiasma.experiment.report.drawing import draw
+from chiasma.experiment.results import Interval
 from chiasma.experiment.runs import read_results, story
 from chiasma.experiment.setting import Setting
+from chiasma.experiment.statistics import verdict
 from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.kernel import Projections
 from chiasma.search.attention_space import attention_slots
 from chiasma.store.run import RunStore
 from tests.experiment.test_evolve import TalkingConsole, home
@@ -171,6 +175,47 @@ def test_the_front_says_how_it_was_judged_and_what_was_left_out(searched):
     assert any(f"the best of {front.candidates} on these rows" in note for note in front.notes)
     named = {each.name for each in front.mechanisms} | {each.name for each in front.unjudged}
     assert len(named) == len(front.mechanisms) + len(front.unjudged)
+
+
+def front_with(gain: tuple[float, float, float], *, seeds: int = 3, fresh: bool = True) -> Front:
+    """A front of one discovery with half of the standard's FLOPs."""
+    low, value, high = gain
+    score = Interval(value=0.6, low=0.5, high=0.7, level=0.95)
+    over = Interval(value=value, low=low, high=high, level=0.95)
+    shared = {"attention": GraphAttention().to_dict(), "formula": "", "score": score, "seeds": seeds, "on_front": True}
+    standard = Mechanism(name="standard", candidate=1, objectives={"error": 0.4, "flops": 8.0}, **shared)
+    found = Mechanism(
+        name="#7", candidate=7, objectives={"error": 0.3, "flops": 4.0}, gain=over, verdict=verdict(over), **shared
+    )
+    return Front(
+        run="r",
+        source="s",
+        slot="image.attention",
+        metric="accuracy",
+        objectives=("error", "flops"),
+        mechanisms=(standard, found),
+        reference=(1.0, 9.0),
+        hypervolume=0.1,
+        candidates=50,
+        fresh=fresh,
+    )
+
+
+def test_the_headline_claims_a_gain_only_where_its_interval_is_above_zero():
+    assert headline(front_with((0.01, 0.02, 0.03))).startswith("#7 is better than standard attention by 2.0 points")
+    assert "at 0.50 times the flops" in headline(front_with((0.01, 0.02, 0.03)))
+    assert headline(front_with((-0.01, 0.02, 0.03))).startswith("No mechanism was shown to be better")
+    assert "the best of 50, #7" in headline(front_with((-0.01, 0.02, 0.03)))
+
+
+def test_the_headline_says_when_a_gain_rests_on_one_seed_or_on_the_seed_that_selected():
+    assert "on one fresh seed, which says nothing of the luck" in headline(front_with((0.01, 0.02, 0.03), seeds=1))
+    assert "not judged on fresh seeds" in headline(front_with((0.01, 0.02, 0.03), fresh=False))
+
+
+def test_the_words_of_a_mechanism_name_the_projections_that_it_lacks():
+    assert GraphAttention().words == "softmax(q·kᵀ/√d)·v"
+    assert GraphAttention(projections=Projections(v=False, o=False)).words.endswith("·v, without W_v, W_o")
 
 
 def test_arms_are_compared_on_the_seeds_that_all_of_them_have():

@@ -6,7 +6,7 @@ from chiasma.cli.display import output, table
 from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.benchmark import BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
-from chiasma.experiment.report.attention import closing_lines, front_table
+from chiasma.experiment.report.attention import closing_lines, front_table, headline
 from chiasma.experiment.report.benchmark import task_table
 from chiasma.experiment.report.console import render_table
 from chiasma.experiment.results import RunResult
@@ -36,6 +36,7 @@ def print_run(result: RunResult) -> None:
 def print_search(result: SearchResult) -> None:
     """Print the judged mechanisms and where they lie; leave with 130 where the user stopped the search."""
     output().print(front_table(result.front))
+    output().print(headline(result.front), markup=False, soft_wrap=True)
     for line in closing_lines(result.front):
         output().print(line, markup=False, soft_wrap=True)
     typer.echo(f"front   {result.run_path / FRONT_FILE}")

@@ -20,7 +20,6 @@ from chiasma.experiment.report.attention import write_drawings, write_front_repo
 from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
-from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import short_slot
 
 
@@ -108,7 +107,7 @@ def _unjudged(search: Search, known: set[int]) -> tuple[Unjudged, ...]:
         number, attention = numbers[each.candidate.hash], search.space.at(each.candidate.design)
         if number not in known:
             objectives = {name: each.objectives[name] for name in search.objectives}
-            words, value = formula(attention.graph), attention.to_dict()
+            words, value = attention.words, attention.to_dict()
             found.append(
                 Unjudged(name=f"#{number}", candidate=number, formula=words, attention=value, objectives=objectives)
             )
@@ -143,9 +142,6 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
             "Attention is not shown to matter on this task: the mean of the values is not clearly worse than standard "
             "attention, so that a mechanism found here says little about attention."
         )
-    standard = front.named("standard")
-    if front.fresh and standard is not None and not any(each.verdict == "better" for each in front.mechanisms):
-        notes.append("No mechanism was shown to be better than standard attention.")
     if front.fresh and any(each.seeds == 1 for each in front.mechanisms):
         notes.append("Some were judged on one fresh seed, so that their intervals do not cover the luck of training.")
     for each in front.mechanisms:
@@ -167,7 +163,7 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
 
 def _how_judged(front: Front, *, interrupted: bool) -> str:
     """Return on which rows and seeds the figures were measured, and after how much training."""
-    length = f"after {front.trained:.0%} of their epochs"
+    length = f"after {front.trained or 1:.0%} of their epochs"
     if front.fresh:
         return (
             f"Mechanisms were judged on the select split on fresh seeds, {length}. They are the best of "

@@ -30,7 +30,6 @@ from chiasma.experiment.benchmark_judge import (
     Order,
     benchmark_notes,
     judge_task,
-    mechanism_words,
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
@@ -128,7 +127,7 @@ def _drive(
     result = Benchmark(
         run=store.id,
         candidate=order.reference,
-        formula=mechanism_words(order.attention),
+        formula=order.attention.words,
         seeds=order.seeds,
         tasks=results,
         seconds=clock.elapsed(),

@@ -17,7 +17,6 @@ from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.statistics import Bootstrap
 from chiasma.model.graph.attention import GraphAttention
-from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import short_slot
 from chiasma.store.folders import ledger_folder
 
@@ -208,10 +207,6 @@ def _gain(name: str, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, met
     if name == CANDIDATE or name not in paired or CANDIDATE not in paired:
         return None
     return bootstrap.gain_against(name, paired[CANDIDATE], paired[name], metric=metric)
-
-
-def mechanism_words(attention: GraphAttention) -> str:
-    return f"{formula(attention.graph)} with {', '.join(attention.projections.learned) or 'no projections'}"
 
 
 def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:

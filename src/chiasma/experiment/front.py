@@ -14,7 +14,6 @@ from chiasma.experiment.arms import kept_logits
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.results import Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdict
-from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import AttentionSpace
 from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import hypervolume, non_dominated
@@ -36,7 +35,7 @@ class Mechanism(Spec):
     Attributes:
         name: ``standard``, ``mean``, or ``#K`` for candidate K of the run.
         candidate: K in ``RUN#K``.
-        formula: What it computes between the projections.
+        formula: What it computes, and which projections are left out.
         attention: The spec that a config takes.
         objectives: Means over fresh seeds.
         score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
@@ -86,7 +85,7 @@ class Front(Spec):
     Attributes:
         mechanisms: The baselines, then what was judged, lowest error first.
         fresh: They were judged on seeds that did not select them; else the figures are the search's own.
-        trained: Part of their epochs that all of them were trained.
+        trained: Part of their epochs that all of them were trained; None in fronts of older versions.
         unjudged: The rest of the search's own front.
         reference: The point from which the hypervolume is measured: the worst of the baselines, and a tenth more.
         hypervolume: Of the judged front.
@@ -109,7 +108,7 @@ class Front(Spec):
     reference: tuple[float, ...]
     hypervolume: float
     fresh: bool = True
-    trained: float = 1.0
+    trained: float | None = None
     unjudged: tuple[Unjudged, ...] = ()
     attention_matters: Interval | None = None
     chance: float | None = None
@@ -304,7 +303,7 @@ def _mechanism(
     return Mechanism(
         name=arm.arm.name,
         candidate=arm.arm.candidate,
-        formula="mean(v)" if arm.arm.name == "mean" else formula(attention.graph),
+        formula="mean(v)" if arm.arm.name == "mean" else attention.words,
         attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
         objectives={name: _mean(arm, name) for name in objectives},
         score=here.score,

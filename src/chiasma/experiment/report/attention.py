@@ -47,6 +47,25 @@ def front_table(front: Front) -> Table:
     return table
 
 
+def headline(front: Front) -> str:
+    """Return what the search came to, in one sentence."""
+    best, standard = front.best, front.named("standard")
+    if best is None or best.gain is None or standard is None:
+        return f"{front.candidates} mechanisms were tried, and none was compared with standard attention."
+    costs = [f"{best.objectives[name] / standard.objectives[name]:.2f} times the {name}" for name in front.costs]
+    at = f", at {' and '.join(costs)}" if costs else ""
+    gain = gain_words(best.gain, front.metric)
+    if not front.fresh:
+        return f"The best so far is {best.name}, {gain} over standard attention{at}, not judged on fresh seeds."
+    if best.verdict == "better":
+        luck = " on one fresh seed, which says nothing of the luck of training" if best.seeds == 1 else ""
+        return f"{best.name} is better than standard attention by {gain}{at}{luck}."
+    return (
+        f"No mechanism was shown to be better than standard attention: the best of {front.candidates}, {best.name}, "
+        f"is {gain} over it{at}."
+    )
+
+
 def closing_lines(front: Front) -> list[str]:
     """Return the sentences below the table."""
     lines = ["* on the front: no other is better in one objective and no worse in the rest."]
@@ -102,13 +121,16 @@ def write_front_report(front: Front, path: Path) -> Path:
     Raises:
         StorageError: The folder cannot be written to.
     """
-    graphs = {each.name: GraphAttention.from_dict(each.attention).graph for each in front.discovered}
+    mechanisms = {each.name: GraphAttention.from_dict(each.attention) for each in front.discovered}
+    graphs = {name: each.graph for name, each in mechanisms.items()}
     text = page(
         "attention.html.j2",
         front=front,
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
         drawings={name: draw(graph) for name, graph in graphs.items()},
         sources={name: kernel_source(graph) for name, graph in graphs.items()},
+        headline=headline(front),
+        learned={name: ", ".join(each.projections.learned) or "none" for name, each in mechanisms.items()},
         interval=interval,
         gain_words=gain_words,
         cost_words=cost_words,

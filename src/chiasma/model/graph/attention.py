@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from chiasma.model.graph.compile import kernel_class
+from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.kernel import AttentionKernel, AttentionSettings, Projections
 
@@ -33,6 +34,13 @@ class GraphAttention(AttentionSettings):
     def self_only(self) -> bool:
         """Return whether only a sequence that looks at itself can use it."""
         return self.graph.self_only
+
+    @property
+    def words(self) -> str:
+        """Return the formula, and which projections of what it uses are left out."""
+        wanted = [name for name in ("q", "k", "v") if name in self.graph.used] + ["o"]
+        missing = [f"W_{name}" for name in wanted if not getattr(self.projections, name)]
+        return formula(self.graph) + (f", without {', '.join(missing)}" if missing else "")
 
     def build(self, head_dim: int) -> AttentionKernel:
         """Return the kernel for heads of width ``head_dim``."""
