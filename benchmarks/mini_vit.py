@@ -24,7 +24,7 @@ from chiasma.evaluate.tasks import Task
 from chiasma.experiment.attention_search import search_attention
 from chiasma.experiment.beginning import prepare_data
 from chiasma.experiment.compose import load_config
-from chiasma.experiment.config import RunConfig
+from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.front import volume_of
 from chiasma.search.pareto import non_dominated
@@ -92,8 +92,8 @@ def make_config(manifest: Path, *settings: str) -> RunConfig:
 def search(config: RunConfig, *, seconds: float) -> list[Found]:
     """Return what a search trained at full length until it was stopped, in the order of ending."""
     began = time.time()
-    # Twice the time, so that the search is stopped before it ends by itself to judge its best again.
-    run = config.run.model_copy(update={"budget": type(config.run.budget).parse(f"{2.2 * seconds:.0f}s")})
+    # Much more time than it has, so that every training is whole and none is spent on judging the best again.
+    run = config.run.model_copy(update={"budget": Budget.parse(f"{8 * seconds:.0f}s")})
     result = search_attention(config.model_copy(update={"run": run}), console=Stopwatch(seconds))
     with RunStore.open(result.run_path) as store:
         # The mean of the values is there to measure the task, and not a mechanism that anybody found.

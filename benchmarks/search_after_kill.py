@@ -1,11 +1,13 @@
 """Kill whole searches with SIGKILL at random moments, resume them, and compare the end with an uninterrupted one.
 
     python benchmarks/search_after_kill.py --repeats 100
+    python benchmarks/search_after_kill.py --repeats 30 --verb attention
 
-Each repeat starts ``chiasma evolve --config quick`` in a process group of its own, kills the group at a random moment
-of its life (before its first record, while floors, candidates or finals train, while it judges), and calls ``chiasma
-resume`` until it ends; what is killed before there is a run counts as ``too early``. Compared are all candidates, all
-outcomes but their durations, and the closing figures. Rows are kept in ``benchmarks/results/search_after_kill.jsonl``.
+Each repeat starts ``chiasma evolve --config quick``, or ``chiasma search attention``, in a process group of its own,
+kills the group at a random moment of its life (before its first record, while floors, candidates or finals train,
+while it judges), and calls ``chiasma resume`` until it ends; what is killed before there is a run counts as ``too
+early``. Compared are all candidates, all outcomes but their durations, and the closing figures. Rows are kept in
+``benchmarks/results/search_after_kill.jsonl``.
 """
 
 import argparse
@@ -25,7 +27,20 @@ from chiasma.store.run import RunStore
 
 RESULTS = Path(__file__).with_name("results") / "search_after_kill.jsonl"
 TIMINGS = {"train_seconds", "latency"}
-JUDGED = ("gains", "winner", "calibration", "per_label", "design")
+SMALL = ["data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "model.encoders.text.kind=ngram"]
+VERBS = {
+    "evolve": (
+        ["evolve", "--config", "quick"],
+        "results.json",
+        ("gains", "winner", "calibration", "per_label", "design"),
+    ),
+    "attention": (
+        ["search", "attention", "--slot", "image.attention", "--set", *SMALL],
+        "pareto_front.json",
+        ("unjudged", "hypervolume", "refused", "duplicates_saved", "notes", "mechanisms"),
+    ),
+}
+"""The command, the file that it ends with, and what must be the same in it."""
 
 
 def main() -> None:
@@ -34,27 +49,38 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--trials", type=int, default=4, help="budget of each search")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--verb", choices=list(VERBS), default="evolve")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     identical = early = late = 0
     with TemporaryDirectory() as place:
         root = Path(place)
         os.environ |= {"CHIASMA_CACHE": str(root / "cache"), "CHIASMA_STATE": str(root / "state")}
-        search(root / "warm", options.trials, kill_after=None)
+        search(options.verb, root / "warm", options.trials, kill_after=None)
         started = time.monotonic()
-        search(root / "whole", options.trials, kill_after=None)
+        search(options.verb, root / "whole", options.trials, kill_after=None)
         seconds = time.monotonic() - started
         (whole,) = (root / "whole").iterdir()
-        expected = trace(whole)
+        expected = trace(options.verb, whole)
         for repeat in range(options.repeats):
             runs = root / f"repeat-{repeat}"
             moment = moments.uniform(0.0, 1.0) * seconds
-            ended = search(runs, options.trials, kill_after=moment)
-            found = list(runs.glob("evolve-*/run.db"))
+            ended = search(options.verb, runs, options.trials, kill_after=moment)
+            found = list(runs.glob("*/run.db"))
             early, late = early + (not found), late + ended
-            same = not found or after_resume(found[0].parent) == expected
+            same = not found or after_resume(options.verb, found[0].parent) == expected
             identical += same
-            keep({"repeat": repeat, "moment": moment, "of": seconds, "run": bool(found), "ended": ended, "same": same})
+            keep(
+                {
+                    "verb": options.verb,
+                    "repeat": repeat,
+                    "moment": moment,
+                    "of": seconds,
+                    "run": bool(found),
+                    "ended": ended,
+                    "same": same,
+                }
+            )
             print(
                 f"{repeat + 1}: killed at {moment:.1f} of {seconds:.1f} s, {'same' if same else 'DIFFERENT'}",
                 flush=True,
@@ -63,11 +89,11 @@ def main() -> None:
     raise SystemExit(0 if identical == options.repeats else 1)
 
 
-def search(runs: Path, trials: int, *, kill_after: float | None) -> bool:
+def search(verb: str, runs: Path, trials: int, *, kill_after: float | None) -> bool:
     """Search, or be killed on the way; return whether the search ended by itself."""
-    command = [sys.executable, "-m", "chiasma", "evolve", "--config", "quick", "--budget", str(trials)]
+    command = [sys.executable, "-m", "chiasma", *VERBS[verb][0], "--budget", str(trials), "--run-folder", str(runs)]
     process = subprocess.Popen(
-        [*command, "--run-folder", str(runs)],
+        command,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -83,13 +109,13 @@ def search(runs: Path, trials: int, *, kill_after: float | None) -> bool:
     return True
 
 
-def after_resume(run: Path) -> Any:
+def after_resume(verb: str, run: Path) -> Any:
     """Resume a run to its end and return its trace."""
     subprocess.run([sys.executable, "-m", "chiasma", "resume", str(run)], check=True, capture_output=True)
-    return trace(run)
+    return trace(verb, run)
 
 
-def trace(run: Path) -> Any:
+def trace(verb: str, run: Path) -> Any:
     """Return everything that must be the same after a kill."""
     with RunStore.open(run) as store:
         candidates = [(row.number, row.hash, row.proposer, row.edit) for row in store.candidates()]
@@ -100,8 +126,9 @@ def trace(run: Path) -> Any:
                 outcomes[job.key] = (dict(job.outcome.objectives), metrics)
             elif job.outcome is not None:
                 outcomes[job.key] = job.outcome.to_dict()
-    results = json.loads((run / "results.json").read_text())
-    return candidates, outcomes, {name: results[name] for name in JUDGED}
+    _, file, judged = VERBS[verb]
+    results = json.loads((run / file).read_text())
+    return candidates, outcomes, {name: results[name] for name in judged}
 
 
 def keep(row: dict[str, Any]) -> None:

@@ -160,6 +160,14 @@ def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_search_on_ray_finds_the_front_of_local_workers(home, searched, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'chiasma[ray]'")
+    assert told(search_attention(config(tmp_path, "run.executor=ray"), console=TalkingConsole()).front) == told(
+        searched.front
+    )
+
+
+@pytest.mark.slow
 def test_a_search_that_is_stopped_while_it_judges_keeps_what_was_judged(home, tmp_path):
     stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="judging on fresh seed 2"))
     assert stopped.stopped == "interrupted"
