@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from chiasma.core.outcome import Scored
@@ -135,6 +136,36 @@ def test_the_attention_to_begin_with_is_never_proposed_again():
     found = [candidate.genome for candidate in proposer.ask(300, archive)]
     assert len(found) > 200
     assert GraphAttention() not in found
+
+
+def learned(design: Design) -> dict[str, float]:
+    """A cost that is known without training: how many projections are learned."""
+    return {"flops": 1.0 + len(value_at(design, SLOT).projections.learned)}
+
+
+def test_where_costs_are_known_lean_children_are_tried_before_others():
+    def lean(costs) -> float:
+        proposer = NSGA2(seed=3, base=BASE, slot=SLOT, costs=costs)
+        archive = SharedArchive()
+        archive.add(score(Candidate("floor", None, BASE), error=0.5, flops=5.0))
+        return float(np.mean([learned(c.design)["flops"] for _ in range(12) for c in proposer.ask(1, archive)]))
+
+    assert lean(learned) < lean(None)
+
+
+def test_what_is_known_to_be_beyond_a_limit_promises_nothing():
+    proposer = NSGA2(seed=3, base=BASE, slot=SLOT, costs=learned, rules=Rules(limits={"flops": 3.0}))
+    within = proposer._promise({"error": 0.5, "flops": 3.0}, [{"error": 0.5, "flops": 4.0}])
+    assert within > 0 > proposer._promise({"error": 0.1, "flops": 4.0}, [{"error": 0.5, "flops": 4.0}])
+
+
+def test_a_search_that_knows_costs_continues_from_its_state_with_what_is_waiting():
+    archive = SharedArchive()
+    archive.add(score(Candidate("floor", None, BASE), error=0.5, flops=5.0))
+    first, second = (NSGA2(seed=3, base=BASE, slot=SLOT, costs=learned) for _ in range(2))
+    first.ask(4, archive)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [c.hash for c in first.ask(4, archive)] == [c.hash for c in second.ask(4, archive)]
 
 
 def test_duplicates_are_counted():

@@ -18,6 +18,7 @@ from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
 from chiasma.experiment.search_loop import SearchLoop, training_key
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.stages import breeding_rules
+from chiasma.model.cost import cost
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import AttentionSpace, attention_slots
 from chiasma.search.nsga2 import NSGA2, excess, survivors
@@ -60,7 +61,13 @@ class Search:
             slot=self.slot,
             crossed=self.crossed,
             rules=breeding_rules(self.setting),
+            costs=self._costs if len(self.objectives) > 1 else None,
         )
+
+    def _costs(self, design: Design) -> dict[str, float]:
+        """Return what a design costs, which nobody needs to train it for."""
+        found = cost(design.model, self.setting.dataset.signature)
+        return {"flops": found.flops, "parameters": float(found.parameters)}
 
     @property
     def objectives(self) -> tuple[str, ...]:

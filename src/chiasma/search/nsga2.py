@@ -1,7 +1,7 @@
 """NSGA-II over attention mechanisms: parents from the shared archive, children by edits and crosses."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import AttentionSpace, attention_slots, short_slot
 from chiasma.search.choices import pick
 from chiasma.search.draws import Draws
-from chiasma.search.pareto import by_front
+from chiasma.search.pareto import by_front, hypervolume
 from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, Standing
 from chiasma.train.design import Design
 
 FIRST_EDITS = 3
+PRESELECTION = 0.5
+PRESELECTED = 8
+PROMISED_WITHIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class NSGA2(Proposer[GraphAttention]):
     Deb et al. 2002 (https://doi.org/10.1109/4235.996017), with parents and children in one pool (mu + lambda). Unlike
     the paper: steady, because parents are chosen anew for every child from whatever has been told; designs that
     climbed higher on the ladder come before those that did not, since they were trained longer; objectives are means
-    over whatever seeds a design has on its highest rung; and no design is bred twice, whether it is written the same
-    or behaves the same. Noise is not met here but at the end, when the best are judged again on fresh seeds.
+    over whatever seeds a design has on its highest rung; where costs are known without training, every other child is
+    the one of eight that would add most to the front if it were as good as the best so far; and no design is bred
+    twice, whether it is written the same or behaves the same. Noise is not met here but at the end, when the best are
+    judged again on fresh seeds.
 
     Args:
         seed: The run's seed.
@@ -59,6 +64,7 @@ class NSGA2(Proposer[GraphAttention]):
         slot: Where in a design the attention stands; None for any place that a good design has.
         crossed: Mechanisms must also suit places where queries and keys are different sequences.
         rules: The settings of the algorithm.
+        costs: Returns what is known of a design before it is trained, such as its FLOPs; None where nothing is.
         name: The proposer's name in the archive and the report.
     """
 
@@ -70,13 +76,16 @@ class NSGA2(Proposer[GraphAttention]):
         slot: str | None = None,
         crossed: bool = False,
         rules: Rules | None = None,
+        costs: Callable[[Design], Mapping[str, float]] | None = None,
         name: str = "nsga2",
     ) -> None:
         self.base = base
         self.slot = slot
         self.crossed = crossed
         self.rules = rules or Rules()
+        self.costs = costs
         self.name = name
+        self._expected: dict[str, dict[str, float]] = {}
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
         known = () if base is None or slot is None else (self._behaviour_of(base),)
         self._draws = Draws(seed, name, behaviour=self._behaviour_of, known=known)
@@ -93,19 +102,56 @@ class NSGA2(Proposer[GraphAttention]):
 
     def ask(self, count: int, archive: Archive) -> list[Candidate[GraphAttention]]:
         """Return up to ``count`` children that are not known and not waiting for an answer."""
-        return self._draws.fresh(count, archive, lambda rng: self._breed(rng, archive))
+        found = self._draws.fresh(count, archive, lambda rng: self._promising(rng, archive))
+        if self.costs is not None:
+            self._expected |= {each.hash: self._hoped(each, archive) for each in found}
+        return found
 
     def tell(self, evaluations: Sequence[Evaluation[GraphAttention]]) -> None:
         """Forget that these were waiting; what was learnt is in the shared archive."""
-        self._draws.answer(evaluation.candidate.hash for evaluation in evaluations)
+        told = {evaluation.candidate.hash for evaluation in evaluations}
+        self._draws.answer(told)
+        self._expected = {hash: point for hash, point in self._expected.items() if hash not in told}
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the count of draws and what waits for an answer."""
-        return self._draws.state_dict()
+        return {**self._draws.state_dict(), "expected": {hash: dict(point) for hash, point in self._expected.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._draws.load_state_dict(state)
+        self._expected = {hash: dict(point) for hash, point in state["expected"].items()}
+
+    def _promising(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
+        """Return a child; where costs are known, every other time the one of several that promises most."""
+        if self.costs is None or rng.random() >= PRESELECTION:
+            return self._breed(rng, archive)
+        children = [child for child in (self._breed(rng, archive) for _ in range(PRESELECTED)) if child is not None]
+        known = [*self._expected.values(), *(s.objectives for s in archive.standings(*self._measured))]
+        return max(children, key=lambda child: self._promise(self._hoped(child, archive), known), default=None)
+
+    @property
+    def _measured(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.rules.objectives, *(self.rules.limits or ()))))
+
+    def _hoped(self, child: Candidate[GraphAttention], archive: Archive) -> dict[str, float]:
+        """Return a child's costs, and the best that is known of the rest: it may be as good as anything so far."""
+        assert self.costs is not None
+        standings = archive.standings(*self._measured)
+        best = {name: min((s.objectives[name] for s in standings), default=0.0) for name in self._measured}
+        costs = self.costs(child.design)
+        return {name: costs.get(name, best[name]) for name in self._measured}
+
+    def _promise(self, child: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> float:
+        """Return how much hypervolume a child would add; negative for one whose known costs are beyond the limits."""
+        over = excess(child, self.rules.limits)
+        if over or not known:
+            return -over
+        table = np.array([[point[name] for name in self.rules.objectives] for point in (*known, child)])
+        scale = table.max(axis=0)
+        table = table / np.where(scale > 0, scale, 1.0)
+        corner = [PROMISED_WITHIN] * table.shape[1]
+        return hypervolume(table, corner) - hypervolume(table[:-1], corner)
 
     def _breed(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
         parents = [each for each in survivors(archive, self.rules) if self._slots(each.candidate.design)]
