@@ -57,11 +57,15 @@ class AttentionSpace:
 
     def sample(self, rng: np.random.Generator) -> GraphAttention:
         """Return standard attention after one to four random edits; a draw of its own decides on each projection."""
-        flags = {name: bool(rng.random() < 0.75) for name in FLAGS}
-        genome = GraphAttention(projections=Projections(**flags))
+        genome = self.with_projections(GraphAttention(), keep=0.75, rng=rng)
         for _ in range(1 + int(rng.integers(FIRST_EDITS))):
             genome, _ = self.mutate(genome, rng)
         return genome
+
+    def with_projections(self, genome: GraphAttention, *, keep: float, rng: np.random.Generator) -> GraphAttention:
+        """Return the attention with each projection learned with this probability."""
+        flags = {name: bool(rng.random() < keep) for name in FLAGS}
+        return GraphAttention(projections=Projections(**flags), graph=genome.graph)
 
     def mutate(self, genome: GraphAttention, rng: np.random.Generator) -> tuple[GraphAttention, str]:
         """Return the attention with one edit of its graph or of one projection flag, and the edit in words.

@@ -16,6 +16,7 @@ from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, S
 from chiasma.train.design import Design
 
 FIRST_EDITS = 3
+LEAN_FOUNDERS = 0.5
 PRESELECTION = 0.5
 PRESELECTED = 8
 PROMISED_WITHIN = 1.05
@@ -176,7 +177,10 @@ class NSGA2(Proposer[GraphAttention]):
         return incumbent if incumbent is not None and self._slots(incumbent.design) else None
 
     def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
-        """Return the first design's mechanism after a few edits, or None where there is no design to put it into."""
+        """Return the first design's mechanism after a few edits, or None where there is no design to put it into.
+
+        Every other one also keeps each projection with a probability of its own, so that founders span the costs.
+        """
         if self.base is None:
             return None
         space = self._space(self.base, rng)
@@ -184,6 +188,9 @@ class NSGA2(Proposer[GraphAttention]):
         for _ in range(1 + int(rng.integers(FIRST_EDITS))):
             genome, words = space.mutate(genome, rng)
             edits.append(words)
+        if rng.random() < LEAN_FOUNDERS:
+            genome = space.with_projections(genome, keep=float(rng.random()), rng=rng)
+            edits.append(f"{', '.join(genome.projections.learned) or 'no projections'} learned")
         edit = f"the first design, {'; '.join(edits)}"
         return Candidate(self.name, genome, space.lower(genome, self.base), edit=edit)
 
