@@ -89,7 +89,7 @@ def run_search(store: RunStore, executor: Executor, *, workers: int, trials: int
     space = DesignSpace(SIGNATURE, train_rows=1000)
     proposers = {"random": RandomSearch(space, seed=7), "local": LocalSearch(space, seed=7)}
 
-    def make_job(*, key, design, seed, fraction, rung, keep=None, time_limit_seconds=None):
+    def make_job(*, key, design, seed, fraction, rung, keep=None, start=None, time_limit_seconds=None):
         return Job(key=key, design=design, dataset="none", seed=seed, fraction=fraction, rung=rung, metric="accuracy")
 
     loop = SearchLoop(

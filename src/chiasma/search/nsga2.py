@@ -18,7 +18,7 @@ from chiasma.train.design import Design
 FIRST_EDITS = 3
 LEAN_FOUNDERS = 0.5
 PRESELECTION = 0.5
-PRESELECTED = 8
+PRESELECTED = 4
 PROMISED_WITHIN = 1.05
 
 
@@ -55,7 +55,7 @@ class NSGA2(Proposer[GraphAttention]):
     the paper: steady, because parents are chosen anew for every child from whatever has been told; designs that
     climbed higher on the ladder come before those that did not, since they were trained longer; objectives are means
     over whatever seeds a design has on its highest rung; where costs are known without training, every other child is
-    the one of eight that would add most to the front if it were as good as the best so far; and no design is bred
+    the one of four that would add most to the front if it were as good as the best so far; and no design is bred
     twice, whether it is written the same or behaves the same. Noise is not met here but at the end, when the best are
     judged again on fresh seeds.
 
@@ -86,6 +86,7 @@ class NSGA2(Proposer[GraphAttention]):
         self.rules = rules or Rules()
         self.costs = costs
         self.name = name
+        self._costs: dict[str, Mapping[str, float]] = {}
         self._expected: dict[str, dict[str, float]] = {}
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
         known = () if base is None or slot is None else (self._behaviour_of(base),)
@@ -140,7 +141,9 @@ class NSGA2(Proposer[GraphAttention]):
         assert self.costs is not None
         standings = archive.standings(*self._measured)
         best = {name: min((s.objectives[name] for s in standings), default=0.0) for name in self._measured}
-        costs = self.costs(child.design)
+        if child.hash not in self._costs:
+            self._costs[child.hash] = self.costs(child.design)
+        costs = self._costs[child.hash]
         return {name: costs.get(name, best[name]) for name in self._measured}
 
     def _promise(self, child: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> float:
