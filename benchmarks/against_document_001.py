@@ -19,6 +19,7 @@ import numpy as np
 from document_001 import WORST, Document001, Fitness, can_run, is_valid
 from mini_vit import (
     RUNGS,
+    SLOT,
     Found,
     Judge,
     front_at,
@@ -40,7 +41,6 @@ from chiasma.evaluate.tasks import Task
 from chiasma.model.cost import cost
 from chiasma.train.design import Design
 
-SLOT = "model.encoders.image.attention"
 SHARE = 0.5
 LEVEL = 0.95
 

@@ -17,9 +17,9 @@ from chiasma.experiment.results import Arm, Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
 from chiasma.experiment.weighted_metrics import RANKED
 from chiasma.model.multimodal import MultimodalModel
-from chiasma.store.checkpoint import load_newest
 from chiasma.train.design import Design
 from chiasma.train.devices import pick_device
+from chiasma.train.initial import kept_training
 from chiasma.train.metrics import METRICS, measure
 from chiasma.train.predicting import predict_logits
 
@@ -151,9 +151,7 @@ def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel:
         CorruptFileError: No checkpoint there verifies.
         FileNotFoundError: There is none.
     """
-    checkpoint = load_newest(folder)
-    if checkpoint is None:
-        raise FileNotFoundError(f"No trained model was kept in {folder}.")
+    checkpoint = kept_training(folder)
     design = Design.from_dict(checkpoint.documents["design"])
     model = design.model.build(Signature.from_dict(checkpoint.documents["signature"]))
     model.load_state_dict(checkpoint.tensors("model"), strict=True)

@@ -171,9 +171,10 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         raise StoppedTooSoonError(
             f"Stopped before any mechanism was trained. Go on: chiasma resume {setting.store.path}"
         )
-    trained = judged_arms(search, elites(search))
+    arms = elites(search)
+    trained = judged_arms(search, arms)
     if not any(arm.arm.role == "finalist" for arm in trained):
-        trained = stages.trained_so_far(setting, search_plan, elites(search))
+        trained = stages.trained_so_far(setting, search_plan, arms)
     return conclude(search, loop, trained, search_plan, interrupted=interrupted)
 
 

@@ -210,6 +210,7 @@ def _gain(name: str, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, met
 
 
 def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
+    """Return what a reader must know before believing the figures."""
     notes = [f"Every arm had the same examples, epochs and {order.seeds} paired seed(s); training time may differ."]
     if order.seeds < 3:
         notes.append("With fewer than three seeds the intervals say little about the luck of training.")

@@ -89,10 +89,9 @@ class Search:
 def front_of(search: Search) -> list[Standing]:
     """Return the feasible designs of the last rung that no other dominates, as the search itself measured them."""
     rules = search.nsga2.rules
-    measured = dict.fromkeys((*search.objectives, *(rules.limits or ())))
     standings = [
         each
-        for each in search.archive.standings(*measured)
+        for each in search.archive.standings(*rules.measured)
         if each.rung >= search.setting.ladder.top and not excess(each.objectives, rules.limits)
     ]
     if not standings:

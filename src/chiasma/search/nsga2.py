@@ -47,6 +47,11 @@ class Rules:
                 f"{self.population}, {self.tournament} and {self.crossover}."
             )
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Return the objectives, and what else has a limit."""
+        return tuple(dict.fromkeys((*self.objectives, *(self.limits or ()))))
+
 
 class NSGA2(Proposer[GraphAttention]):
     """Breed from the non-dominated and least crowded designs of the archive.
@@ -106,7 +111,8 @@ class NSGA2(Proposer[GraphAttention]):
         """Return up to ``count`` children that are not known and not waiting for an answer."""
         found = self._draws.fresh(count, archive, lambda rng: self._promising(rng, archive))
         if self.costs is not None:
-            self._expected |= {each.hash: self._hoped(each, archive) for each in found}
+            best = self._best(archive.standings(*self.rules.measured))
+            self._expected |= {each.hash: self._hoped(each, best) for each in found}
         return found
 
     def tell(self, evaluations: Sequence[Evaluation[GraphAttention]]) -> None:
@@ -129,22 +135,21 @@ class NSGA2(Proposer[GraphAttention]):
         if self.costs is None or rng.random() >= PRESELECTION:
             return self._breed(rng, archive)
         children = [child for child in (self._breed(rng, archive) for _ in range(PRESELECTED)) if child is not None]
-        known = [*self._expected.values(), *(s.objectives for s in archive.standings(*self._measured))]
-        return max(children, key=lambda child: self._promise(self._hoped(child, archive), known), default=None)
+        standings = archive.standings(*self.rules.measured)
+        known, best = [*self._expected.values(), *(s.objectives for s in standings)], self._best(standings)
+        return max(children, key=lambda child: self._promise(self._hoped(child, best), known), default=None)
 
-    @property
-    def _measured(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.rules.objectives, *(self.rules.limits or ()))))
+    def _best(self, standings: Sequence[Standing]) -> dict[str, float]:
+        """Return the least of each objective that any design has."""
+        return {name: min((s.objectives[name] for s in standings), default=0.0) for name in self.rules.measured}
 
-    def _hoped(self, child: Candidate[GraphAttention], archive: Archive) -> dict[str, float]:
+    def _hoped(self, child: Candidate[GraphAttention], best: Mapping[str, float]) -> dict[str, float]:
         """Return a child's costs, and the best that is known of the rest: it may be as good as anything so far."""
         assert self.costs is not None
-        standings = archive.standings(*self._measured)
-        best = {name: min((s.objectives[name] for s in standings), default=0.0) for name in self._measured}
         if child.hash not in self._costs:
             self._costs[child.hash] = self.costs(child.design)
         costs = self._costs[child.hash]
-        return {name: costs.get(name, best[name]) for name in self._measured}
+        return {name: costs.get(name, value) for name, value in best.items()}
 
     def _promise(self, child: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> float:
         """Return how much hypervolume a child would add; negative for one whose known costs are beyond the limits."""
@@ -225,7 +230,7 @@ class NSGA2(Proposer[GraphAttention]):
 
 def survivors(archive: Archive, rules: Rules) -> list[Standing]:
     """Return the parents, best first: feasible ones, then by rung, by front, and by crowding."""
-    standings = archive.standings(*dict.fromkeys((*rules.objectives, *(rules.limits or ()))))
+    standings = archive.standings(*rules.measured)
     groups: dict[tuple[bool, int], dict[int, Standing]] = {}
     for place, standing in enumerate(standings):
         key = (excess(standing.objectives, rules.limits) > 0, -standing.rung)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from chiasma.store.checkpoint import load_newest
+from chiasma.store.checkpoint import Checkpoint, load_newest
 
 
-def kept_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a training that was kept.
+def kept_training(folder: Path) -> Checkpoint:
+    """Return a training that a worker kept.
 
     Raises:
         CorruptFileError: No checkpoint there verifies.
@@ -19,7 +19,12 @@ def kept_weights(folder: Path) -> dict[str, Tensor]:
     checkpoint = load_newest(folder)
     if checkpoint is None:
         raise FileNotFoundError(f"No trained model was kept in {folder}.")
-    return checkpoint.tensors("model")
+    return checkpoint
+
+
+def kept_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a training that was kept; errors as in :func:`kept_training`."""
+    return kept_training(folder).tensors("model")
 
 
 @torch.no_grad()
