@@ -159,6 +159,20 @@ def test_what_is_known_to_be_beyond_a_limit_promises_nothing():
     assert within > 0 > proposer._promise({"error": 0.1, "flops": 4.0}, [{"error": 0.5, "flops": 4.0}])
 
 
+def test_what_is_known_to_be_beyond_a_limit_is_not_trained():
+    def beyond(costs) -> tuple[int, int]:
+        limits = Rules(objectives=("error",), limits={"flops": 3.0})
+        proposer = NSGA2(seed=3, base=BASE, slot=SLOT, costs=costs, rules=limits)
+        found = proposer.ask(40, SharedArchive())
+        reasons = sum(count for reason, count in proposer.refused.items() if "limit of flops" in reason)
+        return sum(learned(each.design)["flops"] > 3 for each in found), reasons
+
+    trained, refused = beyond(learned)
+    assert trained == 0
+    assert refused > 0
+    assert beyond(None)[0] > 0
+
+
 def test_a_search_that_knows_costs_continues_from_its_state_with_what_is_waiting():
     archive = SharedArchive()
     archive.add(score(Candidate("floor", None, BASE), error=0.5, flops=5.0))

@@ -4,6 +4,7 @@ The loop that decides what to run next sees the same sequence of outcomes whethe
 or from the run's database, so that a killed run continues to the identical result.
 """
 
+import heapq
 import math
 import time
 from collections import deque
@@ -39,6 +40,7 @@ class Work:
         until: Seconds after the run's start by which it ends with the best so far; None for no limit.
         share_seconds: Most seconds of its own, so that one training cannot use up what the others need.
         whole_or_nothing: An outcome that ``until`` cut short is not recorded: it would be compared with whole ones.
+        turn: What has a lower turn goes first; equals in the order in which they were submitted.
     """
 
     job: Job
@@ -47,6 +49,7 @@ class Work:
     until: float | None = None
     share_seconds: float | None = None
     whole_or_nothing: bool = False
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Driver:
         self.clock = clock
         self.workers = workers
         self._executor = executor
-        self._queue: deque[Work] = deque()
+        self._queue: list[tuple[int, int, Work]] = []
+        self._submitted = 0
         self._ready: deque[Finished] = deque()
         self._running: dict[str, tuple[Work, Any, int]] = {}
 
@@ -123,7 +127,8 @@ class Driver:
         if row is not None and row.outcome is not None and not again:
             self._ready.append(Finished(work, row.outcome, row.seconds or 0.0, float(row.extra["elapsed"])))
         else:
-            self._queue.append(work)
+            heapq.heappush(self._queue, (work.turn, self._submitted, work))
+            self._submitted += 1
 
     @property
     def pending(self) -> int:
@@ -188,7 +193,7 @@ class Driver:
     def _feed(self) -> None:
         """Keep every worker busy; hold the rest back so that a time limit counts from the moment a job starts."""
         while self._queue and len(self._running) < self.workers:
-            work = self._queue.popleft()
+            _, _, work = heapq.heappop(self._queue)
             job = work.job
             if work.until is not None:
                 left = work.until - self.clock.elapsed()

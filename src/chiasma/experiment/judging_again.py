@@ -18,7 +18,7 @@ from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
 from chiasma.experiment.search_loop import SearchLoop, training_key
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.stages import breeding_rules
-from chiasma.model.cost import cost
+from chiasma.model.slot_cost import SlotCosts
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import AttentionSpace, attention_slots
 from chiasma.search.nsga2 import NSGA2, excess, survivors
@@ -61,13 +61,18 @@ class Search:
             slot=self.slot,
             crossed=self.crossed,
             rules=breeding_rules(self.setting),
-            costs=self._costs if len(self.objectives) > 1 else None,
+            costs=self._costs,
         )
 
     def _costs(self, design: Design) -> dict[str, float]:
         """Return what a design costs, which nobody needs to train it for."""
-        found = cost(design.model, self.setting.dataset.signature)
+        found = self._slot_costs(self.space.at(design))
         return {"flops": found.flops, "parameters": float(found.parameters)}
+
+    @cached_property
+    def _slot_costs(self) -> SlotCosts:
+        part = self.slot.removeprefix("model.").removesuffix(".attention")
+        return SlotCosts(self.base.model, part, self.setting.dataset.signature)
 
     @property
     def objectives(self) -> tuple[str, ...]:

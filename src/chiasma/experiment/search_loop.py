@@ -204,7 +204,9 @@ class SearchLoop:
                 time_limit_seconds=self.limit_seconds(fraction),
             )
             generation.waiting.add(job.key)
-            self.driver.submit(Work(job, number, "search", until=self.until, whole_or_nothing=True))
+            # An older generation goes first: what it will teach is waited for.
+            turn = generation.number
+            self.driver.submit(Work(job, number, "search", until=self.until, whole_or_nothing=True, turn=turn))
 
     def _note(self, finished: Finished) -> None:
         generation = next(g for g in self._active if finished.work.job.key in g.waiting)

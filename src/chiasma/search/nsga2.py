@@ -20,6 +20,8 @@ LEAN_FOUNDERS = 0.5
 PRESELECTION = 0.5
 PRESELECTED = 4
 PROMISED_WITHIN = 1.05
+AFFORDABLE_TRIES = 20
+BEYOND = "it costs more than the limit of "
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,14 @@ class Rules:
 class NSGA2(Proposer[GraphAttention]):
     """Breed from the non-dominated and least crowded designs of the archive.
 
-    Deb et al. 2002 (https://doi.org/10.1109/4235.996017), with parents and children in one pool (mu + lambda). Unlike
-    the paper: steady, because parents are chosen anew for every child from whatever has been told; designs that
-    climbed higher on the ladder come before those that did not, since they were trained longer; objectives are means
-    over whatever seeds a design has on its highest rung; where costs are known without training, every other child is
-    the one of four that would add most to the front if it were as good as the best so far; and no design is bred
-    twice, whether it is written the same or behaves the same. Noise is not met here but at the end, when the best are
-    judged again on fresh seeds.
+    Deb et al. 2002 (https://doi.org/10.1109/4235.996017), with parents and children in one pool (mu + lambda).
+    Unlike the paper: steady, because parents are chosen anew for every child from whatever has been told; designs
+    that climbed higher on the ladder come before those that did not, since they were trained longer; objectives are
+    means over whatever seeds a design has on its highest rung; where costs are known without training, what is
+    beyond a limit is bred again at once, and with several objectives every other child is the one of four that
+    would add most to the front if it were as good as the best so far; and no design is bred twice, whether it is
+    written the same or behaves the same. Noise is not met here but at the end, when the best are judged again on
+    fresh seeds.
 
     Args:
         seed: The run's seed.
@@ -92,6 +95,7 @@ class NSGA2(Proposer[GraphAttention]):
         self.costs = costs
         self.name = name
         self._costs: dict[str, Mapping[str, float]] = {}
+        self._beyond: Counter[str] = Counter()
         self._expected: dict[str, dict[str, float]] = {}
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
         known = () if base is None or slot is None else (self._behaviour_of(base),)
@@ -105,12 +109,12 @@ class NSGA2(Proposer[GraphAttention]):
     @property
     def refused(self) -> Counter[str]:
         """Return how many edits made no sense, by reason; each was followed by another try."""
-        return sum((space.refused for space in self._spaces.values()), Counter[str]())
+        return sum((space.refused for space in self._spaces.values()), Counter[str](self._beyond))
 
     def ask(self, count: int, archive: Archive) -> list[Candidate[GraphAttention]]:
         """Return up to ``count`` children that are not known and not waiting for an answer."""
         found = self._draws.fresh(count, archive, lambda rng: self._promising(rng, archive))
-        if self.costs is not None:
+        if self._preselects:
             best = self._best(archive.standings(*self.rules.measured))
             self._expected |= {each.hash: self._hoped(each, best) for each in found}
         return found
@@ -132,12 +136,42 @@ class NSGA2(Proposer[GraphAttention]):
 
     def _promising(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
         """Return a child; where costs are known, every other time the one of several that promises most."""
-        if self.costs is None or rng.random() >= PRESELECTION:
-            return self._breed(rng, archive)
-        children = [child for child in (self._breed(rng, archive) for _ in range(PRESELECTED)) if child is not None]
+        if not self._preselects or rng.random() >= PRESELECTION:
+            return self._affordable(rng, archive)
+        bred = (self._affordable(rng, archive) for _ in range(PRESELECTED))
+        children = [child for child in bred if child is not None]
         standings = archive.standings(*self.rules.measured)
         known, best = [*self._expected.values(), *(s.objectives for s in standings)], self._best(standings)
         return max(children, key=lambda child: self._promise(self._hoped(child, best), known), default=None)
+
+    @property
+    def _preselects(self) -> bool:
+        return self.costs is not None and len(self.rules.objectives) > 1
+
+    def _affordable(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
+        """Return a child whose known costs are within the limits; after many tries, whatever came last."""
+        child = None
+        for _ in range(AFFORDABLE_TRIES):
+            child = self._breed(rng, archive)
+            beyond = "" if child is None else self._limit_exceeded(child)
+            if not beyond:
+                break
+            self._beyond[BEYOND + beyond] += 1
+        return child
+
+    def _limit_exceeded(self, child: Candidate[GraphAttention]) -> str:
+        """Return the name of a limit that a child is known to exceed, or nothing."""
+        limits = self.rules.limits or {}
+        if self.costs is None or not limits:
+            return ""
+        costs = self._known_costs(child)
+        return next((name for name, limit in limits.items() if costs.get(name, 0.0) > limit), "")
+
+    def _known_costs(self, child: Candidate[GraphAttention]) -> Mapping[str, float]:
+        assert self.costs is not None
+        if child.hash not in self._costs:
+            self._costs[child.hash] = self.costs(child.design)
+        return self._costs[child.hash]
 
     def _best(self, standings: Sequence[Standing]) -> dict[str, float]:
         """Return the least of each objective that any design has."""
@@ -145,10 +179,7 @@ class NSGA2(Proposer[GraphAttention]):
 
     def _hoped(self, child: Candidate[GraphAttention], best: Mapping[str, float]) -> dict[str, float]:
         """Return a child's costs, and the best that is known of the rest: it may be as good as anything so far."""
-        assert self.costs is not None
-        if child.hash not in self._costs:
-            self._costs[child.hash] = self.costs(child.design)
-        costs = self._costs[child.hash]
+        costs = self._known_costs(child)
         return {name: costs.get(name, value) for name, value in best.items()}
 
     def _promise(self, child: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> float:
