@@ -20,25 +20,21 @@ from document_001 import WORST, Document001, Fitness, can_run, is_valid
 from mini_vit import (
     RUNGS,
     SLOT,
+    Comparison,
     Found,
     Judge,
     front_at,
     install_plugin,
     make_config,
-    make_task,
-    reference_point,
+    prepare_comparison,
     search,
-    write_images,
 )
 from scipy import stats
 
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
-from chiasma.data.dataset import Dataset
 from chiasma.evaluate.executor import LocalExecutor
-from chiasma.evaluate.tasks import Task
-from chiasma.model.cost import cost
 from chiasma.train.design import Design
 
 SHARE = 0.5
@@ -58,18 +54,14 @@ def main() -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         install_plugin(folder)
-        manifest = write_images(folder, options.data)
-        task, standard = make_task(make_config(manifest))
-        reference = reference_point(cost(standard.model, Dataset.open(Path(task.dataset)).signature).flops)
-        print(f"reference point: error {reference[0]:.2f}, FLOPs {reference[1]:.4g}", flush=True)
-        judge = Judge(task, reference=reference, workers=options.workers, seeds=options.judging_seeds)
+        bench = prepare_comparison(folder, options.data, workers=options.workers, judging_seeds=options.judging_seeds)
         ratios: list[float] = []
         for seed in options.seeds:
-            theirs = search_as_document_001(task, standard, seconds=seconds, seed=seed, workers=options.workers)
-            config = make_config(manifest, f"run.seed={seed}", f"run.workers={options.workers}", *RUNGS)
+            theirs = search_as_document_001(bench, seconds=seconds, seed=seed, workers=options.workers)
+            config = make_config(bench.manifest, f"run.seed={seed}", f"run.workers={options.workers}", *RUNGS)
             ours = search(config, seconds=SHARE * seconds)
             print(f"seed {seed}, Chiasma: {len(ours)} trainings of full length", flush=True)
-            ratio = time_to_equal(judge, theirs, ours)
+            ratio = time_to_equal(bench.judge, theirs, ours)
             print(f"seed {seed}: " + ("not reached" if ratio is None else f"1/{ratio:.1f} of the time"), flush=True)
             ratios.append(ratio or math.nan)
     reached = [ratio for ratio in ratios if not math.isnan(ratio)]
@@ -101,7 +93,7 @@ def time_to_equal(judge: Judge, theirs: Sequence[Found], ours: Sequence[Found]) 
     return last / reached[0] if reached else None
 
 
-def search_as_document_001(task: Task, standard: Design, *, seconds: float, seed: int, workers: int) -> list[Found]:
+def search_as_document_001(bench: Comparison, *, seconds: float, seed: int, workers: int) -> list[Found]:
     """Return what document 001's algorithm trained in its time."""
     search = Document001(np.random.default_rng(seed))
     found: list[Found] = []
@@ -116,8 +108,8 @@ def search_as_document_001(task: Task, standard: Design, *, seconds: float, seed
             designs: dict[int, Design] = {}
             for place, child in enumerate(children):
                 if is_valid(child) and can_run(child):
-                    designs[place] = replace_at(standard, SLOT, child.attention)
-                    job = task.job(f"{number}", designs[place], seed=derive_seed(seed, "original", number))
+                    designs[place] = replace_at(bench.standard, SLOT, child.attention)
+                    job = bench.task.job(f"{number}", designs[place], seed=derive_seed(seed, "original", number))
                     places[job.key] = place
                     executor.submit(job)
                     number += 1

@@ -13,11 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from mini_vit import RUNGS, Judge, front_at, make_config, make_task, reference_point, search, write_images
+from mini_vit import RUNGS, front_at, make_config, prepare_comparison, search
 from scipy import stats
-
-from chiasma.data.dataset import Dataset
-from chiasma.model.cost import cost
 
 ARMS = {"bred": "[attention, random]", "random": "[random]"}
 LEVEL = 0.95
@@ -33,10 +30,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CHIASMA_TEST_DATA", "data")))
     options = parser.parse_args()
     with TemporaryDirectory() as place:
-        manifest = write_images(Path(place), options.data)
-        task, standard = make_task(make_config(manifest))
-        reference = reference_point(cost(standard.model, Dataset.open(Path(task.dataset)).signature).flops)
-        judge = Judge(task, reference=reference, workers=options.workers, seeds=options.judging_seeds)
+        bench = prepare_comparison(
+            Path(place), options.data, workers=options.workers, judging_seeds=options.judging_seeds
+        )
         differences: list[float] = []
         for seed in options.seeds:
             volumes: dict[str, float] = {}
@@ -44,10 +40,10 @@ def main() -> None:
             order = list(ARMS) if len(differences) % 2 == 0 else list(ARMS)[::-1]
             for arm in order:
                 settings = (f"run.seed={seed}", f"run.workers={options.workers}", f"search.proposers={ARMS[arm]}")
-                found = search(make_config(manifest, *settings, *RUNGS), seconds=options.seconds)
+                found = search(make_config(bench.manifest, *settings, *RUNGS), seconds=options.seconds)
                 front = front_at(found, options.seconds)
-                judge.judge(each.design for each in front)
-                volumes[arm] = judge.volume(front)
+                bench.judge.judge(each.design for each in front)
+                volumes[arm] = bench.judge.volume(front)
                 print(f"seed {seed}, {arm}: {len(found)} of full length, hypervolume {volumes[arm]:.4f}", flush=True)
             differences.append(volumes["bred"] - volumes["random"])
     low, high = stats.t.interval(LEVEL, len(differences) - 1, loc=np.mean(differences), scale=stats.sem(differences))

@@ -20,6 +20,7 @@ import pandas as pd
 from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import value_at
+from chiasma.data.dataset import Dataset
 from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.tasks import Task
 from chiasma.experiment.attention_search import search_attention
@@ -29,6 +30,7 @@ from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.front import volume_of
 from chiasma.model.attention import Mean
+from chiasma.model.cost import cost
 from chiasma.search.pareto import non_dominated
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
@@ -115,6 +117,33 @@ def search(config: RunConfig, *, seconds: float) -> list[Found]:
     return sorted(found, key=lambda each: each.seconds)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What searches that are compared share.
+
+    Attributes:
+        manifest: The data.
+        task: What every training has in common.
+        standard: The design with standard attention.
+        judge: Trains again what they found.
+    """
+
+    manifest: Path
+    task: Task
+    standard: Design
+    judge: "Judge"
+
+
+def prepare_comparison(folder: Path, source: Path, *, workers: int, judging_seeds: int) -> Comparison:
+    """Write the data and fix the reference point: guessing, a little more FLOPs than standard attention."""
+    manifest = write_images(folder, source)
+    task, standard = make_task(make_config(manifest))
+    flops = cost(standard.model, Dataset.open(Path(task.dataset)).signature).flops
+    reference = CHANCE_ERROR, MARGIN * flops
+    print(f"reference point: error {reference[0]:.2f}, FLOPs {reference[1]:.4g}", flush=True)
+    return Comparison(manifest, task, standard, Judge(task, reference=reference, workers=workers, seeds=judging_seeds))
+
+
 def make_task(config: RunConfig) -> tuple[Task, Design]:
     """Return what every training has in common, and the design with standard attention."""
     dataset, _ = prepare_data(config, SilentConsole())
@@ -174,11 +203,6 @@ def install_plugin(folder: Path) -> None:
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, str(folder), os.environ.get("PYTHONPATH")]))
     sys.path.insert(0, str(folder))
-
-
-def reference_point(flops: float) -> tuple[float, float]:
-    """Return the point fixed beforehand: the error of guessing, and a little more than standard attention costs."""
-    return CHANCE_ERROR, MARGIN * flops
 
 
 def _point(outcome: Scored) -> tuple[float, float]:

@@ -78,3 +78,14 @@ def test_the_control_is_never_starved(reference):
     candidates, *_ = reference
     share = sum(proposer == "random" for _, _, proposer, _, _ in candidates) / len(candidates)
     assert share >= 0.2
+
+
+def test_what_an_older_generation_still_needs_goes_before_a_younger_one(tmp_path):
+    with new_store(tmp_path) as store:
+        executor = ToyExecutor()
+        run_search(store, executor, workers=1)
+        generations = {row.number: row.generation for row in store.candidates()}
+    order = [generations[int(key.split("/")[1])] for key in executor.answered]
+    last = max(place for place, generation in enumerate(order) if generation == 0)
+    # A worker that becomes free takes what is there: once for each rung.
+    assert order[:last].count(1) <= 2

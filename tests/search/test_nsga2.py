@@ -15,7 +15,7 @@ from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.multimodal import ModelSpec
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import attention_slots
-from chiasma.search.nsga2 import NSGA2, Rules, survivors
+from chiasma.search.nsga2 import BEYOND, NSGA2, Rules, survivors
 from chiasma.search.protocols import Candidate, Evaluation
 from chiasma.train.design import Design
 
@@ -91,6 +91,17 @@ def test_a_design_beyond_a_limit_is_worse_than_every_one_within():
     assert [s.objectives["flops"] for s in order] == [1.0, 5.0, 9.0]
 
 
+def test_mechanisms_of_the_literature_are_founders_children_and_mates_unless_that_is_off():
+    def edits(known: bool) -> list[str]:
+        return [edit for _, edit, _ in run(search(known=known), SharedArchive(), 24)]
+
+    described, alone = edits(True), edits(False)
+    assert any(edit.startswith("the first design, ") and ("20" in edit) for edit in described)
+    assert any(edit.endswith(") instead") for edit in described)
+    assert any("the second is" in edit for edit in described)
+    assert not any("et al." in edit for edit in alone)
+
+
 def test_a_mechanism_that_is_written_differently_but_does_the_same_is_not_trained():
     once = AttentionGraph()
     nodes = once.to_dict()["nodes"]
@@ -164,7 +175,7 @@ def test_what_is_known_to_be_beyond_a_limit_is_not_trained():
         limits = Rules(objectives=("error",), limits={"flops": 3.0})
         proposer = NSGA2(seed=3, base=BASE, slot=SLOT, costs=costs, rules=limits)
         found = proposer.ask(40, SharedArchive())
-        reasons = sum(count for reason, count in proposer.refused.items() if "limit of flops" in reason)
+        reasons = sum(count for reason, count in proposer.refused.items() if reason == BEYOND)
         return sum(learned(each.design)["flops"] > 3 for each in found), reasons
 
     trained, refused = beyond(learned)

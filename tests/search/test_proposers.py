@@ -118,3 +118,18 @@ def test_local_search_now_and_then_crosses_two_incumbents(space):
 def test_an_impossible_probability_of_crossover_is_refused(space):
     with pytest.raises(ValueError, match=r"crossover must be within 0..1, but got 2"):
         LocalSearch(space, seed=0, crossover=2)
+
+
+def test_a_random_design_that_is_known_to_cost_too_much_is_drawn_again(space):
+    def over(design) -> float:
+        return max(0.0, design.model.dim / 64 - 1)
+
+    free, held = (RandomSearch(space, seed=3, **given) for given in ({}, {"excess": over}))
+    assert any(over(each.design) for each in free.ask(12, SharedArchive()))
+    assert not any(over(each.design) for each in held.ask(12, SharedArchive()))
+
+
+def test_where_every_random_design_costs_too_much_the_least_is_proposed(space):
+    found = RandomSearch(space, seed=3, excess=lambda design: float(design.model.dim)).ask(1, SharedArchive())
+    smallest = min(choice.design.model.dim for choice in RandomSearch(space, seed=3).ask(20, SharedArchive()))
+    assert [each.design.model.dim for each in found] == [smallest]

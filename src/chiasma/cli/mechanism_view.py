@@ -9,6 +9,7 @@ from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.compile import kernel_source
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.graph.known import known_as
 from chiasma.model.graph.node import Source
 
 
@@ -16,6 +17,9 @@ def print_mechanism(place: str, attention: GraphAttention) -> None:
     """Print everything that a reader needs to follow one mechanism."""
     console = output()
     console.print(f"\n{place}: {formula(attention.graph)}", markup=False, soft_wrap=True)
+    known = known_as(attention.graph)
+    if known is not None:
+        console.print(f"literature: {attention.known}, {known.address}", markup=False, soft_wrap=True)
     console.print(f"projections: {', '.join(attention.projections.learned) or 'none'}", markup=False)
     console.print(drawn(attention.graph))
     console.print(Syntax(kernel_source(attention.graph), "python", theme="ansi_dark", background_color="default"))

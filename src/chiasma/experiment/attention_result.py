@@ -107,9 +107,15 @@ def _unjudged(search: Search, known: set[int]) -> tuple[Unjudged, ...]:
         number, attention = numbers[each.candidate.hash], search.space.at(each.candidate.design)
         if number not in known:
             objectives = {name: each.objectives[name] for name in search.objectives}
-            words, value = attention.words, attention.to_dict()
             found.append(
-                Unjudged(name=f"#{number}", candidate=number, formula=words, attention=value, objectives=objectives)
+                Unjudged(
+                    name=f"#{number}",
+                    candidate=number,
+                    formula=attention.words,
+                    known=attention.known,
+                    attention=attention.to_dict(),
+                    objectives=objectives,
+                )
             )
     return tuple(found)
 

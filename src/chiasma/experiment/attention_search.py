@@ -21,11 +21,10 @@ from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
     check_can_run,
-    check_same_data,
     deciding_metric,
     failing,
     prepare_data,
-    say_environment_changes,
+    reopen_data,
     with_budget,
 )
 from chiasma.experiment.companions import (
@@ -111,9 +110,7 @@ def resume(
     with RunStore.open(path, write=True) as store:
         config = with_executor(with_budget(store, budget), executor, ray_address)
         check_executor(config.run)
-        dataset, report = prepare_data(config, console)
-        check_same_data(store, dataset)
-        say_environment_changes(store, console)
+        dataset, report = reopen_data(store, config, console)
         slot = slot_path(config, dataset.signature)
         metric = deciding_metric(config, dataset)
         clock = Clock(spent_before=spent_seconds(store), started=started)
@@ -141,12 +138,12 @@ def _drive(surroundings: _Surroundings, *, store: RunStore, console: Console, cl
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
         setting = make_setting(config, dataset, surroundings.report, metric=surroundings.metric, driver=driver)
         setting = replace(setting, companions=surroundings.companions, slot=surroundings.slot)
-        result = _search(setting, surroundings.slot, config.design(dataset.signature))
+        result = _search(setting, config.design(dataset.signature))
     store.set_status("stopped" if result.stopped == "interrupted" else "finished")
     return result
 
 
-def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
+def _search(setting: Setting, base: Design) -> SearchResult:
     """Run every stage, or as many as there is time for."""
     console, loop, interrupted = setting.console, None, False
     search_plan = SearchPlan()
@@ -155,7 +152,7 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
         search_plan = planning.plan(setting, MECHANISMS)
         setting = setting.with_rungs(search_plan.rungs)
         training = planning.usual_training(setting, search_plan.visits)
-        search = _begin(setting, slot, Design(model=base.model, training=training))
+        search = _begin(setting, Design(model=base.model, training=training))
         _train_baselines(search, search_plan)
         search_plan = planning.lengthen(setting, search_plan, list(search.arms.values()), search.first)
         loop = _make_loop(search, search_plan)
@@ -178,10 +175,10 @@ def _search(setting: Setting, slot: str, base: Design) -> SearchResult:
     return conclude(search, loop, trained, search_plan, interrupted=interrupted)
 
 
-def _begin(setting: Setting, slot: str, base: Design) -> Search:
+def _begin(setting: Setting, base: Design) -> Search:
     """Record the baselines, and prepare the archive and the breeder."""
-    search = Search(setting, slot, base, SharedArchive(setting.objectives))
-    for name, (design, description) in baselines(base, slot).items():
+    search = Search(setting, base, SharedArchive(setting.objectives))
+    for name, (design, description) in baselines(base, search.slot).items():
         search.arms[name] = stages.record_arm(setting, name, "floor", description, design)
     return search
 
@@ -216,7 +213,14 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
 def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
     config = search.setting.config
     space = search.space
-    control = RandomSearch(space, seed=config.run.seed, name=CONTROL, base=search.base, behaviour=space.behaviour)
+    control = RandomSearch(
+        space,
+        seed=config.run.seed,
+        name=CONTROL,
+        base=search.base,
+        behaviour=space.behaviour,
+        excess=search.nsga2.known_excess,
+    )
     breeders: dict[str, Proposer[Any]] = {"attention": search.nsga2, CONTROL: control}
     chosen = {each.name: each for name, each in breeders.items() if name in config.search.proposers}
     loop = stages.make_search(

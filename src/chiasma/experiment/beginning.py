@@ -99,6 +99,18 @@ def check_same_data(store: RunStore, dataset: Dataset, *, task: str = "") -> Non
             )
 
 
+def reopen_data(store: RunStore, config: RunConfig, console: Console) -> tuple[Dataset, DataReport]:
+    """Return the data of a run that is continued, and say what else has changed since.
+
+    Raises:
+        DataError: Rows, labels or splits differ from those it began with.
+    """
+    dataset, report = prepare_data(config, console)
+    check_same_data(store, dataset)
+    say_environment_changes(store, console)
+    return dataset, report
+
+
 def say_environment_changes(store: RunStore, console: Console) -> None:
     """Say what differs from the machine and packages that the run began with: then bits may differ too."""
     changes = environment_changes(store.provenance)

@@ -22,6 +22,7 @@ from chiasma.experiment.beginning import (
     failing,
     prepare_data,
     record_data,
+    say_environment_changes,
 )
 from chiasma.experiment.benchmark_judge import (
     CANDIDATE,
@@ -83,6 +84,7 @@ def resume(
         prepared = {name: _prepare(config, console) for name, config in configs.items()}
         for name, (_, dataset, _) in prepared.items():
             check_same_data(store, dataset, task=name)
+        say_environment_changes(store, console)
         with failing(store):
             clock = Clock(spent_before=spent_seconds(store), started=time.monotonic())
             return _drive(order, prepared, store, console=console, clock=clock)

@@ -126,11 +126,9 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
     )
     setting.console.say(f"{task.name}: {opening_words(before)}")
     evaluate = setting.config.evaluate
-    bootstrap = Bootstrap(
-        labels=dataset.labels(rows).numpy(),
-        groups=dataset.groups(rows),
-        target=dataset.signature.target,
-        target_scale=dataset.target_scale,
+    bootstrap = Bootstrap.over(
+        dataset,
+        rows,
         level=evaluate.level,
         resamples=evaluate.resamples,
         seed=setting.config.run.seed,

@@ -32,11 +32,9 @@ def choose(trained: Sequence[TrainedArm], dataset: Dataset, *, metric: str) -> T
     floor = _lowest(floors)
     rows = dataset.rows("select")
     try:
-        bootstrap = Bootstrap(
-            labels=dataset.labels(rows).numpy(),
-            groups=dataset.groups(rows),
-            target=dataset.signature.target,
-            target_scale=dataset.target_scale,
+        bootstrap = Bootstrap.over(
+            dataset,
+            rows,
             level=ONE_STANDARD_ERROR,
         )
         lead, _ = bootstrap.paired_gain(_outputs(best), _outputs(floor), metric)

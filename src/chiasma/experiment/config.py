@@ -143,6 +143,8 @@ class SearchSection(Spec):
         crossover: How often a mechanism is bred from two parents rather than one.
         limits: The most of an objective that a mechanism of ``search attention`` may cost, such as ``flops: 2e6``;
             beyond is infeasible.
+        known_mechanisms: Mechanisms that the literature knows are founders and mates of those that are bred; without
+            them everything is bred from standard attention.
         generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
         warm_start: A child begins with the weights of its parent, wherever name and shape agree, so that it is
             trained on rather than anew. Finals and the judging on fresh seeds always begin from scratch.
@@ -156,6 +158,7 @@ class SearchSection(Spec):
     population: int = Field(default=24, ge=2)
     crossover: float = Field(default=0.4, ge=0, le=1)
     limits: Mapping[Literal["error", "flops", "parameters", "latency"], Annotated[float, Field(gt=0)]] = {}
+    known_mechanisms: bool = True
     generation: int = Field(default=9, ge=1)
     warm_start: bool = False
     floor_share: float = Field(default=0.2, ge=0, le=1)

@@ -88,11 +88,9 @@ def evaluate(
         rows = _unseen(saved, dataset, rows, console)
     # Otherwise with the model's own preprocessing: its tokenizer and image size, not those of the new data.
     logits = predict_logits(saved.model, dataset, rows) if as_prepared else saved.logits(_samples(saved, dataset, rows))
-    bootstrap = Bootstrap(
-        labels=dataset.labels(rows).numpy(),
-        groups=dataset.groups(rows),
-        target=dataset.signature.target,
-        target_scale=dataset.target_scale,
+    bootstrap = Bootstrap.over(
+        dataset,
+        rows,
         level=config.evaluate.level,
         resamples=config.evaluate.resamples,
     )

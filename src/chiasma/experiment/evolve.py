@@ -10,11 +10,10 @@ from chiasma.experiment import planning, stages
 from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
-    check_same_data,
     deciding_metric,
     failing,
     prepare_data,
-    say_environment_changes,
+    reopen_data,
     with_budget,
 )
 from chiasma.experiment.config import RunConfig
@@ -83,9 +82,7 @@ def resume(
     with RunStore.open(path, write=True) as store:
         config = with_executor(with_budget(store, budget), executor, ray_address)
         check_executor(config.run)
-        dataset, report = prepare_data(config, console)
-        check_same_data(store, dataset)
-        say_environment_changes(store, console)
+        dataset, report = reopen_data(store, config, console)
         metric = deciding_metric(config, dataset)
         clock = Clock(spent_before=spent_seconds(store), started=started)
         with failing(store):

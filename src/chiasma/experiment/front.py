@@ -36,6 +36,7 @@ class Mechanism(Spec):
         name: ``standard``, ``mean``, or ``#K`` for candidate K of the run.
         candidate: K in ``RUN#K``.
         formula: What it computes, and which projections are left out.
+        known: What the literature calls it, or what it is a variant of; empty for what nobody described.
         attention: The spec that a config takes.
         objectives: Means over fresh seeds.
         score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
@@ -52,6 +53,7 @@ class Mechanism(Spec):
     name: str
     candidate: int
     formula: str
+    known: str = ""
     attention: Mapping[str, Any]
     objectives: Mapping[str, float]
     score: Interval
@@ -69,12 +71,14 @@ class Unjudged(Spec):
     """A mechanism on the front of the search itself that was not trained on fresh seeds.
 
     Attributes:
+        known: As in :class:`Mechanism`.
         objectives: As the search measured them, on the seed that selected it.
     """
 
     name: str
     candidate: int
     formula: str
+    known: str = ""
     attention: Mapping[str, Any]
     objectives: Mapping[str, float]
 
@@ -165,11 +169,9 @@ class Judging:
         rows = dataset.rows("select")
         self.metric = metric
         self.task = task
-        self.bootstrap = Bootstrap(
-            labels=dataset.labels(rows).numpy(),
-            groups=dataset.groups(rows),
-            target=dataset.signature.target,
-            target_scale=dataset.target_scale,
+        self.bootstrap = Bootstrap.over(
+            dataset,
+            rows,
             level=level,
             resamples=resamples,
         )
@@ -304,6 +306,7 @@ def _mechanism(
         name=arm.arm.name,
         candidate=arm.arm.candidate,
         formula="mean(v)" if arm.arm.name == "mean" else attention.words,
+        known="" if baseline else attention.known,
         attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
         objectives={name: _mean(arm, name) for name in objectives},
         score=here.score,

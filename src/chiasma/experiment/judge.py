@@ -151,11 +151,9 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
         dataset, ledger_folder=ledger_folder(), run=f"{store.id}, {config.run.budget.words}", verb="evolve", once=True
     )
     setting.console.say(opening_words(before))
-    bootstrap = Bootstrap(
-        labels=dataset.labels(rows).numpy(),
-        groups=dataset.groups(rows),
-        target=dataset.signature.target,
-        target_scale=dataset.target_scale,
+    bootstrap = Bootstrap.over(
+        dataset,
+        rows,
         level=config.evaluate.level,
         resamples=config.evaluate.resamples,
         seed=config.run.seed,

@@ -32,7 +32,6 @@ class Search:
     """What the stages share.
 
     Attributes:
-        slot: The dotted path that is searched.
         base: The design around it, with standard attention.
         archive: Standard attention, and every mechanism that was trained.
         judged: Trainings on fresh seeds, by arm.
@@ -42,7 +41,6 @@ class Search:
     """
 
     setting: Setting
-    slot: str
     base: Design
     archive: SharedArchive
     arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
@@ -73,6 +71,12 @@ class Search:
     def _slot_costs(self) -> SlotCosts:
         part = self.slot.removeprefix("model.").removesuffix(".attention")
         return SlotCosts(self.base.model, part, self.setting.dataset.signature)
+
+    @property
+    def slot(self) -> str:
+        """Return the dotted path that is searched."""
+        assert self.setting.slot is not None
+        return self.setting.slot
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -181,6 +181,7 @@ def breeding_rules(setting: Setting) -> Rules:
         crossover=search.crossover,
         objectives=setting.objectives,
         limits={str(name): limit for name, limit in search.limits.items()},
+        known=search.known_mechanisms,
     )
 
 

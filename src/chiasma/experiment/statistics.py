@@ -11,13 +11,14 @@ since with one degree of freedom nothing could be shown: they cover 85 % where s
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from scipy.stats import norm
 
 from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
+from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Target
 from chiasma.experiment.results import Gain, Interval
 from chiasma.experiment.weighted_metrics import RANKED, GroupMetric, group_metric
@@ -71,6 +72,21 @@ class Bootstrap:
         if len(names) < 2:
             raise DataError(f"an interval needs at least two independent groups of examples, but got {len(names)}.")
         object.__setattr__(self, "groups", place)
+
+    @classmethod
+    def over(
+        cls, dataset: Dataset, rows: np.ndarray, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+    ) -> Self:
+        """Return the intervals over some rows of a dataset."""
+        return cls(
+            labels=dataset.labels(rows).numpy(),
+            groups=dataset.groups(rows),
+            target=dataset.signature.target,
+            target_scale=dataset.target_scale,
+            level=level,
+            resamples=resamples,
+            seed=seed,
+        )
 
     @property
     def count(self) -> int:

@@ -10,11 +10,10 @@ from chiasma.data.prepare import DataReport
 from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
-    check_same_data,
     deciding_metric,
     failing,
     prepare_data,
-    say_environment_changes,
+    reopen_data,
 )
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
@@ -61,9 +60,7 @@ def resume(path: Path, *, console: Console) -> RunResult:
     """
     with RunStore.open(path, write=True) as store:
         config = RunConfig.from_dict(store.config)
-        dataset, report = prepare_data(config, console)
-        check_same_data(store, dataset)
-        say_environment_changes(store, console)
+        dataset, report = reopen_data(store, config, console)
         metric = deciding_metric(config, dataset)
         with failing(store):
             return _train(config, dataset, report, metric=metric, store=store, console=console)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import fits
+from chiasma.model.graph.known import KNOWN, Known
 from chiasma.model.graph.node import Source
 from chiasma.model.graph.ops import INPUTS, OPS, Kind, Slot
 from chiasma.model.kernel import Projections
@@ -54,6 +56,16 @@ class AttentionSpace:
             (2.0, self._remove),
             (1.0, self._change_constant),
         )
+
+    @cached_property
+    def known(self) -> tuple[Known, ...]:
+        """Return the mechanisms of the literature that can stand in this slot."""
+        return tuple(each for each in KNOWN if self.validate(GraphAttention(graph=each.graph)) is None)
+
+    def adopt(self, genome: GraphAttention, rng: np.random.Generator) -> tuple[GraphAttention, str]:
+        """Return a mechanism of the literature with this one's projections, and which it is in words."""
+        chosen = pick(self.known, rng)
+        return GraphAttention(projections=genome.projections, graph=chosen.graph), chosen.words
 
     def sample(self, rng: np.random.Generator) -> GraphAttention:
         """Return standard attention after one to four random edits; a draw of its own decides on each projection."""

@@ -23,9 +23,12 @@ class Draws:
         behaviour: Returns a hash of what a design does; one that does what an earlier draw did is known too. None
             compares designs alone.
         known: What is done already, before anything is drawn.
+        excess: Returns by how much a design is known to exceed what it may cost; such a one is drawn again, and after
+            many draws the one that exceeds it least is taken.
 
     Attributes:
         duplicates: How many draws gave a known design and were drawn again.
+        beyond: How many exceeded what they may cost and were drawn again.
     """
 
     def __init__(
@@ -35,10 +38,12 @@ class Draws:
         *,
         behaviour: Callable[[Design], str] | None = None,
         known: Iterable[str] = (),
+        excess: Callable[[Design], float] = lambda design: 0.0,
     ) -> None:
         self.seed = seed
         self.name = name
-        self.duplicates = 0
+        self.duplicates = self.beyond = 0
+        self._excess = excess
         self._behaviour = behaviour
         self._count = 0
         self._waiting: list[str] = []
@@ -63,26 +68,36 @@ class Draws:
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return JSON from which :meth:`load_state_dict` continues exactly."""
-        state = {"count": self._count, "duplicates": self.duplicates, "waiting": list(self._waiting)}
+        state = {"count": self._count, "duplicates": self.duplicates, "beyond": self.beyond}
+        state |= {"waiting": list(self._waiting)}
         return state if self._behaviour is None else {**state, "seen": list(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._count, self.duplicates = int(state["count"]), int(state["duplicates"])
+        self.beyond = int(state.get("beyond", 0))
         self._waiting = [str(hash) for hash in state["waiting"]]
         self._seen = [str(hash) for hash in state.get("seen", ())]
 
     def _one(self, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]) -> Candidate[G] | None:
+        found: list[tuple[float, Candidate[G]]] = []
         for _ in range(REDRAWS):
             candidate = make(numpy_rng(self.seed, "propose", self.name, self._count))
             self._count += 1
             if candidate is None:
-                return None
-            if self._is_new(candidate, archive):
-                self._waiting.append(candidate.hash)
-                return candidate
-            self.duplicates += 1
-        return None
+                break
+            if not self._is_new(candidate, archive):
+                self.duplicates += 1
+                continue
+            found.append((self._excess(candidate.design), candidate))
+            if found[-1][0] <= 0:
+                break
+            self.beyond += 1
+        if not found:
+            return None
+        chosen = min(found, key=lambda each: each[0])[1]
+        self._waiting.append(chosen.hash)
+        return chosen
 
     def _is_new(self, candidate: Candidate[Any], archive: Archive) -> bool:
         """Return whether a candidate is known neither by its form nor by what it does."""

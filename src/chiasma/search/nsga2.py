@@ -16,12 +16,14 @@ from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer, S
 from chiasma.train.design import Design
 
 FIRST_EDITS = 3
+KNOWN_FOUNDERS = 0.5
+KNOWN_CHILDREN = 0.1
+KNOWN_MATES = 0.3
 LEAN_FOUNDERS = 0.5
 PRESELECTION = 0.5
 PRESELECTED = 4
 PROMISED_WITHIN = 1.05
-AFFORDABLE_TRIES = 20
-BEYOND = "it costs more than the limit of "
+BEYOND = "it costs more than a limit allows"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Rules:
         tournament: Parents that are drawn for each place; the best of them breeds.
         objectives: What is minimised together.
         limits: The most of an objective that is feasible; a design beyond is worse than every one within.
+        known: Mechanisms of the literature are founders and mates too; else all begins with the first design's own.
     """
 
     population: int = 24
@@ -41,6 +44,7 @@ class Rules:
     tournament: int = 2
     objectives: tuple[str, ...] = ("error", "flops")
     limits: Mapping[str, float] | None = None
+    known: bool = True
 
     def __post_init__(self) -> None:
         if self.population < 2 or self.tournament < 1 or not 0 <= self.crossover <= 1:
@@ -95,11 +99,10 @@ class NSGA2(Proposer[GraphAttention]):
         self.costs = costs
         self.name = name
         self._costs: dict[str, Mapping[str, float]] = {}
-        self._beyond: Counter[str] = Counter()
         self._expected: dict[str, dict[str, float]] = {}
         self._spaces: dict[tuple[str, bool], AttentionSpace] = {}
         known = () if base is None or slot is None else (self._behaviour_of(base),)
-        self._draws = Draws(seed, name, behaviour=self._behaviour_of, known=known)
+        self._draws = Draws(seed, name, behaviour=self._behaviour_of, known=known, excess=self.known_excess)
 
     @property
     def duplicates(self) -> int:
@@ -109,7 +112,7 @@ class NSGA2(Proposer[GraphAttention]):
     @property
     def refused(self) -> Counter[str]:
         """Return how many edits made no sense, by reason; each was followed by another try."""
-        return sum((space.refused for space in self._spaces.values()), Counter[str](self._beyond))
+        return sum((space.refused for space in self._spaces.values()), +Counter({BEYOND: self._draws.beyond}))
 
     def ask(self, count: int, archive: Archive) -> list[Candidate[GraphAttention]]:
         """Return up to ``count`` children that are not known and not waiting for an answer."""
@@ -118,6 +121,14 @@ class NSGA2(Proposer[GraphAttention]):
             best = self._best(archive.standings(*self.rules.measured))
             self._expected |= {each.hash: self._hoped(each, best) for each in found}
         return found
+
+    def known_excess(self, design: Design) -> float:
+        """Return by what part a design's known costs exceed the limits; 0 where they do not, or none are known."""
+        limits = self.rules.limits
+        if self.costs is None or not limits:
+            return 0.0
+        costs = self._known_costs(design)
+        return excess(costs, {name: limit for name, limit in limits.items() if name in costs})
 
     def tell(self, evaluations: Sequence[Evaluation[GraphAttention]]) -> None:
         """Forget that these were waiting; what was learnt is in the shared archive."""
@@ -137,9 +148,8 @@ class NSGA2(Proposer[GraphAttention]):
     def _promising(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
         """Return a child; where costs are known, every other time the one of several that promises most."""
         if not self._preselects or rng.random() >= PRESELECTION:
-            return self._affordable(rng, archive)
-        bred = (self._affordable(rng, archive) for _ in range(PRESELECTED))
-        children = [child for child in bred if child is not None]
+            return self._breed(rng, archive)
+        children = [child for child in (self._breed(rng, archive) for _ in range(PRESELECTED)) if child is not None]
         standings = archive.standings(*self.rules.measured)
         known, best = [*self._expected.values(), *(s.objectives for s in standings)], self._best(standings)
         return max(children, key=lambda child: self._promise(self._hoped(child, best), known), default=None)
@@ -148,38 +158,20 @@ class NSGA2(Proposer[GraphAttention]):
     def _preselects(self) -> bool:
         return self.costs is not None and len(self.rules.objectives) > 1
 
-    def _affordable(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
-        """Return a child whose known costs are within the limits; after many tries, whatever came last."""
-        child = None
-        for _ in range(AFFORDABLE_TRIES):
-            child = self._breed(rng, archive)
-            beyond = "" if child is None else self._limit_exceeded(child)
-            if not beyond:
-                break
-            self._beyond[BEYOND + beyond] += 1
-        return child
-
-    def _limit_exceeded(self, child: Candidate[GraphAttention]) -> str:
-        """Return the name of a limit that a child is known to exceed, or nothing."""
-        limits = self.rules.limits or {}
-        if self.costs is None or not limits:
-            return ""
-        costs = self._known_costs(child)
-        return next((name for name, limit in limits.items() if costs.get(name, 0.0) > limit), "")
-
-    def _known_costs(self, child: Candidate[GraphAttention]) -> Mapping[str, float]:
-        assert self.costs is not None
-        if child.hash not in self._costs:
-            self._costs[child.hash] = self.costs(child.design)
-        return self._costs[child.hash]
-
     def _best(self, standings: Sequence[Standing]) -> dict[str, float]:
         """Return the least of each objective that any design has."""
         return {name: min((s.objectives[name] for s in standings), default=0.0) for name in self.rules.measured}
 
+    def _known_costs(self, design: Design) -> Mapping[str, float]:
+        assert self.costs is not None
+        name = design.content_hash()
+        if name not in self._costs:
+            self._costs[name] = self.costs(design)
+        return self._costs[name]
+
     def _hoped(self, child: Candidate[GraphAttention], best: Mapping[str, float]) -> dict[str, float]:
         """Return a child's costs, and the best that is known of the rest: it may be as good as anything so far."""
-        costs = self._known_costs(child)
+        costs = self._known_costs(child.design)
         return {name: costs.get(name, value) for name, value in best.items()}
 
     def _promise(self, child: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> float:
@@ -199,14 +191,26 @@ class NSGA2(Proposer[GraphAttention]):
         if first is None:
             return self._founder(rng)
         space = self._space(first.design, rng)
+        here, alone = space.at(first.design), (first.hash,)
+        if self._chance(KNOWN_CHILDREN, rng):
+            genome, words = space.adopt(here, rng)
+            return self._child(space, genome, first, alone, f"{words} instead")
         if parents and rng.random() < self.rules.crossover:
+            if self._chance(KNOWN_MATES, rng):
+                mate, words = space.adopt(here, rng)
+                genome, edit = space.cross(here, mate, rng)
+                return self._child(space, genome, first, alone, f"{edit}, the second is {words}")
             second = self._winner(parents, rng).candidate
             if second.hash != first.hash:
-                donor = self._space(second.design, rng).at(second.design)
-                genome, edit = space.cross(space.at(first.design), donor, rng)
+                mate = self._space(second.design, rng).at(second.design)
+                genome, edit = space.cross(here, mate, rng)
                 return self._child(space, genome, first, (first.hash, second.hash), edit)
-        genome, edit = space.mutate(space.at(first.design), rng)
-        return self._child(space, genome, first, (first.hash,), edit)
+        genome, edit = space.mutate(here, rng)
+        return self._child(space, genome, first, alone, edit)
+
+    def _chance(self, share: float, rng: np.random.Generator) -> bool:
+        """Return whether a mechanism of the literature takes part, which it does so often."""
+        return self.rules.known and rng.random() < share
 
     def _first(self, parents: Sequence[Standing], archive: Archive, rng: np.random.Generator) -> Candidate[Any] | None:
         """Return whom to edit: a parent, or where any place will do, a good design of the archive if it has one."""
@@ -216,7 +220,7 @@ class NSGA2(Proposer[GraphAttention]):
         return incumbent if incumbent is not None and self._slots(incumbent.design) else None
 
     def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
-        """Return the first design's mechanism after a few edits, or None where there is no design to put it into.
+        """Return the first design's mechanism after a few edits, or one of the literature; None without a design.
 
         Every other one also keeps each projection with a probability of its own, so that founders span the costs.
         """
@@ -224,9 +228,13 @@ class NSGA2(Proposer[GraphAttention]):
             return None
         space = self._space(self.base, rng)
         genome, edits = space.at(self.base), list[str]()
-        for _ in range(1 + int(rng.integers(FIRST_EDITS))):
-            genome, words = space.mutate(genome, rng)
+        if self._chance(KNOWN_FOUNDERS, rng):
+            genome, words = space.adopt(genome, rng)
             edits.append(words)
+        else:
+            for _ in range(1 + int(rng.integers(FIRST_EDITS))):
+                genome, words = space.mutate(genome, rng)
+                edits.append(words)
         if rng.random() < LEAN_FOUNDERS:
             genome = space.with_projections(genome, keep=float(rng.random()), rng=rng)
             edits.append(f"{', '.join(genome.projections.learned) or 'no projections'} learned")

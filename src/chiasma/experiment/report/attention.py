@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasma.core.files import storage_errors, write_atomic
-from chiasma.experiment.front import Elsewhere, Front
+from chiasma.experiment.front import Elsewhere, Front, Mechanism, Unjudged
 from chiasma.experiment.report.charts import score_against_cost
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
@@ -35,7 +35,7 @@ def front_table(front: Front) -> Table:
     for each in front.mechanisms:
         cells = [
             f"{each.name}{'*' if each.on_front else ''}",
-            each.formula,
+            formula_words(each),
             interval(front.metric, each.score),
             gain_words(each.gain, front.metric),
             each.verdict or "",
@@ -45,6 +45,11 @@ def front_table(front: Front) -> Table:
         ]
         table.add_row(*(escape(cell) for cell in cells))
     return table
+
+
+def formula_words(each: Mechanism | Unjudged) -> str:
+    """Return a mechanism's formula, and what it is known as."""
+    return f"{each.formula}, {each.known}" if each.known else each.formula
 
 
 def headline(front: Front) -> str:
@@ -57,12 +62,13 @@ def headline(front: Front) -> str:
     gain = gain_words(best.gain, front.metric)
     if not front.fresh:
         return f"The best so far is {best.name}, {gain} over standard attention{at}, not judged on fresh seeds."
+    known = f" It is {best.known}." if best.known else ""
     if best.verdict == "better":
         luck = " on one fresh seed, which says nothing of the luck of training" if best.seeds == 1 else ""
-        return f"{best.name} is better than standard attention by {gain}{at}{luck}."
+        return f"{best.name} is better than standard attention by {gain}{at}{luck}.{known}"
     return (
         f"No mechanism was shown to be better than standard attention: the best of {front.candidates}, {best.name}, "
-        f"is {gain} over it{at}."
+        f"is {gain} over it{at}.{known}"
     )
 
 
@@ -130,6 +136,7 @@ def write_front_report(front: Front, path: Path) -> Path:
         drawings={name: draw(graph) for name, graph in graphs.items()},
         sources={name: kernel_source(graph) for name, graph in graphs.items()},
         headline=headline(front),
+        formula_words=formula_words,
         learned={name: ", ".join(each.projections.learned) or "none" for name, each in mechanisms.items()},
         interval=interval,
         gain_words=gain_words,

@@ -7,6 +7,7 @@ from pydantic import model_validator
 from chiasma.model.graph.compile import kernel_class
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.graph.known import known_as
 from chiasma.model.kernel import AttentionKernel, AttentionSettings, Projections
 
 
@@ -41,6 +42,15 @@ class GraphAttention(AttentionSettings):
         wanted = [name for name in ("q", "k", "v") if name in self.graph.used] + ["o"]
         missing = [f"W_{name}" for name in wanted if not getattr(self.projections, name)]
         return formula(self.graph) + (f", without {', '.join(missing)}" if missing else "")
+
+    @property
+    def known(self) -> str:
+        """Return what the literature calls it, or what it is a variant of; empty where it is neither."""
+        found = known_as(self.graph)
+        if found is None:
+            return ""
+        exact = self.graph == found.graph and self == GraphAttention(graph=self.graph)
+        return found.words if exact else f"a variant of {found.words}"
 
     def build(self, head_dim: int) -> AttentionKernel:
         """Return the kernel for heads of width ``head_dim``."""
