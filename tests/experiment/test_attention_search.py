@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chiasma.core.errors import ConfigError, StorageError
@@ -14,7 +15,7 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import default_design
 from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
-from chiasma.experiment.front import Front, Mechanism, above_chance, common_points, on_front
+from chiasma.experiment.front import STANDINGS, Front, Mechanism, comparable, on_front
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.attention import headline
 from chiasma.experiment.report.drawing import draw
@@ -73,7 +74,7 @@ def test_a_search_leaves_the_front_with_intervals_drawings_and_a_report(searched
 def test_the_test_split_stays_sealed(searched):
     with RunStore.open(searched.run_path) as store:
         assert not store.events("opening")
-    assert "the test split is sealed" in " ".join(searched.front.notes)
+    assert "a test split that is sealed until then" in " ".join(searched.front.notes)
 
 
 @pytest.mark.slow
@@ -151,8 +152,8 @@ def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_pat
     stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
     assert stopped.stopped == "interrupted"
     assert not stopped.front.fresh
-    assert all(each.verdict is None for each in stopped.front.mechanisms)
-    assert "there are no verdicts" in " ".join(stopped.front.notes)
+    assert all(each.standing is None for each in stopped.front.mechanisms)
+    assert "nobody is ahead" in " ".join(stopped.front.notes)
     assert "As the search itself measured them" in (stopped.run_path / "report.html").read_text()
     resumed = resume(stopped.run_path, console=TalkingConsole()).front
     assert told(resumed) == told(searched.front)
@@ -186,7 +187,12 @@ def front_with(gain: tuple[float, float, float], *, seeds: int = 3, fresh: bool 
     shared = {"attention": GraphAttention().to_dict(), "formula": "", "score": score, "seeds": seeds, "on_front": True}
     standard = Mechanism(name="standard", candidate=1, objectives={"error": 0.4, "flops": 8.0}, **shared)
     found = Mechanism(
-        name="#7", candidate=7, objectives={"error": 0.3, "flops": 4.0}, gain=over, verdict=verdict(over), **shared
+        name="#7",
+        candidate=7,
+        objectives={"error": 0.3, "flops": 4.0},
+        gain=over,
+        standing=STANDINGS[verdict(over)],
+        **shared,
     )
     return Front(
         run="r",
@@ -203,9 +209,10 @@ def front_with(gain: tuple[float, float, float], *, seeds: int = 3, fresh: bool 
 
 
 def test_the_headline_claims_a_gain_only_where_its_interval_is_above_zero():
-    assert headline(front_with((0.01, 0.02, 0.03))).startswith("#7 is better than standard attention by 2.0 points")
-    assert "at 0.50 times the flops" in headline(front_with((0.01, 0.02, 0.03)))
-    assert headline(front_with((-0.01, 0.02, 0.03))).startswith("No mechanism was shown to be better")
+    assert headline(front_with((0.01, 0.02, 0.03))).startswith("#7 is ahead of standard attention by 2.0 points")
+    assert "at 0.50 times the flops, on the rows that chose it" in headline(front_with((0.01, 0.02, 0.03)))
+    assert "benchmark --candidate r#7 says whether that holds" in headline(front_with((0.01, 0.02, 0.03)))
+    assert headline(front_with((-0.01, 0.02, 0.03))).startswith("No mechanism is ahead of standard")
     assert "the best of 50, #7" in headline(front_with((-0.01, 0.02, 0.03)))
 
 
@@ -219,17 +226,24 @@ def test_the_words_of_a_mechanism_name_the_projections_that_it_lacks():
     assert GraphAttention(projections=Projections(v=False, o=False)).words.endswith("·v, without W_v, W_o")
 
 
-def test_arms_are_compared_on_the_seeds_that_all_of_them_have():
-    def arm(name: str, **errors: float) -> TrainedArm:
-        trainings = [
-            Training(Path(), int(seed[1:]), Scored(objectives={"error": error}), 1.0) for seed, error in errors.items()
-        ]
-        return TrainedArm(ArmDesign(name, "finalist", "", 1, default_design(SIGNATURE)), tuple(trainings))
+def arm(name: str, **errors: float) -> TrainedArm:
+    trainings = [
+        Training(Path(), int(seed[1:]), Scored(objectives={"error": error}), 1.0) for seed, error in errors.items()
+    ]
+    return TrainedArm(ArmDesign(name, "finalist", "", 1, default_design(SIGNATURE)), tuple(trainings))
 
+
+def test_whoever_was_trained_on_fewer_seeds_is_compared_as_if_trained_on_all():
     arms = [arm("a", s0=0.2, s1=0.1), arm("b", s0=0.1)]
-    assert common_points(arms, ["error"]) == [[0.2], [0.1]]
+    assert comparable(arms, ["error"]) == pytest.approx(np.array([[0.15], [0.05]]))
     assert on_front(arms, ["error"], [True, True]) == {"b"}
     assert on_front(arms, ["error"], [True, False]) == {"a"}
+
+
+def test_an_arm_with_one_seed_does_not_make_the_others_forget_theirs():
+    arms = [arm("a", s0=0.3, s1=0.3, s2=0.3), arm("b", s0=0.31, s1=0.2, s2=0.2), arm("c", s0=0.5)]
+    assert comparable(arms[:2], ["error"]) == pytest.approx(np.array([[0.3], [0.71 / 3]]))
+    assert on_front(arms, ["error"], [True, True, True]) == {"b"}
 
 
 @pytest.mark.slow
@@ -245,6 +259,7 @@ def test_a_discovery_is_named_by_its_run_and_number(searched):
     runs = f"run.folder={searched.run_path.parent}"
     used = load_config(overrides=[runs, *searched.use.split()])
     assert used.model.encoders["image"].attention.to_dict() == best.attention
+    assert f"chiasma train --set {searched.use}<" in (searched.run_path / "report.html").read_text()
     assert attention_of(f"{searched.run_path}#{best.candidate}").to_dict() == best.attention
 
 
@@ -283,39 +298,22 @@ def test_a_drawing_has_a_box_for_every_input_and_operator():
     assert ">weighted sum<" in drawing
 
 
-def front_of(chance: float | None, *scores: tuple[float, float]) -> Front:
-    mechanisms = [
-        {
-            "name": f"#{number}",
-            "candidate": number + 1,
-            "formula": "mean(v)",
-            "attention": {"kind": "mean"},
-            "objectives": {"error": 0.5},
-            "score": {"value": (low + high) / 2, "low": low, "high": high},
-            "seeds": 2,
-            "on_front": True,
-        }
-        for number, (low, high) in enumerate(scores)
-    ]
-    known = {"run": "search", "source": "x", "slot": "image.attention", "metric": "accuracy", "objectives": ["error"]}
-    return Front.from_dict(
-        {**known, "mechanisms": mechanisms, "reference": [1.0], "hypervolume": 0.5, "chance": chance}
-    )
-
-
-def test_what_is_not_above_the_most_frequent_answer_was_not_worth_finding():
-    assert above_chance(front_of(0.5, (0.45, 0.55), (0.49, 0.6))) is False
-    assert above_chance(front_of(0.5, (0.45, 0.55), (0.51, 0.6))) is True
-    assert above_chance(front_of(None, (0.45, 0.55))) is None
+def test_a_front_of_an_older_version_is_read():
+    whole = front_with((0.01, 0.02, 0.03)).to_dict()
+    for each in whole["mechanisms"]:
+        each["verdict"] = {"ahead": "better"}.get(each.pop("standing"))
+    assert Front.from_dict(whole) == front_with((0.01, 0.02, 0.03))
 
 
 @pytest.mark.slow
-def test_a_front_knows_what_chance_is(searched):
+def test_a_front_knows_what_chance_is_and_whether_anything_is_above_it(searched):
     assert 0.4 < searched.front.chance < 0.6
+    assert searched.front.above_chance in (True, False)
+    nothing = any("there was nothing to find" in note for note in searched.front.notes)
+    assert nothing is not searched.front.above_chance
 
 
-def test_limits_make_a_mechanism_infeasible_and_are_read_from_the_settings():
+def test_limits_are_read_from_the_settings_and_hold_for_costs_that_exist():
     with pytest.raises(ConfigError, match=r"search\.limits\.speed"):
         load_config(overrides=["search.limits={speed: 3}"])
     assert load_config(overrides=["search.limits={flops: 2e6}"]).search.limits == {"flops": 2e6}
-    assert GraphAttention().graph == AttentionGraph()

@@ -3,7 +3,7 @@ import pytest
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.graph import AttentionGraph
-from chiasma.model.graph.known import KNOWN, known_as
+from chiasma.model.graph.known import KNOWN
 from chiasma.model.kernel import Projections
 from chiasma.search.attention_space import AttentionSpace
 
@@ -35,10 +35,11 @@ def test_other_projections_and_constants_make_a_variant(changed):
     assert changed.known.startswith("a variant of l")
 
 
-def test_standard_attention_and_what_nobody_described_are_not_known():
+def test_standard_attention_is_known_and_what_nobody_described_is_not():
     nodes = [{"op": "dot", "inputs": ["v", "k"]}, {"op": "sigmoid", "inputs": [0]}]
     nodes += [{"op": "weighted_sum", "inputs": [1, "q"]}]
-    assert known_as(AttentionGraph()) is None
+    assert GraphAttention().known == "standard attention (Vaswani et al. 2017)"
+    assert GraphAttention(projections=Projections(v=False)).known.startswith("a variant of standard attention")
     assert GraphAttention.from_dict({"graph": {"nodes": nodes}}).known == ""
 
 

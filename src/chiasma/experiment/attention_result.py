@@ -13,7 +13,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
-from chiasma.experiment.front import Front, Unjudged, above_chance, common_points, judged, volume_of
+from chiasma.experiment.front import Front, Unjudged, comparable, judged, volume_of
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
@@ -65,23 +65,27 @@ def conclude(
         fresh=fresh,
     )
     feasible = {each.name for each in mechanisms if each.feasible and each.name != "mean"}
-    points = common_points([arm for arm in trained if arm.arm.name in feasible], search.objectives)
+    points = comparable([arm for arm in trained if arm.arm.name in feasible], search.objectives)
     by_name = {arm.arm.name: arm for arm in trained}
+    floor = Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))
     both = [by_name[name] for name in ("standard", "mean") if name in by_name]
     front = Front(
         run=setting.store.id,
         source=setting.dataset.source,
         slot=short_slot(search.slot),
+        around=_around(search),
         metric=setting.metric,
         objectives=search.objectives,
         mechanisms=mechanisms,
         fresh=fresh,
         trained=search_plan.top,
-        unjudged=_unjudged(search, {each.candidate for each in mechanisms}),
+        unjudged=_unjudged(search, {each.name for each in mechanisms} | search.diverged.keys()),
         reference=search.reference,
         hypervolume=volume_of(points, search.reference),
         attention_matters=judging.gain(*both) if len(both) == 2 else None,
-        chance=judging.chance(Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))),
+        chance=judging.chance(floor),
+        above_chance=judging.above(trained, floor),
+        lost=tuple(sorted(name for name in search.diverged if not search.judged.get(name))),
         rejections=_reasons(loop.finished),
         refused=dict(search.nsga2.refused.most_common()),
         duplicates_saved=search.nsga2.duplicates,
@@ -96,16 +100,21 @@ def conclude(
     write_json(setting.store.path / FRONT_FILE, front.to_dict())
     write_drawings(front, setting.store.path / "graphs")
     write_front_report(front, setting.store.path / "report.html")
-    return SearchResult(setting.store.path, front, _use(search, front), "interrupted" if interrupted else "finished")
+    return SearchResult(
+        setting.store.path,
+        front,
+        "" if front.best is None else front.use(front.best.name),
+        "interrupted" if interrupted else "finished",
+    )
 
 
-def _unjudged(search: Search, known: set[int]) -> tuple[Unjudged, ...]:
+def _unjudged(search: Search, known: set[str]) -> tuple[Unjudged, ...]:
     """Return what else the search itself had on its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
     found: list[Unjudged] = []
     for each in front_of(search):
         number, attention = numbers[each.candidate.hash], search.space.at(each.candidate.design)
-        if number not in known:
+        if f"#{number}" not in known:
             objectives = {name: each.objectives[name] for name in search.objectives}
             found.append(
                 Unjudged(
@@ -120,13 +129,10 @@ def _unjudged(search: Search, known: set[int]) -> tuple[Unjudged, ...]:
     return tuple(found)
 
 
-def _use(search: Search, front: Front) -> str:
-    """Return the settings that put the best mechanism where it was found."""
-    if front.best is None:
-        return ""
+def _around(search: Search) -> str:
+    """Return the setting of the part that the slot belongs to: without it no attention could be named."""
     owner = search.slot.removesuffix(".attention")
-    kind = value_at(search.base, owner).kind
-    return f"{owner}.kind={kind} {search.slot}={front.run}{front.best.name}"
+    return f"{owner}.kind={value_at(search.base, owner).kind}"
 
 
 def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
@@ -137,7 +143,7 @@ def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
 def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
     """Return what a reader must know before believing the front."""
     notes = [_how_judged(front, interrupted=interrupted)]
-    if above_chance(front) is False:
+    if front.above_chance is False:
         notes.append(
             "Nothing that was judged is shown to be better than always giving the most frequent answer "
             f"({amount(front.metric, front.chance or 0.0)}): on these labels there was nothing to find."
@@ -152,7 +158,10 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
         notes.append("Some were judged on one fresh seed, so that their intervals do not cover the luck of training.")
     for each in front.mechanisms:
         if each.diverged:
-            notes.append(f"{each.name} could not be trained on {each.diverged} of its fresh seeds: it has no verdict.")
+            times = f"{each.diverged} of its fresh seeds"
+            notes.append(f"{each.name} could not be trained on {times}, so that it is neither ahead nor behind.")
+    if front.lost:
+        notes.append(f"Could not be trained on any fresh seed, and are no findings: {', '.join(front.lost)}.")
     beyond = [each.name for each in front.mechanisms if not each.feasible]
     if beyond:
         notes.append(f"Beyond search.limits, and for comparison only: {', '.join(beyond)}.")
@@ -173,8 +182,9 @@ def _how_judged(front: Front, *, interrupted: bool) -> str:
     if front.fresh:
         return (
             f"Mechanisms were judged on the select split on fresh seeds, {length}. They are the best of "
-            f"{front.candidates} on these rows, so that their scores lean to the bright side; the test split is sealed "
-            "until chiasma benchmark opens it."
+            f"{front.candidates} on these rows, so that their scores lean to the bright side and nobody is called "
+            "better here; chiasma benchmark says so or not, on a test split that is sealed until then."
         )
     why = "The run was interrupted" if interrupted else "There was no time to judge on fresh seeds"
-    return f"{why}: figures are the search's own, {length}, on the seeds that selected, and there are no verdicts."
+    why = "No finalist could be trained on a fresh seed" if front.lost else why
+    return f"{why}: figures are the search's own, {length}, on the seeds that selected, so that nobody is ahead."

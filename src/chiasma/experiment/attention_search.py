@@ -29,8 +29,8 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.companions import (
     Companion,
+    companion_facts,
     prepare_companions,
-    record_companions,
     recorded_companions,
 )
 from chiasma.experiment.config import RunConfig
@@ -90,8 +90,8 @@ def search_attention(
     metric = deciding_metric(config, dataset)
     check_can_run(config, dataset)
     companions = prepare_companions(also or {}, console)
-    with begin_run(config, dataset, verb="search", command=command) as store, failing(store):
-        record_companions(store, also or {}, companions)
+    facts = companion_facts(also or {}, companions)
+    with begin_run(config, dataset, verb="search", command=command, facts=facts) as store, failing(store):
         surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
         return _drive(surroundings, store=store, console=console, clock=clock)
 

@@ -1,8 +1,9 @@
 """Begin a run, or check that an old one may be continued; shared by all verbs that make runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
 from chiasma.train.devices import pick_device
 from chiasma.train.metrics import measure, primary_metric
+
+Fact = tuple[str, Mapping[str, Any]]
+"""The kind of an event, and its data."""
 
 
 class StoppedTooSoonError(ChiasmaError):
@@ -46,8 +50,17 @@ def check_can_run(config: RunConfig, dataset: Dataset) -> None:
     config.design(dataset.signature).model.check(dataset.signature)
 
 
-def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequence[str]) -> RunStore:
+def begin_run(
+    config: RunConfig, dataset: Dataset, *, verb: str, command: Sequence[str], facts: Iterable[Fact] = ()
+) -> RunStore:
     """Make the folder of a new run.
+
+    Args:
+        config: Everything that it is told.
+        dataset: What it is about.
+        verb: What it does.
+        command: The command line, for the provenance.
+        facts: What else a resume must know. A killed run knows all of its facts or none.
 
     Raises:
         StorageError: It cannot be written to.
@@ -58,23 +71,20 @@ def begin_run(config: RunConfig, dataset: Dataset, *, verb: str, command: Sequen
         config=config.to_dict(),
         provenance=provenance(command, config.run.seed),
     )
-    store.record_event("verb", {"verb": verb})
-    record_data(store, dataset)
+    store.record_events([("verb", {"verb": verb}), data_fact(dataset), *facts])
     return store
 
 
-def record_data(store: RunStore, dataset: Dataset, *, task: str = "") -> None:
-    """Note what data a run is about; one of several tasks by its name."""
-    store.record_event(
-        "dataset",
-        {
-            "task": task,
-            "folder": str(dataset.folder),
-            "fingerprint": dataset.fingerprint,
-            "content": dataset.content_key,
-            "signature": dataset.signature.to_dict(),
-        },
-    )
+def data_fact(dataset: Dataset, *, task: str = "") -> Fact:
+    """Return what data a run is about, as an event; one of several tasks by its name."""
+    data = {
+        "task": task,
+        "folder": str(dataset.folder),
+        "fingerprint": dataset.fingerprint,
+        "content": dataset.content_key,
+        "signature": dataset.signature.to_dict(),
+    }
+    return "dataset", data
 
 
 def check_same_data(store: RunStore, dataset: Dataset, *, task: str = "") -> None:
@@ -89,7 +99,9 @@ def check_same_data(store: RunStore, dataset: Dataset, *, task: str = "") -> Non
         DataError: Rows, labels or splits differ.
     """
     noted = [event.data for event in store.events("dataset")]
-    known = next((data for data in noted if data.get("task", "") == task), noted[0])
+    known = next((data for data in noted if data.get("task", "") == task), None)
+    if known is None:
+        raise DataError(f"{store.id} does not say on what data its task {task or 'itself'} began. Start a new run.")
     now = {"fingerprint": dataset.fingerprint, "content": dataset.content_key}
     for what, value in now.items():
         if known.get(what, value) != value:

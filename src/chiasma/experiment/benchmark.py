@@ -18,10 +18,10 @@ from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
     check_same_data,
+    data_fact,
     deciding_metric,
     failing,
     prepare_data,
-    record_data,
     say_environment_changes,
 )
 from chiasma.experiment.benchmark_judge import (
@@ -67,10 +67,9 @@ def benchmark(order: Order, *, console: Console, command: Sequence[str] = ()) ->
     prepared = {name: _prepare(config, console) for name, config in order.tasks.items()}
     first = next(iter(order.tasks))
     config, (_, dataset, _) = order.tasks[first], prepared[first]
-    with begin_run(config, dataset, verb="benchmark", command=command) as store, failing(store):
-        store.record_event("benchmark", order.to_dict())
-        for name, (_, each, _) in prepared.items():
-            record_data(store, each, task=name)
+    tasks = [data_fact(each, task=name) for name, (_, each, _) in prepared.items()]
+    facts = [("benchmark", order.to_dict()), *tasks]
+    with begin_run(config, dataset, verb="benchmark", command=command, facts=facts) as store, failing(store):
         return _drive(order, prepared, store, console=console, clock=Clock())
 
 

@@ -9,7 +9,7 @@ from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.tasks import Task
-from chiasma.experiment.beginning import check_can_run, check_same_data, deciding_metric, prepare_data, record_data
+from chiasma.experiment.beginning import Fact, check_can_run, check_same_data, data_fact, deciding_metric, prepare_data
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.mechanism import around_slot, slot_path
@@ -66,11 +66,10 @@ def prepare_companions(configs: Mapping[str, RunConfig], console: Console) -> tu
     return tuple(_prepared(name, config, console) for name, config in configs.items())
 
 
-def record_companions(store: RunStore, configs: Mapping[str, RunConfig], companions: Sequence[Companion]) -> None:
-    """Note which further tasks a run has, and on what data, so that a resume has the same."""
-    store.record_event(EVENT, {name: config.to_dict() for name, config in configs.items()})
-    for each in companions:
-        record_data(store, each.dataset, task=each.name)
+def companion_facts(configs: Mapping[str, RunConfig], companions: Sequence[Companion]) -> list[Fact]:
+    """Return which further tasks a run has, and on what data, so that a resume has the same."""
+    settings = {name: config.to_dict() for name, config in configs.items()}
+    return [(EVENT, settings), *(data_fact(each.dataset, task=each.name) for each in companions)]
 
 
 def recorded_companions(store: RunStore, console: Console) -> tuple[Companion, ...]:

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from chiasma.core.errors import DataError
 from chiasma.core.spec import Spec
@@ -17,19 +19,45 @@ from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdi
 from chiasma.search.attention_space import AttentionSpace
 from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import hypervolume, non_dominated
-from chiasma.train.metrics import higher_is_better
+
+Standing = Literal["ahead", "behind", "level"]
+"""What a gain's interval says on the rows that also chose the mechanism; only a benchmark has verdicts."""
+STANDINGS: Mapping[str, Standing] = {"better": "ahead", "worse": "behind", "no difference": "level"}
 
 
-class Elsewhere(Spec):
-    """One mechanism on a further task; attributes as in :class:`Mechanism`."""
+class Compared(Spec):
+    """A score, and what it is compared with standard attention.
 
-    metric: str
+    Attributes:
+        score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
+        gain: The metric's gain over standard attention, paired by example and seed; None for the standard itself.
+        standing: What the gain's interval says.
+    """
+
     score: Interval
     gain: Interval | None = None
-    verdict: Literal["better", "worse", "no difference"] | None = None
+    standing: Standing | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "verdict" in data:
+            data = {**data, "standing": STANDINGS.get(data["verdict"])}
+            del data["verdict"]
+        return data
 
 
-class Mechanism(Spec):
+class Elsewhere(Compared):
+    """One mechanism on a further task.
+
+    Attributes:
+        metric: The task's.
+    """
+
+    metric: str
+
+
+class Mechanism(Compared):
     """One mechanism as it was judged.
 
     Attributes:
@@ -38,15 +66,12 @@ class Mechanism(Spec):
         formula: What it computes, and which projections are left out.
         known: What the literature calls it, or what it is a variant of; empty for what nobody described.
         attention: The spec that a config takes.
-        objectives: Means over fresh seeds.
-        score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
-        gain: The metric's gain over standard attention, paired by example and seed; None for the standard itself.
-        verdict: What the gain's interval says.
+        objectives: Means over fresh seeds; who was not trained on all of them is compared on those that were shared.
         seeds: Fresh seeds.
         on_front: No other judged mechanism dominates it.
         edit: How it came to be.
         feasible: It is within the limits of the search.
-        diverged: Trainings on fresh seeds that were rejected; the figures are of the others, and there is no verdict.
+        diverged: Trainings on fresh seeds that were rejected; the figures are of the others, and there is no standing.
         elsewhere: The same on further tasks, by their names.
     """
 
@@ -56,9 +81,6 @@ class Mechanism(Spec):
     known: str = ""
     attention: Mapping[str, Any]
     objectives: Mapping[str, float]
-    score: Interval
-    gain: Interval | None = None
-    verdict: Literal["better", "worse", "no difference"] | None = None
     seeds: int
     on_front: bool
     edit: str = ""
@@ -87,6 +109,8 @@ class Front(Spec):
     """What ``search attention`` found; the content of ``pareto_front.json``.
 
     Attributes:
+        slot: The place that was searched, as ``search.slot`` names it.
+        around: The setting of the encoder or fusion that the slot belongs to.
         mechanisms: The baselines, then what was judged, lowest error first.
         fresh: They were judged on seeds that did not select them; else the figures are the search's own.
         trained: Part of their epochs that all of them were trained; None in fronts of older versions.
@@ -95,6 +119,8 @@ class Front(Spec):
         hypervolume: Of the judged front.
         attention_matters: Standard attention's gain over the mean of the values; None where it was not measured.
         chance: The metric of the most frequent answer on select; None where that defines none.
+        above_chance: Any mechanism is shown to be better than that; None where that is unknown.
+        lost: Who was to be judged and could not be trained on any fresh seed.
         rejections: Trainings that were not scored, by stage and reason.
         refused: Edits that made no sense and never became candidates, by reason.
         duplicates_saved: Children that were not trained, because an equal one had been.
@@ -106,6 +132,7 @@ class Front(Spec):
     run: str
     source: str
     slot: str
+    around: str = ""
     metric: str
     objectives: tuple[str, ...]
     mechanisms: tuple[Mechanism, ...]
@@ -116,6 +143,8 @@ class Front(Spec):
     unjudged: tuple[Unjudged, ...] = ()
     attention_matters: Interval | None = None
     chance: float | None = None
+    above_chance: bool | None = None
+    lost: tuple[str, ...] = ()
     rejections: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
     duplicates_saved: int = 0
@@ -130,6 +159,11 @@ class Front(Spec):
     def named(self, name: str) -> Mechanism | None:
         """Return one mechanism by name, or None."""
         return next((each for each in self.mechanisms if each.name == name), None)
+
+    def use(self, name: str) -> str:
+        """Return the settings that put a mechanism where it was found."""
+        place = self.slot if self.slot.startswith("fusion") else f"encoders.{self.slot}"
+        return f"{self.around} model.{place}={self.run}{name}".strip()
 
     @property
     def costs(self) -> list[str]:
@@ -169,12 +203,8 @@ class Judging:
         rows = dataset.rows("select")
         self.metric = metric
         self.task = task
-        self.bootstrap = Bootstrap.over(
-            dataset,
-            rows,
-            level=level,
-            resamples=resamples,
-        )
+        self.objective = on_task("error", task) if task else "error"
+        self.bootstrap = Bootstrap.over(dataset, rows, level=level, resamples=resamples)
 
     def chance(self, floor: np.ndarray) -> float | None:
         """Return the metric of an answer that is the same for all examples ``[n C]``, or None where it defines none."""
@@ -187,9 +217,14 @@ class Judging:
         """Return the metric of an arm with its interval over groups and seeds."""
         return self.bootstrap.interval(self._logits(arm), self.metric)
 
-    def error(self, arm: TrainedArm) -> float:
-        """Return the mean error over seeds."""
-        return _mean(arm, on_task("error", self.task) if self.task else "error")
+    def above(self, arms: Sequence[TrainedArm], floor: np.ndarray) -> bool | None:
+        """Return whether any arm, however many there are, is shown to be better than one answer for all ``[n C]``."""
+        level = 1 - (1 - self.bootstrap.level) / max(1, len(arms))
+        strict = replace(self.bootstrap, level=level)
+        try:
+            return any(strict.paired_gain(self._logits(arm), floor[None], self.metric)[0].low > 0 for arm in arms)
+        except UndefinedMetricError:
+            return None
 
     def gain(self, arm: TrainedArm, other: TrainedArm) -> Interval | None:
         """Return by how much one arm is better than another on the seeds that both have, or None without any."""
@@ -226,43 +261,66 @@ def judged(
         space: Of the mechanisms.
         limits: The most of an objective that is feasible.
         diverged: Rejected trainings by arm.
-        fresh: The seeds did not select the arms; else there are no verdicts.
+        fresh: The seeds did not select the arms; else nobody is ahead.
     """
     standard = next((arm for arm in arms if arm.arm.name == "standard"), None)
     feasible = [not excess({name: _mean(arm, name) for name in limits or {}}, limits) for arm in arms]
     front = on_front(arms, objectives, feasible)
+    points = comparable(arms, objectives)
     found = [
-        _mechanism(arm, judgings, standard=standard, objectives=objectives, space=space).model_copy(
+        _mechanism(arm, judgings, standard=standard, space=space).model_copy(
             update={
+                "objectives": dict(zip(objectives, point, strict=True)),
                 "on_front": arm.arm.name in front,
                 "feasible": within,
                 "diverged": (diverged or {}).get(arm.arm.name, 0),
             }
         )
-        for arm, within in zip(arms, feasible, strict=True)
+        for arm, within, point in zip(arms, feasible, points, strict=True)
     ]
-    found = [each if fresh and not each.diverged else _without_verdict(each) for each in found]
+    found = [each if fresh and not each.diverged else _without_standing(each) for each in found]
     return tuple(sorted(found, key=lambda each: (each.name.startswith("#"), each.objectives["error"])))
 
 
 def on_front(arms: Sequence[TrainedArm], objectives: Sequence[str], feasible: Sequence[bool]) -> set[str]:
-    """Return the names of the feasible arms that no other dominates, by means over the seeds that all of them have."""
+    """Return the names of the feasible arms that no other dominates, by comparable means over seeds."""
     within = [arm for arm, here in zip(arms, feasible, strict=True) if here]
     if not within:
         return set()
-    points = common_points(within, objectives)
+    points = comparable(within, objectives)
     return {arm.arm.name for arm, here in zip(within, non_dominated(np.array(points)), strict=True) if here}
 
 
-def common_points(arms: Sequence[TrainedArm], objectives: Sequence[str]) -> list[list[float]]:
-    """Return the objectives of arms over the seeds that all have; over all of their own where they share none."""
-    shared = set[int].intersection(*({t.round for t in arm.trainings} for arm in arms)) if arms else set[int]()
-    return [[_mean(arm, name, shared or None) for name in objectives] for arm in arms]
+def comparable(arms: Sequence[TrainedArm], objectives: Sequence[str]) -> list[list[float]]:
+    """Return the mean objectives of arms as if all had been trained on all seeds.
+
+    Who is certainly worse is trained on fewer seeds, and seeds differ in how kind they are. Each result is therefore
+    taken as the arm's own part plus the seed's, by least squares; arms with all seeds keep their plain means.
+    """
+    columns = [_effects(arms, name) for name in objectives]
+    return [list(point) for point in zip(*columns, strict=True)]
 
 
-def _without_verdict(mechanism: Mechanism) -> Mechanism:
-    elsewhere = {name: each.model_copy(update={"verdict": None}) for name, each in mechanism.elsewhere.items()}
-    return mechanism.model_copy(update={"verdict": None, "elsewhere": elsewhere})
+def _effects(arms: Sequence[TrainedArm], name: str) -> list[float]:
+    seeds = sorted({training.round for arm in arms for training in arm.trainings})
+    rows: list[np.ndarray] = []
+    values: list[float] = []
+    for place, arm in enumerate(arms):
+        for training in arm.trainings:
+            row = np.zeros(len(arms) + len(seeds))
+            row[[place, len(arms) + seeds.index(training.round)]] = 1.0
+            rows.append(row)
+            values.append(training.outcome.objectives[name])
+    if not rows:
+        return []
+    middle = float(np.mean(values))
+    found = np.linalg.lstsq(np.array(rows), np.array(values) - middle, rcond=None)[0]
+    return (middle + found[: len(arms)] + found[len(arms) :].mean()).tolist()
+
+
+def _without_standing(mechanism: Mechanism) -> Mechanism:
+    elsewhere = {name: each.model_copy(update={"standing": None}) for name, each in mechanism.elsewhere.items()}
+    return mechanism.model_copy(update={"standing": None, "elsewhere": elsewhere})
 
 
 def volume_of(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -271,18 +329,10 @@ def volume_of(points: Sequence[Sequence[float]], reference: Sequence[float]) -> 
     return hypervolume(np.array(points, dtype=float).reshape(-1, len(scale)) / scale, np.ones(len(scale)).tolist())
 
 
-def above_chance(front: Front) -> bool | None:
-    """Return whether any mechanism is shown to be better than the most frequent answer; None where that is unknown."""
-    if front.chance is None:
-        return None
-    higher = higher_is_better(front.metric)
-    scores = [each.score for each in front.mechanisms]
-    return any(score.low > front.chance if higher else score.high < front.chance for score in scores)
-
-
 def uncertain(arms: Sequence[TrainedArm], judging: Judging) -> set[str]:
     """Return the arms whose place among the others is not certain: a neighbour in error may be better or worse."""
-    ordered = sorted(arms, key=judging.error)
+    errors = comparable(arms, [judging.objective])
+    ordered = [arm for _, arm in sorted(zip(errors, arms, strict=True), key=lambda each: each[0])]
     found: set[str] = set()
     for first, second in itertools.pairwise(ordered):
         gain = judging.gain(first, second)
@@ -296,7 +346,6 @@ def _mechanism(
     judgings: Sequence[Judging],
     *,
     standard: TrainedArm | None,
-    objectives: Sequence[str],
     space: AttentionSpace,
 ) -> Mechanism:
     baseline = arm.arm.role == "floor"
@@ -308,10 +357,10 @@ def _mechanism(
         formula="mean(v)" if arm.arm.name == "mean" else attention.words,
         known="" if baseline else attention.known,
         attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
-        objectives={name: _mean(arm, name) for name in objectives},
+        objectives={},
         score=here.score,
         gain=here.gain,
-        verdict=here.verdict,
+        standing=here.standing,
         seeds=len(arm.trainings),
         on_front=False,
         edit="" if baseline else arm.arm.description,
@@ -321,10 +370,9 @@ def _mechanism(
 
 def _measured(arm: TrainedArm, judging: Judging, *, standard: TrainedArm | None) -> Elsewhere:
     gain = None if standard is None or arm is standard else judging.gain(arm, standard)
-    said = None if gain is None else verdict(gain)
-    return Elsewhere(metric=judging.metric, score=judging.score(arm), gain=gain, verdict=said)
+    said = None if gain is None else STANDINGS[verdict(gain)]
+    return Elsewhere(metric=judging.metric, score=judging.score(arm), gain=gain, standing=said)
 
 
-def _mean(arm: TrainedArm, name: str, rounds: set[int] | None = None) -> float:
-    chosen = [t for t in arm.trainings if rounds is None or t.round in rounds]
-    return float(np.mean([training.outcome.objectives[name] for training in chosen]))
+def _mean(arm: TrainedArm, name: str) -> float:
+    return float(np.mean([training.outcome.objectives[name] for training in arm.trainings]))

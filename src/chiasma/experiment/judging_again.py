@@ -142,11 +142,12 @@ def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> No
             break
         names = ", ".join(arm.name for arm in asked)
         setting.console.say(f"judging on fresh seed {round_ + 1} of at most {setting.config.evaluate.seeds}: {names}")
-        _train_round(search, asked, round_, search_plan)
+        again = _train_round(search, asked, round_, search_plan)
         trained = judged_arms(search, arms)
         names_left = set[str]().union(*(uncertain(trained, judging) for judging in judgings))
-        # Standard attention goes on: every gain is measured against it.
-        asked = [arm for arm in arms if found[arm.name] and (arm.name in names_left or arm.name == "standard")]
+        # Standard attention goes on: every gain is measured against it. Who failed by our fault is not certain either.
+        names_left |= {"standard", *again}
+        asked = [arm for arm in arms if arm.name in names_left and (found[arm.name] or arm.name in again)]
         if asked == [search.arms["standard"]]:
             break
 
@@ -173,8 +174,11 @@ def _train_round(
     arms: Sequence[ArmDesign],
     round_: int,
     search_plan: SearchPlan,
-) -> None:
-    """Train each arm once, as long as the search's last rung, with a seed that the search never used."""
+) -> set[str]:
+    """Train each arm once, as long as the search's last rung, with a seed that the search never used.
+
+    Returns the arms whose training failed, which says nothing of them.
+    """
     setting = search.setting
     places: dict[str, tuple[str, Path]] = {}
     for arm in arms:
@@ -191,6 +195,7 @@ def _train_round(
         work = Work(job, arm.candidate, "final", until=search_plan.finish_by, whole_or_nothing=True)
         setting.driver.submit(work)
     ended: list[Finished] = []
+    failed = set[str]()
     try:
         setting.driver.finish_all(search_plan.finish_by, into=ended)
     finally:
@@ -200,6 +205,10 @@ def _train_round(
                 search.judged[name].append(Training(folder, round_, item.outcome, item.seconds))
             elif isinstance(item.outcome, Rejected):
                 search.diverged[name] += 1
+            else:
+                failed.add(name)
+                setting.console.say(f"{name} on fresh seed {round_ + 1}: {item.outcome.error}")
+    return failed
 
 
 def make_judgings(setting: Setting) -> tuple[Judging, ...]:

@@ -222,6 +222,8 @@ def resume_run(
         Budget.parse(budget)
     with RunStore.open(run) as store:
         verbs = [event.data["verb"] for event in store.events("verb")]
+    if not verbs:
+        raise StorageError(f"Run {run.name} ended before it had begun: there is nothing to continue. Start a new run.")
     if verbs == ["train"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")

@@ -65,7 +65,7 @@ class AttentionSpace:
     def adopt(self, genome: GraphAttention, rng: np.random.Generator) -> tuple[GraphAttention, str]:
         """Return a mechanism of the literature with this one's projections, and which it is in words."""
         chosen = pick(self.known, rng)
-        return GraphAttention(projections=genome.projections, graph=chosen.graph), chosen.words
+        return GraphAttention(projections=_meant(genome), graph=chosen.graph), chosen.words
 
     def sample(self, rng: np.random.Generator) -> GraphAttention:
         """Return standard attention after one to four random edits; a draw of its own decides on each projection."""
@@ -91,7 +91,7 @@ class AttentionSpace:
         for _ in range(TRIES):
             draft = Draft(genome.graph)
             words = self._edits[int(rng.choice(len(self._edits), p=weights / weights.sum()))][1](draft, rng)
-            edited = None if words is None else self._finished(draft, genome)
+            edited = None if words is None else self._finished(draft, _meant(genome))
             if words is not None and edited is not None and edited != genome:
                 return edited, words
         raise ValueError(f"No edit of {formula(genome.graph)} makes sense after {TRIES} tries.")
@@ -107,8 +107,8 @@ class AttentionSpace:
 
         Each projection flag is drawn from one of the two. Where nothing fits, an edit of the first.
         """
-        chosen = {n: getattr(first.projections if rng.random() < 0.5 else second.projections, n) for n in FLAGS}
-        base = GraphAttention(projections=Projections(**chosen), graph=first.graph)
+        both = (_meant(first), _meant(second))
+        chosen = Projections(**{name: getattr(both[int(rng.integers(2))], name) for name in FLAGS})
         for _ in range(TRIES):
             draft, donor = Draft(first.graph), Draft(second.graph)
             target = int(rng.integers(len(draft.nodes)))
@@ -117,7 +117,7 @@ class AttentionSpace:
             if not fitting:
                 continue
             draft.redirect(target, draft.graft(donor, pick(fitting, rng)))
-            crossed = self._finished(draft, base)
+            crossed = self._finished(draft, chosen)
             if crossed is not None and crossed not in (first, second):
                 return crossed, "a cross of two mechanisms"
         genome, edit = self.mutate(first, rng)
@@ -145,10 +145,10 @@ class AttentionSpace:
         rest = replace_at(design, self.slot, STANDARD).content_hash()
         return f"{rest} {fingerprint(self.at(design), crossed=self.crossed)}"
 
-    def _finished(self, draft: Draft, genome: GraphAttention) -> GraphAttention | None:
-        """Return the genome with the draft's graph, or None where that makes no sense, and count the reason."""
+    def _finished(self, draft: Draft, projections: Projections) -> GraphAttention | None:
+        """Return the draft's graph with these projections, or None where that makes no sense, and count the reason."""
         try:
-            edited = GraphAttention(projections=genome.projections, graph=draft.finish())
+            edited = GraphAttention(projections=projections, graph=draft.finish())
         except ConfigError as error:
             self.refused[_without_numbers(str(error))] += 1
             return None
@@ -298,6 +298,14 @@ def attention_slots(design: Design) -> dict[str, bool]:
 def short_slot(path: str) -> str:
     """Return how a user names a slot: ``image.attention`` for ``model.encoders.image.attention``."""
     return path.removeprefix("model.").removeprefix("encoders.")
+
+
+def _meant(genome: GraphAttention) -> Projections:
+    """Return a mechanism's projections; those of inputs that it does not use, so that nobody left them out, are on."""
+    flags = {
+        name: (name != "o" and name not in genome.graph.used) or getattr(genome.projections, name) for name in FLAGS
+    }
+    return Projections(**flags)
 
 
 def _edges(draft: Draft) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -276,12 +276,19 @@ class RunStore:
 
     def record_event(self, kind: str, data: Mapping[str, Any]) -> int:
         """Record that something happened, and return its number."""
+        return self.record_events([(kind, data)])
+
+    def record_events(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """Record that several things happened, all or none of them, and return the number of the last."""
+        number = 0
         with self._transaction() as database:
-            row = database.execute(
-                "INSERT INTO events (time, kind, data) VALUES (?, ?, ?) RETURNING number",
-                (time.time(), kind, canonical_json(redact_json(data))),
-            ).fetchone()
-        return row["number"]
+            for kind, data in events:
+                row = database.execute(
+                    "INSERT INTO events (time, kind, data) VALUES (?, ?, ?) RETURNING number",
+                    (time.time(), kind, canonical_json(redact_json(data))),
+                ).fetchone()
+                number = row["number"]
+        return number
 
     def events(self, kind: str | None = None) -> list[EventRow]:
         """Return all events, or those of one kind, in order."""

@@ -25,7 +25,7 @@ def front_table(front: Front) -> Table:
         "mechanism",
         f"{metric_words(front.metric)} on select (interval)",
         "over standard (interval)",
-        "verdict",
+        "",
     ):
         table.add_column(name, overflow="fold")
     for name in front.companions:
@@ -38,7 +38,7 @@ def front_table(front: Front) -> Table:
             formula_words(each),
             interval(front.metric, each.score),
             gain_words(each.gain, front.metric),
-            each.verdict or "",
+            each.standing or "",
             *(elsewhere_words(each.elsewhere[name]) for name in front.companions),
             *(cost_words(name, each.objectives[name]) for name in front.costs),
             str(each.seeds),
@@ -63,11 +63,12 @@ def headline(front: Front) -> str:
     if not front.fresh:
         return f"The best so far is {best.name}, {gain} over standard attention{at}, not judged on fresh seeds."
     known = f" It is {best.known}." if best.known else ""
-    if best.verdict == "better":
+    if best.standing == "ahead":
         luck = " on one fresh seed, which says nothing of the luck of training" if best.seeds == 1 else ""
-        return f"{best.name} is better than standard attention by {gain}{at}{luck}.{known}"
+        ahead = f"{best.name} is ahead of standard attention by {gain}{at}, on the rows that chose it{luck}.{known}"
+        return f"{ahead} chiasma benchmark --candidate {front.run}{best.name} says whether that holds on test."
     return (
-        f"No mechanism was shown to be better than standard attention: the best of {front.candidates}, {best.name}, "
+        f"No mechanism is ahead of standard attention beyond doubt: the best of {front.candidates}, {best.name}, "
         f"is {gain} over it{at}.{known}"
     )
 
@@ -85,7 +86,7 @@ def closing_lines(front: Front) -> list[str]:
     for name, found in ({} if mean is None else mean.elsewhere).items():
         if found.gain is not None:
             better = difference(found.metric, found.gain)
-            matters = "matters" if found.verdict == "worse" else "is not shown to matter"
+            matters = "matters" if found.standing == "behind" else "is not shown to matter"
             lines.append(f"On {name} the mean of the values is {better} over standard: attention {matters} there.")
     return lines + [f"· {note}" for note in front.notes]
 
@@ -99,7 +100,7 @@ def elsewhere_words(found: Elsewhere) -> str:
     """Return what a mechanism came to on a further task: ``85.1 % (84.0 to 86.2), better by ...``."""
     if found.gain is None:
         return interval(found.metric, found.score)
-    return f"{interval(found.metric, found.score)}; {difference(found.metric, found.gain)}, {found.verdict}"
+    return f"{interval(found.metric, found.score)}; {difference(found.metric, found.gain)}, {found.standing}"
 
 
 def cost_words(name: str, value: float) -> str:

@@ -144,14 +144,11 @@ KNOWN: tuple[Known, ...] = (
         "https://arxiv.org/abs/2006.16236",
         _graph(("linear_sum", ("q", "k", "v"), {"feature": "elu"})),
     ),
-    Known(
-        "efficient attention",
-        "Shen et al. 2021",
-        "https://arxiv.org/abs/1812.01243",
-        _graph(("linear_sum", ("q", "k", "v"), {"feature": "softmax"})),
-    ),
 )
 """Each is built of the operators of attention graphs alone, so that it can be edited and crossed like any other."""
+
+
+STANDARD = Known("standard attention", "Vaswani et al. 2017", "https://arxiv.org/abs/1706.03762", AttentionGraph())
 
 
 def known_as(graph: AttentionGraph) -> Known | None:
@@ -161,8 +158,7 @@ def known_as(graph: AttentionGraph) -> Known | None:
 
 @cache
 def _by_form() -> Mapping[str, Known]:
-    # The first of a form names it.
-    return {_form(each.graph): each for each in reversed(KNOWN)}
+    return {_form(each.graph): each for each in (*KNOWN, STANDARD)}
 
 
 def _form(graph: AttentionGraph) -> str:
