@@ -3,8 +3,8 @@
     python benchmarks/against_document_001.py --minutes 10 --seeds 21 22 23
 
 Document 001's algorithm (see ``document_001.py``) searches first, then Chiasma's for half of the time, with the same
-workers, recipe and data. Every front that each had is trained again on fresh seeds. Compared are the first moments at
-which the best re-judged front so far was worth as much as document 001's at its end.
+workers, recipe and data. Every front that each had is trained again on fresh seeds. Compared are the moments from which
+on the re-judged front was worth as much as document 001's at its end.
 """
 
 import argparse
@@ -76,21 +76,31 @@ def main() -> None:
 def time_to_equal(judge: Judge, theirs: Sequence[Found], ours: Sequence[Found]) -> float | None:
     """Return how many times as long document 001 took to its own last hypervolume; None where it was not reached.
 
-    Both curves are the best so far of fronts that were trained again on fresh seeds, so that a lucky front helps both.
+    A curve is what the front at each moment is worth when it is trained again on fresh seeds. A level counts as
+    reached from the moment on after which the curve never falls below it again, so that a lucky front helps nobody.
     """
     curves: list[list[tuple[float, float]]] = []
     for name, found in (("document 001", theirs), ("Chiasma", ours)):
         judge.judge(each.design for item in found for each in front_at(found, item.seconds))
-        best, curve = 0.0, list[tuple[float, float]]()
-        for item in found:
-            best = max(best, judge.volume(front_at(found, item.seconds)))
-            if not curve or best > curve[-1][1]:
-                curve.append((item.seconds, best))
-        print(f"  {name}: " + ", ".join(f"{volume:.4f} at {moment:.0f} s" for moment, volume in curve), flush=True)
+        curve = [(item.seconds, judge.volume(front_at(found, item.seconds))) for item in found]
+        turns = [point for before, point in zip([(0.0, 0.0), *curve], curve, strict=False) if point[1] != before[1]]
+        print(f"  {name}: " + ", ".join(f"{volume:.4f} at {moment:.0f} s" for moment, volume in turns), flush=True)
         curves.append(curve)
-    (last, goal), reached = curves[0][-1], [moment for moment, volume in curves[1] if volume >= curves[0][-1][1]]
+    goal = curves[0][-1][1]
     assert goal > 0
-    return last / reached[0] if reached else None
+    last, first = (_reached_for_good(curve, goal) for curve in curves)
+    return None if first is None or last is None else last / first
+
+
+def _reached_for_good(curve: Sequence[tuple[float, float]], goal: float) -> float | None:
+    """Return from when on a curve is never below a level, or None."""
+    found = None
+    for moment, volume in curve:
+        if volume < goal:
+            found = None
+        elif found is None:
+            found = moment
+    return found
 
 
 def search_as_document_001(bench: Comparison, *, seconds: float, seed: int, workers: int) -> list[Found]:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +190,12 @@ def front_at(found: Sequence[Found], seconds: float) -> list[Found]:
     known = [each for each in found if each.seconds <= seconds]
     if not known:
         return []
+    errors: dict[str, list[float]] = {}
+    for each in known:
+        errors.setdefault(each.design.content_hash(), []).append(each.error)
+    # What was trained more than once is as good as its mean.
+    known = [replace(each, error=float(np.mean(errors[each.design.content_hash()]))) for each in known]
+    known = list({each.design.content_hash(): each for each in known}.values())
     kept = non_dominated(np.array([[each.error, each.flops] for each in known]))
     return [each for each, here in zip(known, kept, strict=True) if here]
 

@@ -35,7 +35,7 @@ VERBS = {
         ("gains", "winner", "calibration", "per_label", "design"),
     ),
     "attention": (
-        ["search", "attention", "--slot", "image.attention", "--set", *SMALL],
+        ["search", "attention", "--slot", "image.attention", "--set", *SMALL, "search.generation=2", "run.seed=2"],
         "pareto_front.json",
         ("unjudged", "hypervolume", "refused", "duplicates_saved", "notes", "mechanisms"),
     ),
@@ -47,7 +47,7 @@ def main() -> None:
     """Print how many killed searches ended as the uninterrupted one did."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--trials", type=int, default=4, help="budget of each search")
+    parser.add_argument("--trials", type=int, default=8, help="budget of each search")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--verb", choices=list(VERBS), default="evolve")
     options = parser.parse_args()

@@ -33,11 +33,20 @@ from tests.experiment.test_evolve import TalkingConsole, home
 from tests.experiment.toy_run import SIGNATURE
 
 __all__ = ["home"]
-SETTINGS = ("data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "model.encoders.text.kind=ngram")
+SETTINGS = (
+    "data.rows=320",
+    "train.epochs=1",
+    "model.dim=8",
+    "evaluate.seeds=2",
+    "model.encoders.text.kind=ngram",
+    "search.generation=2",
+    # With this seed children and crosses of what was found are among the few that there is time for.
+    "run.seed=2",
+)
 
 
 def config(runs: Path, *settings: str):
-    overrides = [f"run.folder={runs}", "run.budget=5", "search.slot=image.attention", *SETTINGS, *settings]
+    overrides = [f"run.folder={runs}", "run.budget=8", "search.slot=image.attention", *SETTINGS, *settings]
     return load_config("quick", overrides=overrides)
 
 
@@ -149,7 +158,7 @@ def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_path):
-    stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
+    stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 3"))
     assert stopped.stopped == "interrupted"
     assert not stopped.front.fresh
     assert all(each.standing is None for each in stopped.front.mechanisms)
@@ -157,6 +166,12 @@ def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_pat
     assert "As the search itself measured them" in (stopped.run_path / "report.html").read_text()
     resumed = resume(stopped.run_path, console=TalkingConsole()).front
     assert told(resumed) == told(searched.front)
+    with RunStore.open(stopped.run_path) as store:
+        bred = [row for row in store.candidates() if row.proposer == "nsga2"]
+        first = {arm.candidate for arm in resumed.mechanisms if arm.name == "standard"}
+        assert any({store.by_hash(hash).number for hash in row.parents} - first for row in bred)
+        assert any(len(row.parents) == 2 for row in bred)
+        assert any(job.key.startswith("again-") for job in store.jobs("search"))
     # The time of a generation is when it ended, not when a resume went through it again.
     assert resumed.history[0]["seconds"] == stopped.front.history[0]["seconds"]
 

@@ -80,12 +80,25 @@ def test_the_control_is_never_starved(reference):
     assert share >= 0.2
 
 
+def test_what_leads_is_trained_on_a_second_seed_and_counts_by_its_mean(tmp_path):
+    with new_store(tmp_path) as store:
+        loop = run_search(store, ToyExecutor(), workers=2)
+        repeated = [job for job in store.jobs("search") if job.key.startswith("again-")]
+        assert repeated
+        assert len({job.candidate for job in repeated}) == len(repeated)
+        for job in repeated:
+            first = next(each for each in store.jobs() if each.candidate == job.candidate and each.rung == job.rung)
+            assert (job.rung, job.seed != first.seed) == (loop.ladder.top, True)
+            known = loop.archive.by_hash(store.candidate(job.candidate).hash)
+            assert sum(each.rung == job.rung for each in known) == 2
+
+
 def test_what_an_older_generation_still_needs_goes_before_a_younger_one(tmp_path):
     with new_store(tmp_path) as store:
         executor = ToyExecutor()
         run_search(store, executor, workers=1)
         generations = {row.number: row.generation for row in store.candidates()}
-    order = [generations[int(key.split("/")[1])] for key in executor.answered]
+    order = [generations[int(key.split("/")[1])] for key in executor.answered if key.startswith("search/")]
     last = max(place for place, generation in enumerate(order) if generation == 0)
     # A worker that becomes free takes what is there: once for each rung.
     assert order[:last].count(1) <= 2

@@ -92,9 +92,10 @@ def run_search(store: RunStore, executor: Executor, *, workers: int, trials: int
     def make_job(*, key, design, seed, fraction, rung, keep=None, start=None, time_limit_seconds=None):
         return Job(key=key, design=design, dataset="none", seed=seed, fraction=fraction, rung=rung, metric="accuracy")
 
+    archive = SharedArchive()
     loop = SearchLoop(
         driver,
-        SharedArchive(),
+        archive,
         proposers=proposers,
         allocator=BanditAllocator(["random", "local"], ["random"]),
         ladder=Ladder(),
@@ -103,6 +104,7 @@ def run_search(store: RunStore, executor: Executor, *, workers: int, trials: int
         trials=trials,
         seed=7,
         make_job=make_job,
+        again=lambda: [each.candidate for each in archive.standings() if each.rung == 2 and len(each.evaluations) == 1],
     )
     loop.run(lambda: False)
     return loop

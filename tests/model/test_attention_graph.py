@@ -16,6 +16,7 @@ from chiasma.model.graph.canonical import canonical
 from chiasma.model.graph.compile import kernel_source
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.graph.ops import OPS
 from chiasma.model.kernel import Projections
 from chiasma.search.attention_space import AttentionSpace
 from tests.contracts.inputs import tokens
@@ -227,6 +228,31 @@ def test_rotated_products_depend_on_the_distance_of_places_alone():
     for distance in range(9):
         same = scores[0, 0].diagonal(distance)
         torch.testing.assert_close(same, same[:1].expand_as(same))
+
+
+def with_constant(name: str, constant: str, value: Any) -> str:
+    """Return the formula of a graph in which one operator has one constant; whatever it takes is there."""
+    nodes: list[dict[str, Any]] = [
+        {"op": "dot", "inputs": ["q", "k"]},
+        {"op": "softmax", "inputs": [0]},
+        {"op": "weighted_sum", "inputs": [1, "v"]},
+    ]
+    given = {"query": "q", "key": "k", "tokens": "v", "score": 0, "weight": 1}
+    nodes.append({"op": name, "inputs": [given[slot] for slot in OPS[name].inputs], "constants": {constant: value}})
+    rest = {
+        "score": [("softmax", [3]), ("weighted_sum", [4, "v"])],
+        "weight": [("weighted_sum", [3, "v"])],
+        "query": [("add", [2, 3])],
+        "tokens": [("add", [2, 3])],
+    }
+    nodes += [{"op": op, "inputs": inputs} for op, inputs in rest[OPS[name].output]]
+    return formula(AttentionGraph.from_dict({"nodes": nodes}))
+
+
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.constants])
+def test_every_constant_is_in_the_formula(name):
+    for constant, values in OPS[name].constants.items():
+        assert len({with_constant(name, constant, value) for value in values}) == len(values)
 
 
 def test_a_shared_subexpression_has_a_name_in_the_formula():

@@ -88,7 +88,7 @@ def conclude(
         lost=tuple(sorted(name for name in search.diverged if not search.judged.get(name))),
         rejections=_reasons(loop.finished),
         refused=dict(search.nsga2.refused.most_common()),
-        duplicates_saved=search.nsga2.duplicates,
+        duplicates_saved=loop.duplicates,
         candidates=loop.asked,
         trainings=len(loop.finished),
         seconds=setting.driver.clock.elapsed(),

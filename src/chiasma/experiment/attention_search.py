@@ -38,7 +38,7 @@ from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
 from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.front import volume_of
-from chiasma.experiment.judging_again import Search, elites, front_of, judge_again, judged_arms
+from chiasma.experiment.judging_again import Search, elites, front_of, judge_again, judged_arms, to_confirm
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import MECHANISMS, SearchPlan
 from chiasma.experiment.search_loop import SearchLoop
@@ -219,6 +219,7 @@ def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
         name=CONTROL,
         base=search.base,
         behaviour=space.behaviour,
+        seen=search.nsga2.seen,
         excess=search.nsga2.known_excess,
     )
     breeders: dict[str, Proposer[Any]] = {"attention": search.nsga2, CONTROL: control}
@@ -230,6 +231,7 @@ def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
         chosen,
         allocator=SharesAllocator(_shares(list(chosen), config.search.floor_share)),
         ranking=_ranking(search.objectives, search.nsga2.rules.limits or {}),
+        again=lambda: to_confirm(search) if config.search.confirm else [],
         progress=lambda seconds: _progress(search, loop, search_plan, seconds),
     )
     return loop
@@ -266,8 +268,8 @@ def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan, seconds
     parts = [f"front {len(points)}, hypervolume {volume:.4f}"]
     if rejections := _rejections(loop.finished):
         parts.append("rejected " + ", ".join(f"{count} ({reason})" for reason, count in rejections.items()))
-    if search.nsga2.duplicates:
-        parts.append(f"{search.nsga2.duplicates} duplicates saved")
+    if loop.duplicates:
+        parts.append(f"{loop.duplicates} duplicates saved")
     if search_plan.search_until is not None:
         left = search_plan.search_until - search.setting.driver.clock.elapsed()
         parts.append(f"{max(0.0, left):.0f} s of search left")

@@ -158,15 +158,18 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
         test_examples=len(rows),
         opening=before,
         truncated="; ".join(cut),
-        attention_matters=_matters(paired, bootstrap, setting.metric),
+        attention_matters=_matters(task.same, paired, bootstrap, setting.metric),
         arms=tuple(arms),
     )
 
 
-def _matters(paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, metric: str) -> Interval | None:
-    if not {"standard", "mean"} <= set(paired):
+def _matters(
+    same: Mapping[str, str], paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, metric: str
+) -> Interval | None:
+    standard, mean = (same.get(name, name) for name in ("standard", "mean"))
+    if not {standard, mean} <= set(paired):
         return None
-    return bootstrap.paired_gain(paired["standard"], paired["mean"], metric)[0]
+    return bootstrap.paired_gain(paired[standard], paired[mean], metric)[0]
 
 
 def _arm(

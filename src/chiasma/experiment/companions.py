@@ -98,5 +98,6 @@ def _prepared(name: str, config: RunConfig, console: Console) -> Companion:
         objectives=("error",),
         device=config.run.device,
         precision=config.run.precision,
+        max_parameters=config.evaluate.max_parameters,
     )
     return Companion(name, dataset, task, config.design(dataset.signature), slot_path(config, dataset.signature))

@@ -148,6 +148,8 @@ class SearchSection(Spec):
         generation: Candidates that are asked for, trained and compared together; fewer where a time budget allows few.
         warm_start: A child begins with the weights of its parent, wherever name and shape agree, so that it is
             trained on rather than anew. Finals and the judging on fresh seeds always begin from scratch.
+        confirm: What reaches the front of a search for mechanisms is trained on a second seed, one mechanism in each
+            generation, so that luck alone does not breed.
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 
@@ -161,6 +163,7 @@ class SearchSection(Spec):
     known_mechanisms: bool = True
     generation: int = Field(default=9, ge=1)
     warm_start: bool = False
+    confirm: bool = True
     floor_share: float = Field(default=0.2, ge=0, le=1)
 
     @field_validator("proposers")

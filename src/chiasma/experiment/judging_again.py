@@ -109,6 +109,11 @@ def front_of(search: Search) -> list[Standing]:
     return [each for each, here in zip(standings, non_dominated(table), strict=True) if here]
 
 
+def to_confirm(search: Search) -> list[Candidate[Any]]:
+    """Return what is on the front by one training alone, lowest error first."""
+    return [each.candidate for each in front_of(search) if len(each.evaluations) == 1]
+
+
 def elites(search: Search) -> list[ArmDesign]:
     """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}

@@ -330,9 +330,14 @@ def _winner_number(run: Path) -> int | None:
 
 
 def _ancestors(store: RunStore, row: CandidateRow) -> list[CandidateRow]:
+    """Return parents, then their parents, and so on; each once."""
     found: list[CandidateRow] = []
-    parent = store.by_hash(row.parents[0]) if row.parents else None
-    while parent is not None and parent not in found:
-        found.append(parent)
-        parent = store.by_hash(parent.parents[0]) if parent.parents else None
+    youngest = [row]
+    while youngest:
+        parents = [store.by_hash(hash) for each in youngest for hash in each.parents]
+        youngest = []
+        for parent in parents:
+            if parent is not None and parent != row and parent not in found:
+                found.append(parent)
+                youngest.append(parent)
     return found

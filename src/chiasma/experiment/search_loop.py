@@ -25,12 +25,18 @@ JobMaker = Callable[..., Job]
 
 @dataclass
 class Generation:
-    """Candidates that were asked for together, and what is known of them."""
+    """Candidates that were asked for together, and what is known of them.
+
+    Attributes:
+        waiting: Keys of trainings that have not ended.
+        again: By key, the older candidate that is trained on another seed beside them.
+    """
 
     number: int
     candidates: dict[int, Candidate[Any]]
     rung: int = 0
     waiting: set[str] = field(default_factory=set)
+    again: dict[str, Candidate[Any]] = field(default_factory=dict[str, Candidate[Any]])
     finished: list[tuple[int, Finished]] = field(default_factory=list)
 
     @property
@@ -42,6 +48,11 @@ class Generation:
     def done(self) -> bool:
         """Return whether nothing more will be trained."""
         return not self.waiting
+
+    @property
+    def climbs(self) -> bool:
+        """Return whether all of its own candidates have been trained on this rung."""
+        return self.waiting <= self.again.keys()
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class SearchLoop:
         limit_seconds: How long a training of a part of a design's epochs may take; None for no limit.
         until: Seconds after the run's start at which trainings are cut and forgotten; None where trials decide.
         ranking: Decides who climbs the ladder.
+        again: Returns designs of the archive that should be trained on another seed; each generation trains the first.
         inherit: Returns the folder of the kept training whose weights a candidate begins with, or None.
         progress: Returns what else is said after each generation, given the seconds at which its last training ended.
     """
@@ -100,9 +112,11 @@ class SearchLoop:
         limit_seconds: Callable[[float], float | None] = lambda fraction: None,
         until: float | None = None,
         ranking: Ranking = by_error,
+        again: Callable[[], Sequence[Candidate[Any]]] = tuple,
         inherit: Callable[[Candidate[Any]], Path | None] = lambda candidate: None,
         progress: Callable[[float], str] = lambda seconds: "",
     ) -> None:
+        self.again = again
         self.inherit = inherit
         self.ranking = ranking
         self.progress = progress
@@ -126,6 +140,11 @@ class SearchLoop:
         self._numbered = 0
         self._active: list[Generation] = []
         self._exhausted = False
+
+    @property
+    def duplicates(self) -> int:
+        """Return how many candidates were not trained because an equal one had been."""
+        return sum(proposer.duplicates for proposer in self.proposers.values())
 
     def run(self, close: Callable[[], bool]) -> None:
         """Search until the trials are spent, the space is exhausted, or ``close()`` says that time is up.
@@ -158,6 +177,7 @@ class SearchLoop:
             self._numbered += 1
             self.asked += len(candidates)
             self._train(generation, list(candidates))
+            self._train_again(generation)
 
     def _ask(self, count: int) -> dict[int, Candidate[Any]]:
         """Ask for candidates one by one, so that each is charged to the proposer before the next is chosen."""
@@ -192,21 +212,47 @@ class SearchLoop:
 
     def _train(self, generation: Generation, numbers: Sequence[int]) -> None:
         rung = generation.rung
-        fraction = self.ladder.rungs[rung].fraction * self.top
         for number in numbers:
-            job = self.make_job(
-                key=training_key("search", number, rung, fraction),
-                design=generation.candidates[number].design,
-                seed=derive_seed(self.seed, "rung", rung),
-                fraction=fraction,
-                rung=rung,
-                start=self.inherit(generation.candidates[number]),
-                time_limit_seconds=self.limit_seconds(fraction),
-            )
-            generation.waiting.add(job.key)
-            # An older generation goes first: what it will teach is waited for.
-            turn = generation.number
-            self.driver.submit(Work(job, number, "search", until=self.until, whole_or_nothing=True, turn=turn))
+            self._submit(generation, number, generation.candidates[number], rung, derive_seed(self.seed, "rung", rung))
+
+    def _train_again(self, generation: Generation) -> None:
+        """Train one design of the archive on a seed of its own, unless that is under way."""
+        under_way = {each.hash for active in self._active for each in active.again.values()}
+        chosen = next((each for each in self.again() if each.hash not in under_way), None)
+        row = None if chosen is None else self.driver.store.by_hash(chosen.hash)
+        if chosen is None or row is None:
+            return
+        top = self.ladder.top
+        seeds = len([each for each in self.archive.by_hash(chosen.hash) if each.rung == top])
+        seed = derive_seed(self.seed, "rung", top, "again", seeds)
+        key = self._submit(generation, row.number, chosen, top, seed, purpose=f"again-{seeds}")
+        generation.again[key] = chosen
+
+    def _submit(
+        self,
+        generation: Generation,
+        number: int,
+        candidate: Candidate[Any],
+        rung: int,
+        seed: int,
+        *,
+        purpose: str = "search",
+    ) -> str:
+        fraction = self.ladder.rungs[rung].fraction * self.top
+        job = self.make_job(
+            key=training_key(purpose, number, rung, fraction),
+            design=candidate.design,
+            seed=seed,
+            fraction=fraction,
+            rung=rung,
+            start=self.inherit(candidate),
+            time_limit_seconds=self.limit_seconds(fraction),
+        )
+        generation.waiting.add(job.key)
+        # An older generation goes first: what it will teach is waited for.
+        turn = generation.number
+        self.driver.submit(Work(job, number, "search", until=self.until, whole_or_nothing=True, turn=turn))
+        return job.key
 
     def _note(self, finished: Finished) -> None:
         generation = next(g for g in self._active if finished.work.job.key in g.waiting)
@@ -214,7 +260,8 @@ class SearchLoop:
         self.finished.append(finished)
         assert finished.work.candidate is not None
         generation.finished.append((finished.work.candidate, finished))
-        if generation.done and generation.rung < self.ladder.top:
+        own = finished.work.job.key not in generation.again
+        if own and generation.climbs and generation.rung < self.ladder.top:
             climbing = promote(generation.rows, rung=generation.rung, eta=self.ladder.eta, ranking=self.ranking)
             generation.rung += 1
             self._train(generation, sorted(climbing))
@@ -228,16 +275,16 @@ class SearchLoop:
         told: dict[str, list[Evaluation[Any]]] = {}
         by_candidate: dict[int, list[Finished]] = {number: [] for number in generation.candidates}
         for number, finished in generation.finished:
-            by_candidate[number].append(finished)
+            if finished.work.job.key not in generation.again:
+                by_candidate[number].append(finished)
+        for number, finished in generation.finished:
+            if finished.work.job.key in generation.again:
+                self._archive(generation.again[finished.work.job.key], number, finished, told)
         for number, candidate in sorted(generation.candidates.items()):
             before = self._best_error()
             items = sorted(by_candidate[number], key=lambda item: item.work.job.rung)
             for item in items:
-                job = item.work.job
-                evaluation = Evaluation(candidate, item.outcome, job.rung, job.seed, item.seconds)
-                self.archive.add(evaluation)
-                self.rows.append(RungRow(number, job.rung, item.outcome))
-                told.setdefault(candidate.proposer, []).append(evaluation)
+                self._archive(candidate, number, item, told)
             after = self._best_error()
             gain = max(0.0, before - after) if before is not None and after is not None else 0.0
             self.ledger.append(Spend(candidate.proposer, sum(self._charge(item) for item in items), gain))
@@ -245,8 +292,18 @@ class SearchLoop:
                 moment = max(item.elapsed for item in items)
                 self.anytime.append(Point(moment, len(self.ledger), after, candidate.proposer))
         for name, evaluations in told.items():
-            self.proposers[name].tell(evaluations)
+            if name in self.proposers:
+                self.proposers[name].tell(evaluations)
         self._say(generation)
+
+    def _archive(
+        self, candidate: Candidate[Any], number: int, item: Finished, told: dict[str, list[Evaluation[Any]]]
+    ) -> None:
+        job = item.work.job
+        evaluation = Evaluation(candidate, item.outcome, job.rung, job.seed, item.seconds)
+        self.archive.add(evaluation)
+        self.rows.append(RungRow(number, job.rung, item.outcome))
+        told.setdefault(candidate.proposer, []).append(evaluation)
 
     def _charge(self, finished: Finished) -> float:
         """Return what a training costs its proposer: seconds, or under a budget of trials operations, which repeat."""

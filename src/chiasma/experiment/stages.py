@@ -134,6 +134,7 @@ def make_search(
     *,
     allocator: Allocator,
     ranking: Ranking = by_error,
+    again: Callable[[], Sequence[Candidate[Any]]] = tuple,
     progress: Callable[[float], str] = lambda seconds: "",
 ) -> SearchLoop:
     """Return the search loop of this run, with all its proposers on one archive."""
@@ -162,6 +163,7 @@ def make_search(
         limit_seconds=search_plan.limit_seconds,
         until=search_plan.search_until,
         ranking=ranking,
+        again=again,
         inherit=inherit if config.search.warm_start else lambda candidate: None,
         progress=progress,
     )

@@ -43,7 +43,7 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
         "data": setting.data_report.to_dict(),
         "proposers": proposers(setting, evidence),
         "rejections": rejections(setting),
-        "duplicates_saved": sum(getattr(p, "duplicates", 0) for p in loop.proposers.values()) if loop else 0,
+        "duplicates_saved": loop.duplicates if loop else 0,
         "anytime": tuple(
             {"seconds": p.seconds, "candidates": p.candidates, "error": p.error, "proposer": p.proposer}
             for p in (loop.anytime if loop else ())

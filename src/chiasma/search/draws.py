@@ -23,6 +23,7 @@ class Draws:
         behaviour: Returns a hash of what a design does; one that does what an earlier draw did is known too. None
             compares designs alone.
         known: What is done already, before anything is drawn.
+        seen: What was drawn, where several share it; None for a list of its own.
         excess: Returns by how much a design is known to exceed what it may cost; such a one is drawn again, and after
             many draws the one that exceeds it least is taken.
 
@@ -38,6 +39,7 @@ class Draws:
         *,
         behaviour: Callable[[Design], str] | None = None,
         known: Iterable[str] = (),
+        seen: list[str] | None = None,
         excess: Callable[[Design], float] = lambda design: 0.0,
     ) -> None:
         self.seed = seed
@@ -47,7 +49,8 @@ class Draws:
         self._behaviour = behaviour
         self._count = 0
         self._waiting: list[str] = []
-        self._seen = list(known)
+        self.seen = [] if seen is None else seen
+        self.seen += [each for each in known if each not in self.seen]
 
     def fresh(
         self, count: int, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]
@@ -70,14 +73,14 @@ class Draws:
         """Return JSON from which :meth:`load_state_dict` continues exactly."""
         state = {"count": self._count, "duplicates": self.duplicates, "beyond": self.beyond}
         state |= {"waiting": list(self._waiting)}
-        return state if self._behaviour is None else {**state, "seen": list(self._seen)}
+        return state if self._behaviour is None else {**state, "seen": list(self.seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._count, self.duplicates = int(state["count"]), int(state["duplicates"])
         self.beyond = int(state.get("beyond", 0))
         self._waiting = [str(hash) for hash in state["waiting"]]
-        self._seen = [str(hash) for hash in state.get("seen", ())]
+        self.seen[:] = [str(hash) for hash in state.get("seen", ())]
 
     def _one(self, archive: Archive, make: Callable[[np.random.Generator], Candidate[G] | None]) -> Candidate[G] | None:
         found: list[tuple[float, Candidate[G]]] = []
@@ -106,7 +109,7 @@ class Draws:
         if self._behaviour is None:
             return True
         behaviour = self._behaviour(candidate.design)
-        known = behaviour in self._seen
+        known = behaviour in self.seen
         if not known:
-            self._seen.append(behaviour)
+            self.seen.append(behaviour)
         return not known

@@ -68,8 +68,8 @@ class NSGA2(Proposer[GraphAttention]):
     means over whatever seeds a design has on its highest rung; where costs are known without training, what is
     beyond a limit is bred again at once, and with several objectives every other child is the one of four that
     would add most to the front if it were as good as the best so far; and no design is bred twice, whether it is
-    written the same or behaves the same. Noise is not met here but at the end, when the best are judged again on
-    fresh seeds.
+    written the same or behaves the same. Noise is met by means over seeds: whoever asks trains what reaches the
+    front again, and judges the best on fresh seeds in the end.
 
     Args:
         seed: The run's seed.
@@ -108,6 +108,11 @@ class NSGA2(Proposer[GraphAttention]):
     def duplicates(self) -> int:
         """Return how many children were known already, by their form or by what they do, and were not trained again."""
         return self._draws.duplicates
+
+    @property
+    def seen(self) -> list[str]:
+        """Return what everything that was proposed does, for others to share."""
+        return self._draws.seen
 
     @property
     def refused(self) -> Counter[str]:
@@ -239,7 +244,7 @@ class NSGA2(Proposer[GraphAttention]):
             genome = space.with_projections(genome, keep=float(rng.random()), rng=rng)
             edits.append(f"{', '.join(genome.projections.learned) or 'no projections'} learned")
         edit = f"the first design, {'; '.join(edits)}"
-        return Candidate(self.name, genome, space.lower(genome, self.base), edit=edit)
+        return Candidate(self.name, genome, space.lower(genome, self.base), (self.base.content_hash(),), edit)
 
     def _child(
         self, space: AttentionSpace, genome: GraphAttention, first: Candidate[Any], parents: tuple[str, ...], edit: str

@@ -116,6 +116,11 @@ class Proposer(ABC, Generic[G]):
 
     name: str
 
+    @property
+    def duplicates(self) -> int:
+        """Return how many designs were not proposed because an equal one had been."""
+        return 0
+
     @abstractmethod
     def ask(self, count: int, archive: Archive) -> list[Candidate[G]]:
         """Return up to ``count`` candidates whose designs the archive has not seen."""

@@ -20,6 +20,7 @@ class RandomSearch(Proposer[Any]):
         base: The design that is completed by what is sampled; None where whole designs are sampled.
         behaviour: Returns a hash of what a design does; what does the same as an earlier one is not proposed. None
             compares designs alone.
+        seen: What was drawn, where several share it.
         excess: Returns by how much a design is known to exceed what it may cost; such a one is drawn again.
     """
 
@@ -31,13 +32,14 @@ class RandomSearch(Proposer[Any]):
         name: str = "random",
         base: Design | None = None,
         behaviour: Callable[[Design], str] | None = None,
+        seen: list[str] | None = None,
         excess: Callable[[Design], float] = lambda design: 0.0,
     ) -> None:
         self.space = space
         self.name = name
         self.base = base
         known = () if base is None or behaviour is None else (behaviour(base),)
-        self._draws = Draws(seed, name, behaviour=behaviour, known=known, excess=excess)
+        self._draws = Draws(seed, name, behaviour=behaviour, known=known, seen=seen, excess=excess)
 
     @property
     def duplicates(self) -> int:

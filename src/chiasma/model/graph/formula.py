@@ -2,7 +2,10 @@
 
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.node import Node, Source
-from chiasma.model.graph.ops import OPS
+from chiasma.model.graph.ops import OPS, Constant
+
+SWITCHES = {"scaled": "/√d", "divided": "/n"}
+"""What a formula has where such a constant is on."""
 
 
 def formula(graph: AttentionGraph) -> str:
@@ -24,5 +27,12 @@ def formula(graph: AttentionGraph) -> str:
 
 
 def _written(node: Node, given: list[str]) -> str:
-    bare = {name: f"{value:g}" if isinstance(value, float) else value for name, value in node.constants.items()}
+    bare = {name: _bare(name, value) for name, value in node.constants.items()}
     return OPS[node.op].formula.format(**dict(zip("abc", given, strict=False)), **bare)
+
+
+def _bare(name: str, value: Constant) -> str:
+    """Return a constant as it stands in a formula."""
+    if isinstance(value, bool):
+        return SWITCHES[name] if value else ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -28,7 +28,7 @@ class Op:
         output: What it gives; ``tokens`` is the side of its first input.
         code: Its expression in PyTorch. ``{a} {b} {c}`` are the inputs, ``{part}`` its module, ``{mask}`` what the
             score or weight may see, ``{counted}`` which tokens of the input's side count, other names its constants.
-        formula: Its expression for a reader.
+        formula: Its expression for a reader, with every constant, so that two mechanisms never read alike.
         part: Constructor of its module for heads of width ``head_dim``; empty for an operator without parameters.
         constants: Values that each constant may take, the usual one first.
         commutative: Whether its two inputs may be swapped.
@@ -67,7 +67,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("query", "key"),
             "score",
             "parts.scaled({part}({a}), {scaled}) @ {b}.transpose(-2, -1)",
-            "{a}·W·{b}ᵀ",
+            "{a}·W·{b}ᵀ{scaled}",
             part="nn.Linear(head_dim, head_dim, bias=False)",
             constants={"scaled": (True, False)},
             growth="product",
@@ -84,7 +84,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("query", "key"),
             "score",
             "parts.scaled({part}({a}, asking), {scaled}) @ {part}({b}, shown).transpose(-2, -1)",
-            "conv({a})·conv({b})ᵀ",
+            "conv{size}({a})·conv{size}({b})ᵀ{scaled}",
             part="parts.Taps(head_dim, {size})",
             constants={"size": (3, 5, 7), "scaled": (True, False)},
             growth="product",
@@ -108,7 +108,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             (),
             "score",
             "{part}(q.shape[-2], k.shape[-2])",
-            "bias[i-j]",
+            "bias{reach}[i-j]",
             part="parts.RelativeBias({reach})",
             constants={"reach": (16, 8, 32, 64)},
             growth="bounded",
@@ -122,7 +122,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("score",),
             "score",
             "{part}({a})",
-            "τ·{a}",
+            "τ{start}·{a}",
             part="parts.Temperature({start})",
             constants={"start": (1.0, 0.5, 2.0, 4.0)},
         ),
@@ -150,7 +150,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("score",),
             "weight",
             "parts.shared(torch.sigmoid({a}), {mask}, {divided})",
-            "σ({a})",
+            "σ({a}){divided}",
             constants={"divided": (False, True)},
             growth="bounded",
         ),
@@ -158,7 +158,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("score",),
             "weight",
             "parts.shared(torch.relu({a}).square(), {mask}, {divided})",
-            "relu²({a})",
+            "relu²({a}){divided}",
             constants={"divided": (True, False)},
             growth="square",
         ),
@@ -168,7 +168,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("query", "key", "key"),
             "query",
             "parts.linear_sum({a}, {b}, {c}, shown, {feature!r})",
-            "φ({a})·(φ({b})ᵀ·{c})",
+            "φ{feature}({a})·(φ{feature}({b})ᵀ·{c})",
             constants={"feature": ("elu", "relu", "softmax")},
         ),
         # Tokens to tokens.
@@ -184,7 +184,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("tokens",),
             "tokens",
             "{part}({a}, {counted})",
-            "conv({a})",
+            "conv{size}({a})",
             part="parts.Taps(head_dim, {size})",
             constants={"size": (3, 5, 7)},
         ),
