@@ -63,8 +63,8 @@ def test_scores_can_be_joined_with_scores_that_were_not_there():
     space, standard = AttentionSpace(SLOT), GraphAttention()
     children = [space.mutate(standard, numpy_rng(0, number))[0] for number in range(3000)]
     words = {formula(child.graph) for child in children}
-    assert any("[i-j]" in each and "q·kᵀ" in each for each in words)
-    assert any("conv" in each and each.startswith("(") for each in words)
+    assert any("bias16[i-j]" in each and "q·kᵀ" in each for each in words)
+    assert any("conv3(" in each and each.startswith("(") for each in words)
 
 
 def test_a_joined_source_is_never_the_edge_s_own_where_another_can_be_had():

@@ -268,9 +268,10 @@ def judged(
     front = on_front(arms, objectives, feasible)
     points = comparable(arms, objectives)
     found = [
-        _mechanism(arm, judgings, standard=standard, space=space).model_copy(
+        _mechanism(
+            arm, judgings, standard=standard, space=space, objectives=dict(zip(objectives, point, strict=True))
+        ).model_copy(
             update={
-                "objectives": dict(zip(objectives, point, strict=True)),
                 "on_front": arm.arm.name in front,
                 "feasible": within,
                 "diverged": (diverged or {}).get(arm.arm.name, 0),
@@ -347,6 +348,7 @@ def _mechanism(
     *,
     standard: TrainedArm | None,
     space: AttentionSpace,
+    objectives: Mapping[str, float],
 ) -> Mechanism:
     baseline = arm.arm.role == "floor"
     attention = space.at(arm.arm.design)
@@ -357,7 +359,7 @@ def _mechanism(
         formula="mean(v)" if arm.arm.name == "mean" else attention.words,
         known="" if baseline else attention.known,
         attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
-        objectives={},
+        objectives=objectives,
         score=here.score,
         gain=here.gain,
         standing=here.standing,

@@ -275,11 +275,11 @@ class SearchLoop:
         told: dict[str, list[Evaluation[Any]]] = {}
         by_candidate: dict[int, list[Finished]] = {number: [] for number in generation.candidates}
         for number, finished in generation.finished:
-            if finished.work.job.key not in generation.again:
+            repeated = generation.again.get(finished.work.job.key)
+            if repeated is None:
                 by_candidate[number].append(finished)
-        for number, finished in generation.finished:
-            if finished.work.job.key in generation.again:
-                self._archive(generation.again[finished.work.job.key], number, finished, told)
+            else:
+                self._archive(repeated, number, finished, told)
         for number, candidate in sorted(generation.candidates.items()):
             before = self._best_error()
             items = sorted(by_candidate[number], key=lambda item: item.work.job.rung)
