@@ -9,13 +9,15 @@ import pytest
 from chiasma.core.errors import ConfigError, StorageError
 from chiasma.core.outcome import Scored
 from chiasma.core.spec import value_at
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
 from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.attention_search import resume, search_attention
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import default_design
 from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
-from chiasma.experiment.front import STANDINGS, Front, Mechanism, comparable, on_front
+from chiasma.experiment.front import STANDINGS, Front, Judging, Mechanism, comparable, on_front
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.report.attention import headline
 from chiasma.experiment.report.drawing import draw
@@ -27,7 +29,7 @@ from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.kernel import Projections
-from chiasma.search.attention_space import attention_slots
+from chiasma.search.attention_space import attention_slots, short_slot, slot_named
 from chiasma.store.run import RunStore
 from tests.experiment.test_evolve import TalkingConsole, home
 from tests.experiment.toy_run import SIGNATURE
@@ -297,6 +299,13 @@ def test_a_part_without_attention_is_named_with_one_that_has():
         around_slot(load_config(overrides=["model.fusion.kind=film"]), SIGNATURE)
 
 
+@pytest.mark.parametrize("name", ["image.attention", "text.attention", "fusion.attention"])
+def test_a_slot_that_a_user_names_is_found_again(name):
+    assert short_slot(slot_named(name)) == name
+    settings = [f"search.slot={name}"]
+    assert slot_path(load_config(overrides=settings), SIGNATURE) == slot_named(name)
+
+
 def test_a_slot_that_the_data_lack_is_refused():
     images = SIGNATURE.model_copy(update={"inputs": {"image": SIGNATURE.inputs["image"]}})
     with pytest.raises(ConfigError, match=r"fusion\.attention needs images and texts, but the data have only image"):
@@ -318,6 +327,33 @@ def test_a_front_of_an_older_version_is_read():
     for each in whole["mechanisms"]:
         each["verdict"] = {"ahead": "better"}.get(each.pop("standing"))
     assert Front.from_dict(whole) == front_with((0.01, 0.02, 0.03))
+
+
+def answering(folder: Path, labels: np.ndarray, correct: float) -> TrainedArm:
+    """Return an arm that is right on a share of the examples, evenly over labels."""
+    folder.mkdir()
+    right = np.empty(len(labels), dtype=bool)
+    for label in (0, 1):
+        places = np.flatnonzero(labels == label)
+        right[places] = np.arange(len(places)) < round(correct * len(places))
+    np.savez(folder / "select.npz", logits=np.eye(2)[np.where(right, labels, 1 - labels)])
+    training = Training(folder, 0, Scored(objectives={"error": 1 - correct}), 1.0)
+    return TrainedArm(ArmDesign(folder.name, "finalist", "", 1, default_design(SIGNATURE)), (training,))
+
+
+def test_the_more_mechanisms_are_judged_the_more_it_takes_to_be_above_chance(tmp_path):
+    dataset, _ = prepare(DataSpec(source="digit_claims", rows=2500), seed=0, cache=tmp_path / "cache")
+    judging = Judging(dataset, metric="accuracy", level=0.95, resamples=4000)
+    labels = dataset.labels(dataset.rows("select")).numpy()
+    floor = np.tile([1.0, 0.0], (len(labels), 1))
+    spread = 0.5 / np.sqrt(len(labels))
+    chance = answering(tmp_path / "chance", labels, 0.5)
+    lucky = answering(tmp_path / "lucky", labels, 0.5 + 2.6 * spread)
+    able = answering(tmp_path / "able", labels, 0.5 + 8 * spread)
+    assert judging.above([chance], floor) is False
+    assert judging.above([lucky], floor) is True
+    assert judging.above([lucky] + [chance] * 40, floor) is False
+    assert judging.above([able] + [chance] * 40, floor) is True
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from chiasma.experiment.arms import kept_logits
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.results import Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdict
-from chiasma.search.attention_space import AttentionSpace
+from chiasma.search.attention_space import AttentionSpace, slot_named
 from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import hypervolume, non_dominated
 
@@ -162,8 +162,7 @@ class Front(Spec):
 
     def use(self, name: str) -> str:
         """Return the settings that put a mechanism where it was found."""
-        place = self.slot if self.slot.startswith("fusion") else f"encoders.{self.slot}"
-        return f"{self.around} model.{place}={self.run}{name}".strip()
+        return f"{self.around} {slot_named(self.slot)}={self.run}{name}".strip()
 
     @property
     def costs(self) -> list[str]:

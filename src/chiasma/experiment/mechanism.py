@@ -8,7 +8,7 @@ from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.encoders import Bert, ViT
 from chiasma.model.fusion import Early
 from chiasma.model.multimodal import FUSED
-from chiasma.search.attention_space import attention_slots, short_slot
+from chiasma.search.attention_space import attention_slots, short_slot, slot_named
 from chiasma.train.design import Design
 
 USUAL_PARTS: dict[str, ViT | Bert | Early] = {
@@ -37,7 +37,7 @@ def slot_path(config: RunConfig, signature: Signature) -> str:
         raise ConfigError(
             f"search.slot: the data have no {part}, only {', '.join(signature.inputs)}, so {part}.attention is nowhere."
         )
-    return "model.fusion.attention" if part == "fusion" else f"model.encoders.{part}.attention"
+    return slot_named(f"{part}.attention")
 
 
 def around_slot(config: RunConfig, signature: Signature) -> RunConfig:

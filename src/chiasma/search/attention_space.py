@@ -300,6 +300,11 @@ def short_slot(path: str) -> str:
     return path.removeprefix("model.").removeprefix("encoders.")
 
 
+def slot_named(name: str) -> str:
+    """Return the dotted path of a slot that a user names; the inverse of :func:`short_slot`."""
+    return f"model.{name}" if name.startswith("fusion.") else f"model.encoders.{name}"
+
+
 def _meant(genome: GraphAttention) -> Projections:
     """Return a mechanism's projections; those of inputs that it does not use, so that nobody left them out, are on."""
     flags = {
