@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasma.model.graph import parts
-from chiasma.model.graph.compile import kernel_class
+from chiasma.model.graph.compile import kernel_class, part_names
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.kernel import AttentionKernel
 
@@ -106,12 +106,13 @@ class Interpreted(nn.Module):
         super().__init__()
         self.found = found
         self.parts = kernel
+        self.names = part_names(found.nodes)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         values: dict[int | str, Tensor] = {"q": q, "k": k, "v": v}
         for place, node in enumerate(self.found.nodes):
             given = [values[source] for source in node.inputs]
-            part = getattr(self.parts, f"{node.op}_{place}", None)
+            part = getattr(self.parts, self.names.get(place, ""), None)
             values[place] = FUNCTIONS[node.op](part, mask, node.constants, *given)
         return values[len(self.found.nodes) - 1]
 

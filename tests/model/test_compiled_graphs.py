@@ -9,6 +9,7 @@ from torch.nn import functional
 from chiasma.core.rng import numpy_rng
 from chiasma.model.graph import parts
 from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.compile import part_names
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.search.attention_space import AttentionSpace
 
@@ -26,7 +27,7 @@ def by_definition(graph: AttentionGraph, kernel: torch.nn.Module, q: Tensor, k: 
         for source in node.inputs:
             if isinstance(source, int) and graph.kinds[source] in ("score", "weight"):
                 seen = seen & visible[source]
-        part = getattr(kernel, f"{node.op}_{place}", None)
+        part = getattr(kernel, part_names(graph.nodes).get(place, ""), None)
         counted = asking if graph.kinds[place] == "query" else shown
         value, seen = _apply(node.op, ins, dict(node.constants), part, seen, counted, (asking, shown), (q, k))
         values.append(value)

@@ -114,17 +114,17 @@ def test_impossible_settings_are_refused(arguments, message):
 
 
 def test_fixed_shares_are_kept_whatever_pays():
-    allocator = SharesAllocator({"nsga2": 0.8, "random": 0.2})
+    allocator = SharesAllocator({"attention": 0.8, "random": 0.2})
     ledger: list[Spend] = []
     for _ in range(50):
         name = allocator.next(ledger)
         ledger.append(Spend(name, 1.0, 1.0 if name == "random" else 0.0))
-    assert collections.Counter(spend.proposer for spend in ledger) == {"nsga2": 40, "random": 10}
+    assert collections.Counter(spend.proposer for spend in ledger) == {"attention": 40, "random": 10}
 
 
 def test_lines_of_strangers_do_not_count_against_a_share():
-    allocator = SharesAllocator({"nsga2": 0.5, "random": 0.5})
-    assert allocator.next([Spend("floor", 1.0, 0.0)] * 9) == "nsga2"
+    allocator = SharesAllocator({"attention": 0.5, "random": 0.5})
+    assert allocator.next([Spend("floor", 1.0, 0.0)] * 9) == "attention"
 
 
 @pytest.mark.parametrize("shares", [{}, {"random": 0.0}])

@@ -7,14 +7,15 @@ from chiasma.core.outcome import Scored
 from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at, value_at
 from chiasma.model.attention import DotProduct
-from chiasma.model.encoders import Bert, ViT
+from chiasma.model.encoders import Bert, Pixels, ViT
 from chiasma.model.fusion import CrossAttention
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.graph import AttentionGraph
+from chiasma.model.kernel import Projections
 from chiasma.model.multimodal import ModelSpec
 from chiasma.search.archive import SharedArchive
-from chiasma.search.attention_space import attention_slots
+from chiasma.search.attention_space import AttentionSpace, attention_slots
 from chiasma.search.nsga2 import BEYOND, NSGA2, Rules, survivors
 from chiasma.search.protocols import Candidate, Evaluation
 from chiasma.train.design import Design
@@ -211,7 +212,7 @@ def test_without_a_slot_every_place_of_a_good_design_is_edited():
     archive = SharedArchive()
     for depth in (1, 2):
         archive.add(score(Candidate("local", None, replace_at(Design(model=model), "model.fusion.depth", depth))))
-    proposer = NSGA2(seed=0, name="attention")
+    proposer = NSGA2(seed=0)
     run(proposer, archive, 30)
     edited = {
         slot
@@ -220,6 +221,22 @@ def test_without_a_slot_every_place_of_a_good_design_is_edited():
         if isinstance(value_at(standing.candidate.design, slot), GraphAttention)
     }
     assert edited == set(attention_slots(Design(model=model)))
+
+
+def test_an_incumbent_without_attention_costs_no_turn():
+    archive = SharedArchive()
+    for number in range(12):
+        model = ModelSpec(dim=8 * (number + 1), encoders={"image": Pixels()})
+        archive.add(score(Candidate("local", None, Design(model=model)), error=0.01 * number))
+    archive.add(score(Candidate("local", None, BASE), error=0.5))
+    assert len(NSGA2(seed=0).ask(20, archive)) == 20
+
+
+def test_standard_attention_is_trained_once_whatever_it_is_written_as():
+    space = AttentionSpace(SLOT, crossed=False)
+    assert space.lower(GraphAttention(), BASE) == BASE
+    lean = space.lower(GraphAttention(projections=Projections(q=False)), BASE)
+    assert value_at(lean, SLOT) == DotProduct(projections=Projections(q=False))
 
 
 def test_where_no_design_has_attention_nothing_is_proposed():

@@ -6,11 +6,11 @@ from rich.tree import Tree
 
 from chiasma.cli.display import output
 from chiasma.model.graph.attention import GraphAttention
-from chiasma.model.graph.compile import kernel_source
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.known import known_as
 from chiasma.model.graph.node import Source
+from chiasma.model.graph.source import module_source
 
 
 def print_mechanism(place: str, attention: GraphAttention) -> None:
@@ -22,7 +22,7 @@ def print_mechanism(place: str, attention: GraphAttention) -> None:
         console.print(f"literature: {attention.known}, {known.address}", markup=False, soft_wrap=True)
     console.print(f"projections: {', '.join(attention.projections.learned) or 'none'}", markup=False)
     console.print(drawn(attention.graph))
-    console.print(Syntax(kernel_source(attention.graph), "python", theme="ansi_dark", background_color="default"))
+    console.print(Syntax(module_source(attention), "python", theme="ansi_dark", background_color="default"))
 
 
 def drawn(graph: AttentionGraph) -> Tree:

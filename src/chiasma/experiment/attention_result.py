@@ -22,6 +22,8 @@ from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.search.attention_space import short_slot
 
+BASELINES = ("standard", "mean")
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -68,7 +70,7 @@ def conclude(
     points = comparable([arm for arm in trained if arm.arm.name in feasible], search.objectives)
     by_name = {arm.arm.name: arm for arm in trained}
     floor = Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))
-    both = [by_name[name] for name in ("standard", "mean") if name in by_name]
+    both = [by_name[name] for name in BASELINES if name in by_name]
     front = Front(
         run=setting.store.id,
         source=setting.dataset.source,
@@ -84,12 +86,12 @@ def conclude(
         hypervolume=volume_of(points, search.reference),
         attention_matters=judging.gain(*both) if len(both) == 2 else None,
         chance=judging.chance(floor),
-        above_chance=judging.above(trained, floor),
+        above_chance=judging.above(trained, floor, tried=0 if fresh else loop.trained + len(BASELINES)),
         lost=tuple(sorted(name for name in search.diverged if not search.judged.get(name))),
         rejections=_reasons(loop.finished),
         refused=dict(search.nsga2.refused.most_common()),
         duplicates_saved=loop.duplicates,
-        candidates=loop.asked,
+        candidates=loop.trained,
         trainings=len(loop.finished),
         seconds=setting.driver.clock.elapsed(),
         budget=setting.config.run.budget.words,

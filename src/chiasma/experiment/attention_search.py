@@ -4,6 +4,7 @@ The test split stays sealed: mechanisms are compared on ``select``. What a disco
 ``benchmark`` to say.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,7 @@ from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
 MARGIN = 1.1
+SHOWN_REASONS = 3
 
 
 def search_attention(
@@ -263,7 +265,7 @@ def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan, seconds
     """Note the front after a generation, and return it in words with what was refused and saved."""
     points = _front_points(search)
     volume = volume_of(points, search.reference)
-    row = {"candidates": len(loop.ledger), "seconds": seconds, "hypervolume": volume, "front": len(points)}
+    row = {"candidates": loop.trained, "seconds": seconds, "hypervolume": volume, "front": len(points)}
     search.history.append({"generation": len(search.history) + 1, **row})
     parts = [f"front {len(points)}, hypervolume {volume:.4f}"]
     if rejections := _rejections(loop.finished):
@@ -282,4 +284,10 @@ def _front_points(search: Search) -> list[list[float]]:
 
 
 def _rejections(finished: Sequence[Finished]) -> dict[str, int]:
-    return dict(Counter(item.outcome.stage for item in finished if isinstance(item.outcome, Rejected)))
+    outcomes = [item.outcome for item in finished if isinstance(item.outcome, Rejected)]
+    return dict(Counter(f"{each.stage}: {_shortened(each.reason)}" for each in outcomes).most_common(SHOWN_REASONS))
+
+
+def _shortened(reason: str) -> str:
+    """Return a reason without its numbers, so that equal faults count together."""
+    return re.sub(r"\d[\d.,e+-]*", "…", reason)

@@ -65,6 +65,8 @@ def benchmark(order: Order, *, console: Console, command: Sequence[str] = ()) ->
         ChiasmaError: A task's data or settings cannot be used; nothing has been trained.
     """
     prepared = {name: _prepare(config, console) for name, config in order.tasks.items()}
+    for name, (config, dataset, _) in prepared.items():
+        _check_fits(order, name, config, dataset)
     first = next(iter(order.tasks))
     config, (_, dataset, _) = order.tasks[first], prepared[first]
     tasks = [data_fact(each, task=name) for name, (_, each, _) in prepared.items()]
@@ -100,6 +102,20 @@ def _prepare(config: RunConfig, console: Console) -> tuple[RunConfig, Dataset, D
     config = around_slot(config, dataset.signature)
     check_can_run(config, dataset)
     return config, dataset, report
+
+
+def _check_fits(order: Order, name: str, config: RunConfig, dataset: Dataset) -> None:
+    """Refuse a candidate that cannot stand in a task's slot, before anything is begun.
+
+    Raises:
+        ConfigError: Names the task.
+    """
+    slot = slot_path(config, dataset.signature)
+    if order.attention.self_only and attention_slots(config.design(dataset.signature))[slot]:
+        raise ConfigError(
+            f"{order.reference} feeds keys where queries go, so {short_slot(slot)} of task {name}, where one modality "
+            "looks at another, cannot use it. Leave the task out."
+        )
 
 
 def _drive(
@@ -147,11 +163,6 @@ def _task(
     setting = make_setting(config, dataset, report, metric=metric, driver=driver)
     slot = slot_path(config, dataset.signature)
     base = config.design(dataset.signature)
-    if order.attention.self_only and attention_slots(base)[slot]:
-        raise ConfigError(
-            f"{order.reference} feeds keys where queries go, so {short_slot(slot)} of task {name}, where one modality "
-            "looks at another, cannot use it. Leave the task out."
-        )
     designs = _designs(order, base, slot, dataset)
     arms: list[ArmDesign] = []
     same: dict[str, str] = {}

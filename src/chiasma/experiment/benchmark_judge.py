@@ -55,6 +55,7 @@ class TaskResult(Spec):
 
     Attributes:
         opening: How often this test split had been opened before.
+        unfitted: Classical floors that could not be fitted, and why.
         attention_matters: Standard attention's gain over the mean of the values; None where that was no arm.
     """
 
@@ -65,6 +66,7 @@ class TaskResult(Spec):
     test_examples: int
     opening: int
     truncated: str = ""
+    unfitted: tuple[str, ...] = ()
     attention_matters: Interval | None = None
     arms: tuple[BenchmarkArm, ...]
 
@@ -121,6 +123,7 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
     with ClassicalFloors(dataset, seed=setting.config.run.seed) as classical:
         classical.start()
         floors = classical.fitted()
+        unfitted = tuple(classical.missing())
     rows, before = open_test(
         dataset, ledger_folder=ledger_folder(), run=f"{setting.store.id}, {task.name}", verb="benchmark", once=True
     )
@@ -158,6 +161,7 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
         test_examples=len(rows),
         opening=before,
         truncated="; ".join(cut),
+        unfitted=unfitted,
         attention_matters=_matters(task.same, paired, bootstrap, setting.metric),
         arms=tuple(arms),
     )
@@ -228,6 +232,14 @@ def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
                 notes.append(f"{result.task}: {arm.name} could not be trained on {count} and is compared with nothing.")
         if result.truncated:
             notes.append(f"{result.task}: {result.truncated}.")
+        if result.unfitted:
+            notes.append(f"{result.task}: floors that could not be fitted: {', '.join(result.unfitted)}.")
+    verdicts = sum(arm.gain is not None and arm.flops is not None for result in results for arm in result.arms)
+    if verdicts > 1:
+        notes.append(
+            f"There are {verdicts} verdicts on trained arms, each at its own level: where nothing differs, one in "
+            "twenty would be wrong."
+        )
     return notes
 
 

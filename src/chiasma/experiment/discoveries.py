@@ -55,7 +55,7 @@ def attention_of(reference: str, run_folder: str | None = None) -> Spec:
     found = {short_slot(path): value_at(design, path) for path in attention_slots(design)}
     if searched in found:
         return found[searched]
-    different = {spec.content_hash(): spec for spec in found.values() if spec.kind != "dot_product"} or found
+    different = {spec.content_hash(): spec for spec in found.values() if spec != DotProduct()} or found
     if len(different) != 1:
         places = ", ".join(found) or "none"
         raise ConfigError(f"{reference}: its design must have one discovered attention, but has these: {places}.")

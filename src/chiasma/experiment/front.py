@@ -216,9 +216,15 @@ class Judging:
         """Return the metric of an arm with its interval over groups and seeds."""
         return self.bootstrap.interval(self._logits(arm), self.metric)
 
-    def above(self, arms: Sequence[TrainedArm], floor: np.ndarray) -> bool | None:
-        """Return whether any arm, however many there are, is shown to be better than one answer for all ``[n C]``."""
-        level = 1 - (1 - self.bootstrap.level) / max(1, len(arms))
+    def above(self, arms: Sequence[TrainedArm], floor: np.ndarray, *, tried: int = 0) -> bool | None:
+        """Return whether any arm is shown to be better than one answer for all ``[n C]``.
+
+        Args:
+            arms: However many there are, the chance that one of them seems so by luck stays within the level.
+            floor: The answer.
+            tried: How many the arms are the best of on these rows and seeds, where these chose them.
+        """
+        level = 1 - (1 - self.bootstrap.level) / max(1, tried, len(arms))
         strict = replace(self.bootstrap, level=level)
         try:
             return any(strict.paired_gain(self._logits(arm), floor[None], self.metric)[0].low > 0 for arm in arms)

@@ -64,11 +64,10 @@ def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
             f"--set model.{owner}.kind={USUAL_PARTS[name].kind}."
         )
     standard = replace_at(design, path, DotProduct()).model
-    whole = ModelSection(dim=standard.dim, encoders=standard.encoders, fusion=standard.fusion, head=standard.head)
     left_out = {modality: None for modality in signature.inputs if modality not in standard.encoders}
-    encoders = {**whole.encoders, **left_out}
+    whole = ModelSection.from_dict({**standard.to_dict(), "encoders": {**standard.to_dict()["encoders"], **left_out}})
     searched = config.search.model_copy(update={"slot": short_slot(path)})
-    return config.model_copy(update={"model": whole.model_copy(update={"encoders": encoders}), "search": searched})
+    return config.model_copy(update={"model": whole, "search": searched})
 
 
 def baselines(design: Design, path: str) -> dict[str, tuple[Design, str]]:

@@ -16,6 +16,7 @@ from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
 from chiasma.experiment.results import Results
+from chiasma.model.attention import DotProduct
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import attention_slots, short_slot
@@ -194,10 +195,16 @@ def costs(run: Path, design: Mapping[str, Any], *, task: str = "") -> dict[str, 
 
 
 def mechanisms(design: Mapping[str, Any]) -> dict[str, GraphAttention]:
-    """Return the attention graphs of a design by their place, such as ``image.attention``."""
+    """Return the attention of a design that is not the usual one by its place, such as ``image.attention``."""
     value = Design.from_dict(design)
-    found = {short_slot(path): value_at(value, path) for path in attention_slots(value)}
-    return {place: spec for place, spec in found.items() if isinstance(spec, GraphAttention)}
+    found: dict[str, GraphAttention] = {}
+    for path in attention_slots(value):
+        spec = value_at(value, path)
+        if isinstance(spec, DotProduct) and spec != DotProduct():
+            spec = GraphAttention(projections=spec.projections)
+        if isinstance(spec, GraphAttention):
+            found[short_slot(path)] = spec
+    return found
 
 
 def resume_run(

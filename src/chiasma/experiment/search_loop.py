@@ -142,6 +142,11 @@ class SearchLoop:
         self._exhausted = False
 
     @property
+    def trained(self) -> int:
+        """Return how many candidates have been trained, for however long."""
+        return len({row.candidate for row in self.rows})
+
+    @property
     def duplicates(self) -> int:
         """Return how many candidates were not trained because an equal one had been."""
         return sum(proposer.duplicates for proposer in self.proposers.values())
@@ -258,6 +263,7 @@ class SearchLoop:
         generation = next(g for g in self._active if finished.work.job.key in g.waiting)
         generation.waiting.discard(finished.work.job.key)
         self.finished.append(finished)
+        self.driver.console.status(self._under_way())
         assert finished.work.candidate is not None
         generation.finished.append((finished.work.candidate, finished))
         own = finished.work.job.key not in generation.again
@@ -319,11 +325,20 @@ class SearchLoop:
         found = [s.objectives["error"] for s in self.archive.standings() if s.rung >= self.ladder.top]
         return min(found, default=None)
 
+    def _under_way(self) -> str:
+        """Return what is going on now, for a line that is drawn over."""
+        elapsed = self.driver.clock.elapsed()
+        left = "" if self.until is None else f", {max(0.0, self.until - elapsed):.0f} s of search left"
+        numbers = " and ".join(str(each.number + 1) for each in self._active)
+        waiting = sum(len(each.waiting) for each in self._active)
+        return f"generation {numbers}: {len(self.finished)} trainings done, {waiting} under way or waiting{left}"
+
     def _say(self, generation: Generation) -> None:
         scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
         best = self._best_error()
         shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
-        more = self.progress(max((item.elapsed for _, item in generation.finished), default=0.0))
+        # Trainings of a later generation may have ended before this one's.
+        more = self.progress(max(item.elapsed for item in self.finished)) if generation.finished else ""
         self.driver.console.say(
             f"generation {generation.number + 1}: {len(generation.candidates)} candidates, {scored} of "
             f"{len(generation.finished)} trainings scored; {shown}; {more and more + '; '}"

@@ -121,7 +121,7 @@ def design_proposers(setting: Setting, space: DesignSpace) -> dict[str, Proposer
     makers: dict[str, Callable[[], Proposer[Any]]] = {
         "random": lambda: RandomSearch(space, seed=config.run.seed),
         "local": lambda: LocalSearch(space, seed=config.run.seed),
-        "attention": lambda: NSGA2(seed=config.run.seed, rules=rules, name="attention"),
+        "attention": lambda: NSGA2(seed=config.run.seed, rules=rules),
     }
     return {name: makers[name]() for name in config.search.proposers}
 

@@ -1,7 +1,7 @@
 """All evaluated candidates of a run; what the proposers share, so that one's gain is the next one's ground."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.search.pareto import non_dominated
 from chiasma.search.protocols import Archive, Candidate, Evaluation, Standing
+from chiasma.train.design import Design
 
 RANK_TEMPERATURE = 3.0
 FRONT_SHARE = 0.25
@@ -69,19 +70,22 @@ class SharedArchive(Archive):
         kept = non_dominated(points)
         return [standings[index].evaluations[0] for index in order if kept[index]]
 
-    def incumbent(self, rng: np.random.Generator) -> Candidate[Any] | None:
-        """Draw a design by a softmax over ranks in error, or None while nothing is scored.
+    def incumbent(
+        self, rng: np.random.Generator, *, suits: Callable[[Design], bool] = lambda design: True
+    ) -> Candidate[Any] | None:
+        """Draw a design that suits by a softmax over ranks in error, or None while none is scored.
 
         With several objectives, one draw in four is from their front instead, so that lean designs are built on too.
 
         The best design is drawn most often, one three ranks lower a third as often, and none never.
         """
-        standings = self.standings()
+        standings = [standing for standing in self.standings() if suits(standing.candidate.design)]
         if not standings:
             return None
         if len(self.objectives) > 1 and rng.random() < FRONT_SHARE:
-            front = self.front(self.objectives)
-            return front[int(rng.integers(len(front)))].candidate
+            front = [each for each in self.front(self.objectives) if suits(each.candidate.design)]
+            if front:
+                return front[int(rng.integers(len(front)))].candidate
         weights = np.exp(-np.arange(len(standings)) / RANK_TEMPERATURE)
         return standings[int(rng.choice(len(standings), p=weights / weights.sum()))].candidate
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, replace_at, value_at
+from chiasma.model.attention import DotProduct
 from chiasma.model.blocks import TransformerSpec
 from chiasma.model.fusion import CrossAttention
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.formula import formula
-from chiasma.model.graph.graph import fits
+from chiasma.model.graph.graph import AttentionGraph, fits
 from chiasma.model.graph.known import KNOWN, Known
 from chiasma.model.graph.node import Source
 from chiasma.model.graph.ops import INPUTS, OPS, Kind, Slot
@@ -130,7 +131,9 @@ class AttentionSpace:
         return None
 
     def lower(self, genome: GraphAttention, incumbent: Design) -> Design:
-        """Return the incumbent with this attention in the slot."""
+        """Return the incumbent with this attention in the slot; the standard graph is standard attention."""
+        if genome.graph == AttentionGraph():
+            return replace_at(incumbent, self.slot, DotProduct(projections=genome.projections))
         return replace_at(incumbent, self.slot, genome)
 
     def at(self, design: Design) -> GraphAttention:

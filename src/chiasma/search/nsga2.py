@@ -20,7 +20,7 @@ KNOWN_FOUNDERS = 0.5
 KNOWN_CHILDREN = 0.1
 KNOWN_MATES = 0.3
 LEAN_FOUNDERS = 0.5
-PRESELECTION = 0.5
+PRESELECTION = 0.75
 PRESELECTED = 4
 PROMISED_WITHIN = 1.05
 BEYOND = "it costs more than a limit allows"
@@ -66,7 +66,7 @@ class NSGA2(Proposer[GraphAttention]):
     Unlike the paper: steady, because parents are chosen anew for every child from whatever has been told; designs
     that climbed higher on the ladder come before those that did not, since they were trained longer; objectives are
     means over whatever seeds a design has on its highest rung; where costs are known without training, what is
-    beyond a limit is bred again at once, and with several objectives every other child is the one of four that
+    beyond a limit is bred again at once, and with several objectives three children in four are the one of four that
     would add most to the front if it were as good as the best so far; and no design is bred twice, whether it is
     written the same or behaves the same. Noise is met by means over seeds: whoever asks trains what reaches the
     front again, and judges the best on fresh seeds in the end.
@@ -90,7 +90,7 @@ class NSGA2(Proposer[GraphAttention]):
         crossed: bool = False,
         rules: Rules | None = None,
         costs: Callable[[Design], Mapping[str, float]] | None = None,
-        name: str = "nsga2",
+        name: str = "attention",
     ) -> None:
         self.base = base
         self.slot = slot
@@ -151,7 +151,7 @@ class NSGA2(Proposer[GraphAttention]):
         self._expected = {hash: dict(point) for hash, point in state["expected"].items()}
 
     def _promising(self, rng: np.random.Generator, archive: Archive) -> Candidate[GraphAttention] | None:
-        """Return a child; where costs are known, every other time the one of several that promises most."""
+        """Return a child; where costs are known, mostly the one of several that promises most."""
         if not self._preselects or rng.random() >= PRESELECTION:
             return self._breed(rng, archive)
         children = [child for child in (self._breed(rng, archive) for _ in range(PRESELECTED)) if child is not None]
@@ -221,8 +221,7 @@ class NSGA2(Proposer[GraphAttention]):
         """Return whom to edit: a parent, or where any place will do, a good design of the archive if it has one."""
         if self.slot is not None:
             return self._winner(parents, rng).candidate if len(parents) > 1 else None
-        incumbent = archive.incumbent(rng)
-        return incumbent if incumbent is not None and self._slots(incumbent.design) else None
+        return archive.incumbent(rng, suits=lambda design: bool(self._slots(design)))
 
     def _founder(self, rng: np.random.Generator) -> Candidate[GraphAttention] | None:
         """Return the first design's mechanism after a few edits, or one of the literature; None without a design.

@@ -1,7 +1,7 @@
 """The contracts of search: ask, tell, and a visible loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -87,7 +87,9 @@ class Archive(ABC):
         """Return the standing of every scored design, lowest in the first objective first."""
 
     @abstractmethod
-    def incumbent(self, rng: np.random.Generator) -> Candidate[Any] | None:
+    def incumbent(
+        self, rng: np.random.Generator, *, suits: Callable[[Design], bool] = lambda design: True
+    ) -> Candidate[Any] | None:
         """Draw a good candidate to build on, or None while nothing is scored."""
 
     @abstractmethod

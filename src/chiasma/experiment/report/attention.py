@@ -14,7 +14,7 @@ from chiasma.experiment.report.page import page
 from chiasma.experiment.report.wording import difference, interval, large, latency, metric_words
 from chiasma.experiment.results import Interval
 from chiasma.model.graph.attention import GraphAttention
-from chiasma.model.graph.compile import kernel_source
+from chiasma.model.graph.source import module_source
 
 
 def front_table(front: Front) -> Table:
@@ -109,17 +109,19 @@ def cost_words(name: str, value: float) -> str:
 
 
 def write_drawings(front: Front, folder: Path) -> None:
-    """Write one SVG and one Python file a discovered mechanism, named by its number.
+    """Write one SVG and one Python file for each mechanism that was judged or stood on the search's own front.
+
+    They are named by the candidate's number.
 
     Raises:
         StorageError: The folder cannot be written to.
     """
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
-    for each in front.discovered:
-        graph = GraphAttention.from_dict(each.attention).graph
-        write_atomic(folder / f"{each.candidate}.svg", str(draw(graph)))
-        write_atomic(folder / f"{each.candidate}.py", kernel_source(graph))
+    for each in (*front.discovered, *front.unjudged):
+        attention = GraphAttention.from_dict(each.attention)
+        write_atomic(folder / f"{each.candidate}.svg", str(draw(attention.graph)))
+        write_atomic(folder / f"{each.candidate}.py", module_source(attention))
 
 
 def write_front_report(front: Front, path: Path) -> Path:
@@ -128,14 +130,15 @@ def write_front_report(front: Front, path: Path) -> Path:
     Raises:
         StorageError: The folder cannot be written to.
     """
-    mechanisms = {each.name: GraphAttention.from_dict(each.attention) for each in front.discovered}
+    shown = (*front.discovered, *front.unjudged)
+    mechanisms = {each.name: GraphAttention.from_dict(each.attention) for each in shown}
     graphs = {name: each.graph for name, each in mechanisms.items()}
     text = page(
         "attention.html.j2",
         front=front,
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
         drawings={name: draw(graph) for name, graph in graphs.items()},
-        sources={name: kernel_source(graph) for name, graph in graphs.items()},
+        sources={name: module_source(attention) for name, attention in mechanisms.items()},
         headline=headline(front),
         formula_words=formula_words,
         learned={name: ", ".join(each.projections.learned) or "none" for name, each in mechanisms.items()},

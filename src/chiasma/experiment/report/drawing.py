@@ -2,16 +2,21 @@
 
 from markupsafe import Markup, escape
 
+from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.node import Source
 from chiasma.model.graph.ops import INPUTS, OPS
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, PAD = 116, 30, 44, 18, 12
+CAPTION, LETTER = 24, 7.5
 FILLS = {"query": "#dbeafe", "key": "#dcfce7", "score": "#fef3c7", "weight": "#fde2e2"}
 
 
 def draw(graph: AttentionGraph) -> Markup:
-    """Return the drawing; boxes are coloured by what they give: tokens of queries or keys, scores, weights."""
+    """Return the drawing with the formula below it.
+
+    Boxes are coloured by what they give: tokens of queries or keys, scores, weights.
+    """
     columns = _columns(graph)
     rows: dict[Source, int] = {}
     filled: dict[int, int] = {}
@@ -26,17 +31,20 @@ def draw(graph: AttentionGraph) -> Markup:
         )
         for source, column in columns.items()
     }
-    width = 2 * PAD + (max(columns.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
-    height = 2 * PAD + tallest * (BOX_HEIGHT + GAP_Y) - GAP_Y
+    words = formula(graph)
+    width = max(2 * PAD + (max(columns.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X, 2 * PAD + LETTER * len(words))
+    height = 2 * PAD + tallest * (BOX_HEIGHT + GAP_Y) - GAP_Y + CAPTION
     edges = [
         _edge(places[source], places[number], place, len(node.inputs))
         for number, node in enumerate(graph.nodes)
         for place, source in enumerate(node.inputs)
     ]
     boxes = [_box(places[source], *_label(graph, source)) for source in columns]
+    caption = f'<text x="{PAD}" y="{height - PAD:g}" fill="#0f172a">{escape(words)}</text>'
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" role="img" font-family="sans-serif" font-size="12">{"".join([*edges, *boxes])}</svg>'
+        f'height="{height:g}" role="img" font-family="sans-serif" font-size="12">'
+        f"{''.join([*edges, *boxes])}{caption}</svg>"
     )
 
 

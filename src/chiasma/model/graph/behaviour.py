@@ -14,7 +14,9 @@ from chiasma.model.graph.ops import OPS
 
 DIM, HEADS = 8, 2
 LENGTHS = (40, 29)  # Longer than the largest number of keys that an operator chooses.
-DIGITS = 4
+DIGITS = 3
+SCALES = (0.6, 0.2)
+"""Of the weights: with large ones scores are far apart and sparse weights sparse, with small ones the reverse."""
 
 
 def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
@@ -22,7 +24,8 @@ def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
 
     The mechanism runs in double precision on two fixed rows, one of them padded, with weights that depend on what a
     parameter is for and on how many such there were before it. Two mechanisms that differ by less than rounding to
-    four digits count as the same; two that are the same only after their weights are renamed may count as different.
+    three digits, with large weights and with small ones, count as the same; two that are the same only after their
+    weights are renamed may count as different.
 
     Args:
         attention: The mechanism with its projections.
@@ -30,19 +33,27 @@ def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
     """
     with kept_torch_generator(), torch.no_grad():
         module = MultiHeadAttention(DIM, heads=HEADS, attention=attention).double().eval()
-        seen: Counter[str] = Counter()
-        for name, parameter in module.named_parameters():
-            # The number in a part's name is its place in the graph, which two ways of writing one need not share.
-            purpose = "".join(letter for letter in name if not letter.isdigit())
-            parameter.copy_(_numbers(parameter, f"{purpose} {seen[purpose]}") * 0.6)
-            seen[purpose] += 1
         keys = _tokens("keys", LENGTHS)
         queries = _tokens("queries", LENGTHS[::-1]) if crossed else keys
-        out = module(queries, keys)[queries.mask]
+        outs: list[float] = []
+        for scale in SCALES:
+            _fill(module, scale)
+            outs += (module(queries, keys)[queries.mask] + 0.0).flatten().tolist()
     # Where a learned number starts is overwritten above, and still makes another mechanism.
     starts = sorted(f"{node.op} {dict(node.constants)}" for node in attention.graph.nodes if OPS[node.op].learns)
-    rounded = [f"{value:.{DIGITS - 1}e}" for value in (out + 0.0).flatten().tolist()]
+    rounded = [f"{value:.{DIGITS - 1}e}" for value in outs]
     return hashlib.sha256(" ".join([*starts, *rounded]).encode()).hexdigest()[:16]
+
+
+def _fill(module: MultiHeadAttention, scale: float) -> None:
+    """Give every parameter numbers that depend on what it is for and on how many such there were before it."""
+    seen: Counter[str] = Counter()
+    for name, parameter in module.named_parameters():
+        # What a part of the kernel acts on is in its name too, and two ways of writing a graph need not share that.
+        first, *rest = name.removeprefix("kernel.").split(".")
+        purpose = ".".join([max((op for op in OPS if first.startswith(op)), key=len, default=first), *rest])
+        parameter.copy_(_numbers(parameter, f"{purpose} {seen[purpose]}") * scale)
+        seen[purpose] += 1
 
 
 def _tokens(purpose: str, lengths: tuple[int, ...]) -> Tokens:

@@ -4,6 +4,7 @@
 ``scaled_dot_product_attention``. Masks are put in here, never by the graph.
 """
 
+import hashlib
 import linecache
 from collections import Counter
 from functools import lru_cache
@@ -22,6 +23,7 @@ from chiasma.model.kernel import AttentionKernel
 CLASS = "DiscoveredAttention"
 MASK = "mask"
 NARROWED = ("score", "weight")
+DIGITS = 4
 
 
 def kernel_class(graph: AttentionGraph) -> type[AttentionKernel]:
@@ -59,6 +61,7 @@ class _Emitter:
         self.nodes = graph.nodes
         self.fused = _fusible(graph.nodes)
         self.inside = {place for pair in self.fused.values() for place in pair}
+        self.parts = part_names(graph.nodes)
         self.masks: list[str] = []
         self.values: list[str] = []
         self.lines: list[str] = []
@@ -76,14 +79,10 @@ class _Emitter:
 
     def _constructor(self) -> str:
         lines = [
-            f"        self.{self._part(place)} = {OPS[node.op].part.format(**node.constants)}\n"
-            for place, node in enumerate(self.nodes)
-            if OPS[node.op].learns
+            f"        self.{name} = {OPS[self.nodes[place].op].part.format(**self.nodes[place].constants)}\n"
+            for place, name in self.parts.items()
         ]
         return "    def __init__(self, head_dim):\n        super().__init__()\n" + "".join(lines) + "\n"
-
-    def _part(self, place: int) -> str:
-        return f"{self.nodes[place].op}_{place}"
 
     def _masks_of_tokens(self) -> list[str]:
         text = "\n".join(self.lines)
@@ -111,7 +110,7 @@ class _Emitter:
     def _names(self, place: int, node: Node, mask: str) -> dict[str, Constant]:
         given = [self._value(source) for source in node.inputs]
         counted = "asking" if self.graph.kinds[place] == "query" else "shown"
-        parts_of = {"part": f"self.{self._part(place)}", "mask": mask, "counted": counted}
+        parts_of = {"part": f"self.{self.parts.get(place)}", "mask": mask, "counted": counted}
         return {**dict(zip("abc", given, strict=False)), **node.constants, **parts_of}
 
     def _met(self, place: int, node: Node) -> str:
@@ -131,6 +130,25 @@ class _Emitter:
         a, b = (self._value(source) for source in self.nodes[scores].inputs)
         values = self._value(self.nodes[place].inputs[1])
         return f"functional.scaled_dot_product_attention({a}, {b}, {values}, attn_mask=mask)"
+
+
+def part_names(nodes: tuple[Node, ...]) -> dict[int, str]:
+    """Return the name of each learned part, by the place of its node: ``depthwise_k``, ``linear_1f3a``.
+
+    A name says what the part acts on: an input by its letter, anything else by a digest of the expression. So a part
+    keeps its name when something else in the graph changes, and no other part takes it.
+    """
+    written: list[str] = []
+    names: dict[int, str] = {}
+    for place, node in enumerate(nodes):
+        given = [source if isinstance(source, str) else written[source] for source in node.inputs]
+        written.append(f"{node.op}({','.join(given)}){dict(node.constants)}")
+        if OPS[node.op].learns:
+            short = [each if len(each) == 1 else hashlib.sha256(each.encode()).hexdigest()[:DIGITS] for each in given]
+            name = "_".join([node.op, *short])
+            alike = sum(other == name or other.startswith(f"{name}_again") for other in names.values())
+            names[place] = f"{name}_again{alike}" if alike else name
+    return names
 
 
 def _fusible(nodes: tuple[Node, ...]) -> dict[int, tuple[int, int]]:

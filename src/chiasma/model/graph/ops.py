@@ -67,7 +67,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             ("query", "key"),
             "score",
             "parts.scaled({part}({a}), {scaled}) @ {b}.transpose(-2, -1)",
-            "{a}·W·{b}ᵀ{scaled}",
+            "{a}·M·{b}ᵀ{scaled}",
             part="nn.Linear(head_dim, head_dim, bias=False)",
             constants={"scaled": (True, False)},
             growth="product",
@@ -116,7 +116,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
         # Score to score.
         "add_scores": Op(("score", "score"), "score", "{a} + {b}", "({a} + {b})", commutative=True),
         "multiply_scores": Op(
-            ("score", "score"), "score", "{a} * {b}", "{a} ⊙ {b}", commutative=True, growth="product"
+            ("score", "score"), "score", "{a} * {b}", "({a} ⊙ {b})", commutative=True, growth="product"
         ),
         "temperature": Op(
             ("score",),
@@ -190,7 +190,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
         ),
         "rotary": Op(("tokens",), "tokens", "parts.rotary({a})", "rot({a})"),
         "add": Op(("tokens", "tokens"), "tokens", "{a} + {b}", "({a} + {b})", commutative=True),
-        "multiply": Op(("tokens", "tokens"), "tokens", "{a} * {b}", "{a} ⊙ {b}", commutative=True, growth="product"),
+        "multiply": Op(("tokens", "tokens"), "tokens", "{a} * {b}", "({a} ⊙ {b})", commutative=True, growth="product"),
     }
 )
 """Document 001's fifteen are ``dot bilinear additive convolutional softmax sparsemax sigmoid top_k weighted_sum
