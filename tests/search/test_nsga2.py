@@ -95,7 +95,9 @@ def test_a_design_beyond_a_limit_is_worse_than_every_one_within():
 
 def test_mechanisms_of_the_literature_are_founders_children_and_mates_unless_that_is_off():
     def edits(known: bool) -> list[str]:
-        return [edit for _, edit, _ in run(search(known=known), SharedArchive(), 24)]
+        rules = Rules(population=6, known=known)
+        proposers = [NSGA2(seed=seed, base=BASE, slot=SLOT, rules=rules) for seed in range(4)]
+        return [edit for proposer in proposers for _, edit, _ in run(proposer, SharedArchive(), 16)]
 
     described, alone = edits(True), edits(False)
     assert any(edit.startswith("the first design, ") and ("20" in edit) for edit in described)
@@ -157,11 +159,12 @@ def learned(design: Design) -> dict[str, float]:
 
 
 def test_where_costs_are_known_lean_children_are_tried_before_others():
+    archive = SharedArchive()
+    archive.add(score(Candidate("floor", None, BASE), error=0.5, flops=5.0))
+
     def lean(costs) -> float:
-        proposer = NSGA2(seed=3, base=BASE, slot=SLOT, costs=costs)
-        archive = SharedArchive()
-        archive.add(score(Candidate("floor", None, BASE), error=0.5, flops=5.0))
-        return float(np.mean([learned(c.design)["flops"] for _ in range(12) for c in proposer.ask(1, archive)]))
+        proposers = [NSGA2(seed=seed, base=BASE, slot=SLOT, costs=costs) for seed in range(8)]
+        return float(np.mean([learned(c.design)["flops"] for each in proposers for c in each.ask(4, archive)]))
 
     assert lean(learned) < lean(None)
 
