@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chiasma.core.files import write_json
 from chiasma.core.outcome import Rejected
@@ -13,7 +14,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
-from chiasma.experiment.front import Front, Unjudged, comparable, judged, volume_of
+from chiasma.experiment.front import Front, Judging, Unjudged, comparable, judged, volume_of
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.attention import write_drawings, write_front_report
@@ -54,24 +55,36 @@ def conclude(
         search_plan: Says how long everything was trained.
         interrupted: The user stopped it.
     """
+    setting = search.setting
+    front = _front(search, loop, trained, search_plan)
+    front = front.model_copy(update={"notes": tuple(_notes(front, setting.config, interrupted=interrupted))})
+    write_json(setting.store.path / FRONT_FILE, front.to_dict())
+    write_drawings(front, setting.store.path / "graphs")
+    write_front_report(front, setting.store.path / "report.html")
+    return SearchResult(
+        setting.store.path,
+        front,
+        "" if front.best is None else front.use(front.best.name),
+        "interrupted" if interrupted else "finished",
+    )
+
+
+def _front(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], search_plan: SearchPlan) -> Front:
+    """Return everything that was measured, without what a reader must know of it."""
     setting, judgings = search.setting, make_judgings(search.setting)
-    judging, limits = judgings[0], search.nsga2.rules.limits or {}
     fresh = all(training.round >= 0 for arm in trained for training in arm.trainings)
     mechanisms = judged(
         trained,
         judgings,
         objectives=search.objectives,
         space=search.space,
-        limits=limits,
+        limits=search.nsga2.rules.limits or {},
         diverged=search.diverged,
         fresh=fresh,
     )
     feasible = {each.name for each in mechanisms if each.feasible and each.name != "mean"}
     points = comparable([arm for arm in trained if arm.arm.name in feasible], search.objectives)
-    by_name = {arm.arm.name: arm for arm in trained}
-    floor = Majority().fit(setting.dataset).logits(setting.dataset, setting.dataset.rows("select"))
-    both = [by_name[name] for name in BASELINES if name in by_name]
-    front = Front(
+    return Front(
         run=setting.store.id,
         source=setting.dataset.source,
         slot=short_slot(search.slot),
@@ -84,9 +97,7 @@ def conclude(
         unjudged=_unjudged(search, {each.name for each in mechanisms} | search.diverged.keys()),
         reference=search.reference,
         hypervolume=volume_of(points, search.reference),
-        attention_matters=judging.gain(*both) if len(both) == 2 else None,
-        chance=judging.chance(floor),
-        above_chance=judging.above(trained, floor, tried=0 if fresh else loop.trained + len(BASELINES)),
+        **_baseline_figures(search, judgings[0], trained, tried=0 if fresh else loop.trained + len(BASELINES)),
         lost=tuple(sorted(name for name in search.diverged if not search.judged.get(name))),
         rejections=_reasons(loop.finished),
         refused=dict(search.nsga2.refused.most_common()),
@@ -98,16 +109,19 @@ def conclude(
         rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
         history=tuple(search.history),
     )
-    front = front.model_copy(update={"notes": tuple(_notes(front, setting.config, interrupted=interrupted))})
-    write_json(setting.store.path / FRONT_FILE, front.to_dict())
-    write_drawings(front, setting.store.path / "graphs")
-    write_front_report(front, setting.store.path / "report.html")
-    return SearchResult(
-        setting.store.path,
-        front,
-        "" if front.best is None else front.use(front.best.name),
-        "interrupted" if interrupted else "finished",
-    )
+
+
+def _baseline_figures(search: Search, judging: Judging, trained: Sequence[TrainedArm], *, tried: int) -> dict[str, Any]:
+    """Return what the baselines say of the task: whether attention matters, and whether there is anything to find."""
+    dataset = search.setting.dataset
+    by_name = {arm.arm.name: arm for arm in trained}
+    both = [by_name[name] for name in BASELINES if name in by_name]
+    floor = Majority().fit(dataset).logits(dataset, dataset.rows("select"))
+    return {
+        "attention_matters": judging.gain(*both) if len(both) == len(BASELINES) else None,
+        "chance": judging.chance(floor),
+        "above_chance": judging.above(trained, floor, tried=tried),
+    }
 
 
 def _unjudged(search: Search, known: set[str]) -> tuple[Unjudged, ...]:

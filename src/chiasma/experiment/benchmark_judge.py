@@ -11,6 +11,7 @@ from chiasma.experiment.arms import contestant_of, contestant_of_floor
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.finals import ArmDesign, TrainedArm
 from chiasma.experiment.floor_thread import ClassicalFloors
+from chiasma.experiment.floors import ClassicalFloor
 from chiasma.experiment.report.wording import difference
 from chiasma.experiment.results import Gain, Interval
 from chiasma.experiment.sealed import open_test, opening_words
@@ -130,22 +131,9 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
     setting.console.say(f"{task.name}: {opening_words(before)}")
     evaluate = setting.config.evaluate
     bootstrap = Bootstrap.over(
-        dataset,
-        rows,
-        level=evaluate.level,
-        resamples=evaluate.resamples,
-        seed=setting.config.run.seed,
+        dataset, rows, level=evaluate.level, resamples=evaluate.resamples, seed=setting.config.run.seed
     )
-    contestants = {
-        name: contestant_of(arm, dataset, metric=setting.metric, winner=False)
-        for name, arm in trained.items()
-        if arm.trainings
-    }
-    contestants |= {f.name: contestant_of_floor(f, dataset, metric=setting.metric) for f in floors}
-    outputs = {
-        name: each.judged(each.outputs(rows, device=setting.config.run.device), setting.metric)
-        for name, each in contestants.items()
-    }
+    outputs = _outputs(setting, trained, floors, rows)
     whole = {name for name, arm in trained.items() if len(arm.trainings) == order.seeds}
     paired = {name: outputs[name] for name in (*whole, *(f.name for f in floors))}
     arms = [_arm(arm, order.seeds, outputs, paired, bootstrap, setting.metric) for arm in trained.values()]
@@ -165,6 +153,22 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
         attention_matters=_matters(task.same, paired, bootstrap, setting.metric),
         arms=tuple(arms),
     )
+
+
+def _outputs(
+    setting: Setting, trained: Mapping[str, TrainedArm], floors: Sequence[ClassicalFloor], rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return what each arm and floor says of the rows, by name."""
+    contestants = {
+        name: contestant_of(arm, setting.dataset, metric=setting.metric, winner=False)
+        for name, arm in trained.items()
+        if arm.trainings
+    }
+    contestants |= {f.name: contestant_of_floor(f, setting.dataset, metric=setting.metric) for f in floors}
+    return {
+        name: each.judged(each.outputs(rows, device=setting.config.run.device), setting.metric)
+        for name, each in contestants.items()
+    }
 
 
 def _matters(
