@@ -13,6 +13,7 @@ from tests.contracts.encoders import EncoderContract
 from tests.contracts.fusions import FusionContract
 from tests.contracts.graphs import SPARSE, graph_with
 from tests.contracts.heads import HeadContract
+from tests.contracts.members import MemberContract
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "convolution": [
@@ -29,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "multiplicative": [{"sums": False, "width": 24}],
     "cross_attention": [{"direction": "image_to_text"}, {"direction": "text_to_image", "depth": 1}],
     "late": [{"method": "concat"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
+    "residual_convolution": [{"depth": 2}],
     "classification": [{"hidden": 8, "dropout": 0.2}],
     "dot_product": [{"projections": {"q": False, "v": False}}],
     "graph": [{"graph": {"nodes": graph_with(name)}} for name in OPS],
@@ -72,6 +74,11 @@ class TestAttentions(AttentionContract):
 
     def chooses_keys(self, spec):
         return spec.kind == "graph" and any(node.op in SPARSE for node in spec.graph.nodes)
+
+
+@pytest.mark.parametrize("spec", specs("member"), ids=named)
+class TestMembers(MemberContract):
+    pass
 
 
 @pytest.mark.parametrize("spec", specs("head"), ids=named)

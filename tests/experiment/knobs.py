@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 import chiasma
+from chiasma.adapt.callbacks import callbacks_of
 from chiasma.core.errors import ChiasmaError
 from chiasma.data.prepare import prepare
 from chiasma.experiment.compose import load_config
@@ -31,6 +32,9 @@ _SMALL = {
     "train.batch_size": 8,
     "train.evaluations": 2,
 }
+
+
+_TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,17 @@ KNOBS: dict[str, Knob] = {
     "model.dim": Knob((16, 32)),
     "model.encoders": Knob(({"image": {"kind": "pixels"}}, {"image": {"kind": "convolution"}})),
     "model.fusion": Knob(({"kind": "concat"}, {"kind": "gated"})),
+    "model.trunk": Knob(
+        (None, {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}})
+    ),
+    "growth": Knob(
+        (None, {"births": "random", "probation": 1, "learned": 0.0}),
+        {
+            "model.trunk": {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}},
+            "train.evaluations": 4,
+            "train.restore_best": False,
+        },
+    ),
     "model.head": Knob((None, {"kind": "classification", "hidden": 8})),
     "optim.algorithm": Knob(({"kind": "adamw"}, {"kind": "sgd"})),
     "optim.lr": Knob((1e-3, 1e-2)),
@@ -184,7 +199,9 @@ class Bench:
     def trained(self, config: RunConfig) -> Any:
         """Return a digest of the weights, and the history."""
         dataset, _ = prepare(config.data, seed=0, cache=self.folder / "cache")
-        fit = Trainer(config.design(dataset.signature), dataset, seed=0, device="cpu").fit()
+        design = config.design(dataset.signature)
+        callbacks = callbacks_of(design, dataset, seed=0)
+        fit = Trainer(design, dataset, seed=0, device="cpu", callbacks=callbacks).fit()
         weights = {name: _digest(value.numpy()) for name, value in fit.model.state_dict().items()}
         return weights, [(row["step"], row["train_loss"]) for row in fit.history]
 

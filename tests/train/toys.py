@@ -90,5 +90,8 @@ class StopAfter(TrainingProgress):
     def evaluated(self, row: Mapping[str, float], *, metric: str) -> None:
         assert metric in row
 
+    def edited(self, reason: str, *, step: int) -> None:
+        assert reason
+
     def finish(self, stopped: str) -> None:
         assert stopped

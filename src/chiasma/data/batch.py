@@ -134,6 +134,8 @@ class Output:
 
     Attributes:
         logits: Class scores, label scores, or regression values in standardised units.
+        penalty: What a part of the model wants added to the loss while training; None for nothing.
     """
 
     logits: Float[Tensor, "B C"]
+    penalty: Float[Tensor, ""] | None = None

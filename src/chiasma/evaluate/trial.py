@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from chiasma.adapt.callbacks import callbacks_of
+from chiasma.adapt.growth import NAME as GROWTH
 from chiasma.core.errors import ChiasmaError, NonFiniteError
 from chiasma.core.files import storage_errors, write_atomic
 from chiasma.core.outcome import Rejected, Scored
@@ -190,6 +192,7 @@ def _train(job: Job, dataset: Dataset, *, started: float, deadline: float | None
 
 def _fit(job: Job, dataset: Dataset, *, started: float, deadline: float | None) -> Fit:
     limit = job.time_limit_seconds
+    adapting = callbacks_of(job.design, dataset, seed=job.seed, precision=job.precision)
     trainer = Trainer(
         job.design,
         dataset,
@@ -198,7 +201,7 @@ def _fit(job: Job, dataset: Dataset, *, started: float, deadline: float | None) 
         metric=job.metric,
         device=job.device,
         precision=job.precision,
-        callbacks=() if limit is None else (TooSlow(started=started, limit_seconds=limit),),
+        callbacks=[*adapting, *([] if limit is None else [TooSlow(started=started, limit_seconds=limit)])],
         start_from=None if job.start_from is None else Path(job.start_from),
         deadline=deadline,
     )
@@ -239,6 +242,7 @@ def _keep(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> None:
             "design": replace_at(job.design, "model", fit.model.spec).to_dict(),
             "signature": dataset.signature.to_dict(),
             "history": fit.history,
+            "growth": fit.callbacks.get(GROWTH, {}),
         }
         weights = {name: value.cpu() for name, value in fit.model.state_dict().items()}
         save_checkpoint(Path(job.keep_checkpoint), fit.steps, tensors={"model": weights}, documents=documents, keep=1)

@@ -14,8 +14,9 @@ from chiasma.model.encoders import EncoderSpec, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative
 from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
+from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
-from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 
 HIDDEN = 128
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -94,13 +95,15 @@ class ModelSection(Spec):
         encoders: By modality (``image``, ``text``). A modality not named gets what suits its kind of input and the
             fusion; ``null`` leaves the modality out.
         fusion: How two modalities meet; None is multiplicative. Ignored where one modality is used.
+        trunk: Members that change the fused tokens; None leaves them as they are.
         head: None is the head of the data's task, with one hidden layer of 128.
-        whole: A third party's model in place of encoders, fusion and head.
+        whole: A third party's model in place of encoders, fusion, trunk and head.
     """
 
     dim: int = Field(default=64, ge=1)
     encoders: Mapping[str, EncoderSpec | None] = {}
     fusion: FusionSpec | None = None
+    trunk: TrunkSpec | None = None
     head: HeadSpec | None = None
     whole: ModelPlugin | None = None
 
@@ -127,7 +130,7 @@ class ModelSection(Spec):
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
         fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
         head = self.head or default_head(signature)
-        return ModelSpec(dim=self.dim, encoders=encoders, fusion=fusion, head=head)
+        return ModelSpec(dim=self.dim, encoders=encoders, fusion=fusion, trunk=self.trunk, head=head)
 
 
 class SearchSection(Spec):
@@ -264,6 +267,7 @@ class RunConfig(Spec):
         model: The architecture that ``train`` trains and that ``evolve`` starts from.
         optim: Optimiser and learning-rate schedule.
         train: The training loop. ``evolve`` chooses ``epochs`` by itself while it has its default.
+        growth: How the trunk's members come and go while it trains; None leaves them as they are.
         search: How candidates are proposed.
         evaluate: How candidates and floors are compared.
         run: Where and how the run happens.
@@ -273,6 +277,7 @@ class RunConfig(Spec):
     model: ModelSection = ModelSection()
     optim: OptimSpec = OptimSpec()
     train: LoopSpec = LoopSpec()
+    growth: GrowthSpec | None = None
     search: SearchSection = SearchSection()
     evaluate: EvaluateSection = EvaluateSection()
     run: RunSection = RunSection()
@@ -283,7 +288,7 @@ class RunConfig(Spec):
         Raises:
             ConfigError: The model section names a modality that the data does not have.
         """
-        training = TrainingSpec(optim=self.optim, loop=self.train)
+        training = TrainingSpec(optim=self.optim, loop=self.train, growth=self.growth)
         return Design(model=self.model.complete(signature), training=training)
 
 

@@ -87,6 +87,8 @@ class Results(Spec):
         rungs: Of neighbouring rungs on this data: ``lower, upper, pairs, spearman``.
         history: The winner's training curve, one row an evaluation on steer: ``step, epoch, rate, train_loss`` and
             every metric.
+        growth: How the winner's trunk grew: ``lives`` by name, ``events``, ``reviews`` and ``edges``; empty where it
+            did not.
         lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.
         per_label: On test, of each label ``label, count, recall, precision, f1``; of each value of a regression
             ``label, mae, rmse, r2``.
@@ -117,6 +119,7 @@ class Results(Spec):
     rungs: tuple[Mapping[str, Any], ...] = ()
     history: tuple[Mapping[str, float], ...] = ()
     design: Mapping[str, Any] = {}
+    growth: Mapping[str, Any] = {}
     lineage: tuple[Mapping[str, Any], ...] = ()
     per_label: tuple[Mapping[str, Any], ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()

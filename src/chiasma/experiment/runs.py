@@ -262,6 +262,9 @@ def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     words = {f"{modality} encoder": describe_spec(encoder) for modality, encoder in model.encoders.items()}
     if model.fusion is not None:
         words["fusion"] = describe_spec(model.fusion)
+    if model.trunk is not None:
+        places = sorted(model.trunk.members.items())
+        words["trunk"] = f"population of {', '.join(f'{name} ({place.role})' for name, place in places)}"
     words["head"] = describe_spec(model.head)
     words["width"] = str(model.dim)
     words["optimiser"] = (
@@ -270,6 +273,8 @@ def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     )
     loss = "the task's own loss" if loop.loss is None else describe_spec(loop.loss)
     words["training"] = f"{loop.epochs:g} epochs, batches of {loop.batch_size}, {loss}"
+    if value.training.growth is not None:
+        words["growth"] = describe_spec(value.training.growth)
     return words
 
 

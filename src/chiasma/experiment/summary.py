@@ -50,6 +50,7 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
         ),
         "rungs": tuple(r.to_dict() for r in rank_correlations(loop.rows)) if loop else (),
         "history": history(best.best.folder),
+        "growth": growth(best.best.folder),
         "design": best.arm.design.to_dict(),
         "lineage": lineage(setting, best),
         "provenance": setting.store.provenance,
@@ -113,6 +114,12 @@ def history(folder: Path) -> tuple[Mapping[str, float], ...]:
     """Return the shipped training's rows, one an evaluation on steer."""
     checkpoint = load_newest(folder)
     return tuple(checkpoint.documents.get("history", ())) if checkpoint else ()
+
+
+def growth(folder: Path) -> Mapping[str, Any]:
+    """Return how the shipped training's trunk grew; empty where it did not."""
+    checkpoint = load_newest(folder)
+    return checkpoint.documents.get("growth", {}) if checkpoint else {}
 
 
 def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]:

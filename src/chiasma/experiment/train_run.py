@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from chiasma.adapt.callbacks import callbacks_of
+from chiasma.adapt.growth import NAME as GROWTH
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
+from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment.beginning import (
@@ -72,13 +75,15 @@ def _train(
     store.set_status("running")
     console.say(f"run {store.id} in {store.path}")
     watched = WatchedTraining(console)
+    design = config.design(dataset.signature)
     trainer = Trainer(
-        config.design(dataset.signature),
+        design,
         dataset,
         seed=config.run.seed,
         metric=metric,
         device=config.run.device,
         precision=config.run.precision,
+        callbacks=callbacks_of(design, dataset, seed=config.run.seed, precision=config.run.precision),
         checkpoints=store.checkpoints_folder,
         progress=watched,
     )
@@ -136,7 +141,8 @@ def _write_down(
         arms=(arm,),
         winner="winner",
         history=tuple(fit.history),
-        design=trainer.design.to_dict(),
+        growth=fit.callbacks.get(GROWTH, {}),
+        design=replace_at(trainer.design, "model", fit.model.spec).to_dict(),
         provenance=store.provenance,
         notes=(f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select."),
     )

@@ -52,6 +52,10 @@ class WatchedTraining(TrainingProgress):
         score = f"{metric} on steer {row[metric]:.4f}"
         self.console.say(f"step {row['step']:.0f}/{self._total}: train loss {row['train_loss']:.4f}, {score}")
 
+    def edited(self, reason: str, *, step: int) -> None:
+        """Leave a line for each change of the model."""
+        self.console.say(f"step {step}/{self._total}: {reason}")
+
     def finish(self, stopped: str) -> None:
         """Say why it ended, unless it is what was planned."""
         if stopped != "finished":

@@ -10,9 +10,16 @@ from chiasma.model.encoders import EncoderPlugin, EncoderSpec
 from chiasma.model.fusion import FusionPlugin, FusionSpec
 from chiasma.model.heads import HeadSpec
 from chiasma.model.plugins import Plugin, installed, spec_class
+from chiasma.model.trunk.members import MemberSpec
 from chiasma.model.whole import ModelPlugin
 
-UNIONS = {"encoder": EncoderSpec, "fusion": FusionSpec, "attention": AttentionSpec, "head": HeadSpec}
+UNIONS = {
+    "encoder": EncoderSpec,
+    "fusion": FusionSpec,
+    "attention": AttentionSpec,
+    "member": MemberSpec,
+    "head": HeadSpec,
+}
 PLUGINS: dict[str, type[Plugin]] = {
     "encoder": EncoderPlugin,
     "fusion": FusionPlugin,
@@ -26,7 +33,7 @@ class Component:
     """One line of ``chiasma list components``.
 
     Attributes:
-        part: Where it goes: encoder, fusion, attention, head or model.
+        part: Where it goes: encoder, fusion, attention, member (of a trunk), head or model.
         name: What a config calls it: its kind, or ``plugin:NAME``.
         spec: Its spec class, as a dotted path.
         summary: The first line of its documentation.
@@ -41,7 +48,7 @@ class Component:
 
 
 def members(part: str) -> list[type[Spec]]:
-    """Return our own spec classes of one union (encoder, fusion, attention, head), without the plugin."""
+    """Return our own spec classes of one union (encoder, fusion, attention, member, head), without the plugin."""
     union, _ = get_args(UNIONS[part])
     classes = get_args(union) or (union,)
     return [member for member in classes if not issubclass(member, Plugin)]

@@ -1,6 +1,7 @@
-"""The model: encoders, a fusion, a head, and the spec that builds them."""
+"""The model: encoders, a fusion, a trunk, a head, and the spec that builds them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
 from chiasma.model.fusion import FusionSpec
 from chiasma.model.heads import Classification, HeadSpec
+from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
 
 FUSED = ("image", "text")
@@ -28,13 +30,15 @@ class ModelSpec(Spec):
         dim: Width D of all tokens between encoders, fusion and head.
         encoders: By modality; a model may use only some of a dataset's modalities.
         fusion: Joins image and text; None exactly when there is one encoder.
+        trunk: Members that change the fused tokens; None leaves them as they are.
         head: From the fused tokens to the output.
-        whole: A third party's model in place of encoders, fusion and head; None in all our own designs.
+        whole: A third party's model in place of encoders, fusion, trunk and head; None in all our own designs.
     """
 
     dim: int = Field(default=64, ge=1)
     encoders: Mapping[str, EncoderSpec] = {}
     fusion: FusionSpec | None = None
+    trunk: TrunkSpec | None = None
     head: HeadSpec = Classification()
     whole: ModelPlugin | None = None
 
@@ -73,8 +77,10 @@ class ModelSpec(Spec):
     def _check_parts(self) -> "ModelSpec":
         names = sorted(self.encoders)
         if self.whole is not None:
-            if names or self.fusion is not None:
-                raise ValueError(f"a whole model replaces encoders and fusion, but encoders={names} are given too")
+            if names or self.fusion is not None or self.trunk is not None:
+                raise ValueError(
+                    f"a whole model replaces encoders, fusion and trunk, but encoders={names} or one of them are given"
+                )
             return self
         if not names:
             raise ValueError("encoders must name at least one modality, but there is none")
@@ -94,20 +100,22 @@ class ModelSpec(Spec):
         for path, part in parts.items():
             if isinstance(part, TransformerSpec) and self.dim % part.heads:
                 raise ValueError(f"dim must be divisible by {path}.heads, but dim={self.dim} and heads={part.heads}")
+        if self.trunk is not None:
+            self.trunk.check_heads(self.dim)
         return self
 
 
 class MultimodalModel(nn.Module):
-    """Encoders, a fusion and a head: the single entry through which everything passes.
+    """Encoders, a fusion, a trunk and a head: the single entry through which everything passes.
 
     Args:
-        spec: The architecture, also the model's own record of it.
+        spec: The architecture.
         signature: What the dataset looks like.
     """
 
     def __init__(self, spec: ModelSpec, signature: Signature) -> None:
         super().__init__()
-        self.spec = spec
+        self._spec = spec
         self.signature = signature
         # In sorted order, as in the canonical JSON: equal specs draw equal weights from one seed.
         self.encoders = nn.ModuleDict(
@@ -117,8 +125,14 @@ class MultimodalModel(nn.Module):
             }
         )
         self.fusion = None if spec.fusion is None else spec.fusion.build(spec.dim)
+        self.trunk = None if spec.trunk is None else spec.trunk.build(spec.dim)
         self.head = None if spec.whole is not None else spec.head.build(spec.dim, signature.target)
         self.whole = None if spec.whole is None else spec.whole.build(signature)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the architecture as it is now; members of a trunk come and go."""
+        return self._spec if self.trunk is None else self._spec.model_copy(update={"trunk": self.trunk.spec})
 
     def forward(self, batch: Batch | TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
         """Return the output of each row.
@@ -131,12 +145,19 @@ class MultimodalModel(nn.Module):
             assert isinstance(batch, Batch)
             return self.whole(_without_absent(batch), targets)
         tokens = batch if isinstance(batch, TokenBatch) else self.encode(batch)
+        fused = self.fuse(tokens)
+        assert self.head is not None
+        if self.trunk is None:
+            return self.head(fused, tokens, targets)
+        trunked = self.trunk(fused)
+        return replace(self.head(trunked.tokens, tokens, targets), penalty=trunked.penalty)
+
+    def fuse(self, tokens: TokenBatch) -> Tokens:
+        """Return the joint tokens of all modalities, before the trunk."""
         if self.fusion is None:
             (fused,) = (tokens.tokens[name] for name in self.encoders)
-        else:
-            fused = self.fusion(*(tokens.tokens[name] for name in FUSED))
-        assert self.head is not None
-        return self.head(fused, tokens, targets)
+            return fused
+        return self.fusion(*(tokens.tokens[name] for name in FUSED))
 
     def encode(self, batch: Batch) -> TokenBatch:
         """Return the tokens of each modality this model uses; absent parts are masked and zero.

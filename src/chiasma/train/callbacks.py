@@ -44,9 +44,11 @@ class EditModel:
 
     Attributes:
         edit: Plain JSON that says what to change; a resumed training repeats it to rebuild the model.
+        reason: For whoever watches; empty to say nothing.
     """
 
     edit: Mapping[str, Any]
+    reason: str = ""
 
 
 @dataclass(frozen=True)

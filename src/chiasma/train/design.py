@@ -189,11 +189,74 @@ class LoopSpec(Spec):
         return self
 
 
+class GrowthSpec(Spec):
+    """Rules by which members of the trunk are born, promoted and pruned while the model trains.
+
+    After every evaluation on ``steer`` there is a review, and at most one thing happens in it. What a member is worth
+    is measured there: how much the loss rises when the member is left out, example by example. Defaults marked (000)
+    are those of document 000's strategist; the others were chosen for reviews on some hundred examples.
+
+    Attributes:
+        births: ``guided`` by what the members are worth and where they err; ``random`` births and deaths are the
+            control; ``none`` measures and draws the members without changing them.
+        largest: Most members at a time (000: 6).
+        smallest: Fewest members that are left by pruning (000: 2).
+        memory: What the past counts in the moving average of a member's contribution.
+        worth: The rise of the loss, in parts of the loss, below which a member is useless.
+        certainty: Standard errors by which a measurement must be on one side.
+        probation: Reviews before a newcomer can be promoted.
+        longevity: Reviews after which a newcomer that has shown nothing is pruned, and in a row in which a member must
+            have been useless to be pruned (000: 4).
+        cooldown: Reviews for which a kind is not tried again after a newcomer of it has failed (000: 3).
+        exploit: How often a newcomer is a specialist, bred from a good member, rather than a kind at random
+            (000: 0.75).
+        temperature: How evenly parents are chosen; near 0 always the best.
+        emphasis: How much more a specialist learns from the examples that the population gets wrong together.
+        learned: Nothing happens before the loss is by this part below that of the best answer that is the same for all
+            examples: until then nobody can show what it is worth. 0 does not wait.
+        warm_up: Reviews over which a newcomer's learning rate rises to that of the others.
+        last_birth: Part of the training after which nobody is born, so that the last have time to learn.
+        lessons: A member that is to be pruned first teaches the others, until the next review.
+    """
+
+    births: Literal["guided", "random", "none"] = "guided"
+    largest: int = Field(default=6, ge=1)
+    smallest: int = Field(default=2, ge=1)
+    memory: float = Field(default=0.5, ge=0, lt=1)
+    worth: float = Field(default=0.01, ge=0)
+    certainty: float = Field(default=2.0, ge=0)
+    probation: int = Field(default=2, ge=1)
+    longevity: int = Field(default=4, ge=1)
+    cooldown: int = Field(default=3, ge=0)
+    exploit: float = Field(default=0.75, ge=0, le=1)
+    temperature: float = Field(default=0.2, gt=0)
+    emphasis: float = Field(default=1.0, ge=0)
+    learned: float = Field(default=0.05, ge=0, lt=1)
+    warm_up: int = Field(default=1, ge=0)
+    last_birth: float = Field(default=0.7, ge=0, le=1)
+    lessons: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "GrowthSpec":
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest must be at most largest, but smallest={self.smallest}, largest={self.largest}")
+        if self.probation > self.longevity:
+            raise ValueError(
+                f"probation must be at most longevity, but probation={self.probation} and longevity={self.longevity}"
+            )
+        return self
+
+
 class TrainingSpec(Spec):
-    """Everything about training that may be searched."""
+    """Everything about training that may be searched.
+
+    Attributes:
+        growth: How the trunk's members come and go; None leaves them as they are.
+    """
 
     optim: OptimSpec = OptimSpec()
     loop: LoopSpec = LoopSpec()
+    growth: GrowthSpec | None = None
 
     @model_validator(mode="after")
     def _plateau_is_seen(self) -> "TrainingSpec":
@@ -207,3 +270,13 @@ class Design(Spec):
 
     model: ModelSpec
     training: TrainingSpec = TrainingSpec()
+
+    @model_validator(mode="after")
+    def _something_can_grow(self) -> "Design":
+        if self.training.growth is not None and self.model.trunk is None:
+            raise ValueError(
+                "growth is of the trunk's members, but the model has no trunk: model.trunk.kind=population"
+            )
+        if self.training.growth is not None and self.training.loop.train_on_steer:
+            raise ValueError("growth is decided on steer, so it excludes train_on_steer=true")
+        return self

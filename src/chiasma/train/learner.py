@@ -156,7 +156,8 @@ class Learner:
     def _loss(self, batch: Batch, labels: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             output = self.model(batch)
-        return self.loss(output.logits, labels)
+        loss = self.loss(output.logits, labels)
+        return loss if output.penalty is None else loss + output.penalty
 
     def _check(self, done: Progressed, parts: Sequence[Part], *, step: int) -> None:
         if not math.isfinite(done.loss):

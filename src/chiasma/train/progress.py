@@ -26,6 +26,10 @@ class TrainingProgress(ABC):
         """The model was measured on ``steer``; ``metric`` is the one that decides."""
 
     @abstractmethod
+    def edited(self, reason: str, *, step: int) -> None:
+        """The model was changed after this step; ``reason`` says what and why."""
+
+    @abstractmethod
     def finish(self, stopped: str) -> None:
         """The training ended, and why."""
 
@@ -73,6 +77,9 @@ class ProgressBar(TrainingProgress):
         self._score = f" {metric} {row[metric]:.3f}"
         if not self.bar.console.is_terminal:
             self.bar.console.print(f"{self.title}: step {row['step']:.0f}, loss {row['train_loss']:.3f},{self._score}")
+
+    def edited(self, reason: str, *, step: int) -> None:
+        self.bar.console.print(f"{self.title}: step {step}, {reason}")
 
     def finish(self, stopped: str) -> None:
         self.bar.stop()

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from chiasma.core.errors import ConfigError
 from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
 from chiasma.data.augment import augmented
@@ -44,6 +45,7 @@ class Fit:
         seconds: Training time over all sittings.
         stopped: ``finished``, ``early``, ``deadline``, ``interrupted``, or the reason a callback gave.
         best: The row of the best evaluation; empty where the end came before the first.
+        callbacks: The state of each callback at the end, by name.
     """
 
     model: MultimodalModel
@@ -52,6 +54,7 @@ class Fit:
     seconds: float
     stopped: str
     best: Row
+    callbacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 class Trainer:
@@ -73,7 +76,7 @@ class Trainer:
         progress: Is told how it goes; None keeps quiet.
 
     Raises:
-        ConfigError: Device, precision or metric do not exist.
+        ConfigError: Device, precision or metric do not exist, or the design grows and no callback carries it out.
         DataError: The dataset has no rows in ``train`` or in ``steer``.
         FileNotFoundError: Nothing was kept in ``start_from``.
         ValueError: ``fraction`` is not in (0, 1], or two callbacks share a name.
@@ -105,6 +108,11 @@ class Trainer:
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.callbacks = _by_name(callbacks)
+        if design.training.growth is not None and "growth" not in self.callbacks:
+            raise ConfigError(
+                "The design has rules of growth, which a callback carries out: give the trainer "
+                "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
+            )
         self._initial = {} if start_from is None else kept_weights(start_from)
         self.checkpoints = checkpoints
         self.checkpoint_every_seconds = checkpoint_every_seconds
@@ -283,12 +291,14 @@ class Trainer:
     def _act(self, action: Action, *, callback: str) -> None:
         state = self._state
         match action:
-            case EditModel(edit=edit):
+            case EditModel(edit=edit, reason=reason):
                 seed_torch(self.seed, "edit", len(state.edits))
                 self.callbacks[callback].edit_model(self._learner.model, edit)
                 state.edits.append({"callback": callback, "edit": dict(edit), "step": state.step})
                 self._learner.rekey()
                 state.factors = dict(self._learner.optimizer.factors)
+                if self.progress is not None and reason:
+                    self.progress.edited(reason, step=state.step)
             case ScaleLearningRate(factors=factors):
                 state.factors.update(factors)
                 self._learner.optimizer.scale(state.factors)
@@ -334,6 +344,7 @@ class Trainer:
             seconds=state.seconds + self._pace.take_seconds(),
             stopped=reason,
             best=state.best or {},
+            callbacks={name: callback.state_dict() for name, callback in self.callbacks.items()},
         )
 
     def _part(self, rows: np.ndarray) -> Part:

@@ -26,7 +26,7 @@ def parts(results: Results) -> Table:
     """Return the winner's parts in the order of the data flow."""
     model = results.design.get("model") or {}
     found = [(f"{name} encoder", encoder) for name, encoder in sorted((model.get("encoders") or {}).items())]
-    found += [(role, model[role]) for role in ("fusion", "head") if model.get(role)]
+    found += [(role, model[role]) for role in ("fusion", "trunk", "head") if model.get(role)]
     rows = tuple((role, wording.kind_words(part), wording.flat_settings(part) or wording.NONE) for role, part in found)
     return Table("Parts of the winner", ("part", "kind", "settings"), rows)
 

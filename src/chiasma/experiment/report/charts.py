@@ -59,7 +59,7 @@ def forest(results: Results) -> Markup | None:
     if not gains:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(0.95 + 0.34 * len(gains))
+        figure, axes = new_figure(0.95 + 0.34 * len(gains))
         axes.axvline(0, color=MUTED, linewidth=1)
         for place, item in enumerate(gains):
             color = {"better": GOOD, "worse": BAD, "no difference": MUTED}[item.verdict]
@@ -78,7 +78,7 @@ def forest(results: Results) -> Markup | None:
         words = "; ".join(
             f"{item.against}: {points(metric, item.gain.value)}, {item.verdict}" for item in reversed(gains)
         )
-        return _svg(figure, "forest", f"Gain of the winner over each arm with its interval. {words}.")
+        return svg(figure, "forest", f"Gain of the winner over each arm with its interval. {words}.")
 
 
 def anytime(results: Results) -> Markup | None:
@@ -91,7 +91,7 @@ def anytime(results: Results) -> Markup | None:
     end = max(float(results.budget.get("spent_seconds") or 0), seconds[-1])
     scale, unit = (60.0, "minutes") if end > 180 else (1.0, "seconds")
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(2.9)
+        figure, axes = new_figure(2.9)
         axes.step([s / scale for s in [*seconds, end]], [*scores, scores[-1]], where="post", color=MUTED, linewidth=1.2)
         for place, name in enumerate(dict.fromkeys(str(point["proposer"]) for point in improvements)):
             mine = [k for k, point in enumerate(improvements) if point["proposer"] == name]
@@ -112,9 +112,7 @@ def anytime(results: Results) -> Markup | None:
         axes.set_ylabel(f"best {metric_words(results.metric)} on select")
         axes.legend(loc="lower right" if results.higher_is_better else "upper right", title="found by")
         first, last = (amount(results.metric, value) for value in (scores[0], scores[-1]))
-        return _svg(
-            figure, "anytime", f"Best score on select over time, in {len(scores)} steps from {first} to {last}."
-        )
+        return svg(figure, "anytime", f"Best score on select over time, in {len(scores)} steps from {first} to {last}.")
 
 
 def training(results: Results) -> Markup | None:
@@ -142,7 +140,7 @@ def training(results: Results) -> Markup | None:
         areas[-1].xaxis.set_major_locator(MaxNLocator(8, integer=rows[-1]["epoch"] >= 4))
         for axes in areas:
             axes.grid(axis="y", linewidth=0.6)
-        return _svg(figure, "training", _training_words(rows, metric))
+        return svg(figure, "training", _training_words(rows, metric))
 
 
 def reliability(results: Results) -> Markup | None:
@@ -152,7 +150,7 @@ def reliability(results: Results) -> Markup | None:
         return None
     total = sum(row["count"] for row in bins)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(3.4)
+        figure, axes = new_figure(3.4)
         low = min(0.5, *(min(row["confidence"], row["accuracy"]) for row in bins))
         axes.plot([low, 1], [low, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.plot(
@@ -167,7 +165,7 @@ def reliability(results: Results) -> Markup | None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         words = "; ".join(f"sure {row['confidence']:.0%}, right {row['accuracy']:.0%}" for row in bins)
-        return _svg(figure, "reliability", f"Reliability of the winner's probabilities on test: {words}.")
+        return svg(figure, "reliability", f"Reliability of the winner's probabilities on test: {words}.")
 
 
 def score_against_cost(front: Front) -> Markup | None:
@@ -176,7 +174,7 @@ def score_against_cost(front: Front) -> Markup | None:
         return None
     cost = front.costs[0]
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(3.4)
+        figure, axes = new_figure(3.4)
         for place, (label, chosen) in enumerate(_kinds(front).items()):
             values = [each.objectives[cost] for each in chosen]
             scores = [each.score.value for each in chosen]
@@ -195,7 +193,7 @@ def score_against_cost(front: Front) -> Markup | None:
         )
         axes.legend(loc="best")
         words = "; ".join(f"{e.name}: {amount(front.metric, e.score.value)}" for e in front.mechanisms)
-        return _svg(figure, "front", f"Score of each mechanism against {cost}. {words}.")
+        return svg(figure, "front", f"Score of each mechanism against {cost}. {words}.")
 
 
 def _kinds(front: Front) -> dict[str, list[Mechanism]]:
@@ -241,7 +239,8 @@ def _score_axis(axes: Axes, metric: str) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the page's width with one area."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -252,7 +251,7 @@ def _short(name: str) -> str:
     return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 1] + "…"
 
 
-def _svg(figure: Figure, name: str, words: str) -> Markup:
+def svg(figure: Figure, name: str, words: str) -> Markup:
     """Return the figure as an ``svg`` element that takes the page's font, colours and width, described in words."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):

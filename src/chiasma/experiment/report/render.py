@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chiasma.core.files import write_atomic
-from chiasma.experiment.report import anatomy, background, charts, failures, quality, search, wording
+from chiasma.experiment.report import anatomy, background, charts, failures, growth, quality, search, wording
 from chiasma.experiment.report.page import page
 from chiasma.experiment.results import Results
 
@@ -44,6 +44,7 @@ def render(results: Results, *, extras: Extras | None = None) -> str:
         contents=CONTENTS,
         wording=wording,
         charts=charts,
+        growth=growth,
         quality=quality,
         anatomy=anatomy,
         search=search,

@@ -1,0 +1,1 @@
+"""Changes a model while it trains."""

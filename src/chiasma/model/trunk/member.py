@@ -1,0 +1,50 @@
+"""What every member of a population is: tokens in, the change that it proposes for each of them out."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from chiasma.core.spec import Spec
+from chiasma.data.batch import Tokens
+
+
+class Member(nn.Module, ABC):
+    """Proposes a change for each token.
+
+    Attributes:
+        last: The layer that returns the change; with zero weights the member changes nothing.
+    """
+
+    last: nn.Linear | nn.Conv1d
+
+    @abstractmethod
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B N D"]:
+        """Return what is to be added to each token; meaningless where a token is masked.
+
+        Args:
+            tokens: With zeros wherever the mask is False.
+        """
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Make the last layer zero, so that nothing changes until it has learned."""
+        for parameter in self.last.parameters():
+            parameter.zero_()
+
+
+class MemberSettings(Spec):
+    """What every member has.
+
+    Attributes:
+        dropout: Probability of zeroing a hidden feature.
+    """
+
+    kind: str
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @abstractmethod
+    def build(self, dim: int) -> Member:
+        """Return a member for tokens of width ``dim``."""

@@ -1,0 +1,284 @@
+"""Growth while a model trains: births that change nothing, optimiser state that follows names, and exact resume."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from chiasma.adapt.callbacks import callbacks_of
+from chiasma.adapt.growth import Growth
+from chiasma.adapt.measure import Measuring, constant_loss, losses
+from chiasma.core.errors import ConfigError
+from chiasma.core.spec import replace_at
+from chiasma.data.dataset import Dataset
+from chiasma.data.signature import Target
+from chiasma.model.multimodal import ModelSpec
+from chiasma.model.trunk import Population
+from chiasma.store.checkpoint import load_newest
+from chiasma.train.callbacks import EditModel, Moment
+from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.trainer import Fit, Trainer
+from tests.train.conftest import claims
+from tests.train.toys import Each, StopAfter
+
+__all__ = ["claims"]
+
+PLACE = {"member": {"kind": "perceptron", "dropout": 0.0}, "role": "newcomer", "parent": "perceptron_1"}
+BIRTH = {"event": "birth", "name": "perceptron_9", "place": PLACE, "centre": None, "radius": 1.0}
+
+
+class Scripted(Growth):
+    """Growth whose events are written beforehand; everything else is real."""
+
+    script: Mapping[int, Mapping[str, Any]] = {}
+
+    def review(self, moment: Moment):
+        return [EditModel(self.script[moment.step])] if moment.step in self.script else []
+
+
+def growing(model: ModelSpec | None = None, **rules) -> Design:
+    trunk = {
+        "kind": "population",
+        "heads": 2,
+        "members": {
+            "perceptron_1": {"member": {"kind": "perceptron"}},
+            "residual_convolution_1": {"member": {"kind": "residual_convolution"}},
+            "transformer_1": {"member": {"kind": "transformer", "heads": 2}},
+        },
+    }
+    spec = ModelSpec.from_dict(
+        {
+            "dim": 8,
+            "encoders": {
+                "image": {"kind": "convolution", "widths": (4, 8), "grid": 2},
+                "text": {"kind": "bert", "depth": 1, "heads": 2},
+            },
+            "fusion": {"kind": "early", "depth": 1, "heads": 2},
+            "trunk": trunk,
+        }
+    )
+    optim = OptimSpec.from_dict({"lr": 1e-2})
+    loop = LoopSpec(epochs=4, batch_size=32, ema=0.9, evaluations=8)
+    return Design(model=spec, training=TrainingSpec(optim=optim, loop=loop, growth=GrowthSpec.from_dict(rules)))
+
+
+EVENTFUL = {
+    "probation": 1,
+    "longevity": 1,
+    "certainty": 0.0,
+    "worth": 0.05,
+    "cooldown": 1,
+    "last_birth": 1.0,
+    "learned": 0.0,
+}
+
+
+def trainer(design: Design, data: Dataset, **arguments) -> Trainer:
+    return Trainer(design, data, device="cpu", callbacks=callbacks_of(design, data, seed=0), **arguments)
+
+
+def growth_of(trainer: Trainer) -> Growth:
+    growth = trainer.callbacks["growth"]
+    assert isinstance(growth, Growth)
+    return growth
+
+
+def weights(done: Fit) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in done.model.state_dict().items()}
+
+
+def same(one: Fit, other: Fit) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_members_are_born_promoted_and_pruned_and_the_models_record_is_true(claims: Dataset):
+    running = trainer(growing(**EVENTFUL), claims)
+    done = running.fit()
+    growth = growth_of(running)
+    happened = {event["event"] for event in growth.events}
+    assert happened == {"birth", "promotion", "pruning"}
+    assert len(done.history) == growth.reviews == 8
+    torch.manual_seed(5)
+    again = done.model.spec.build(claims.signature)
+    again.load_state_dict(done.model.state_dict(), strict=True)
+    assert all(event["reason"] and event["loss"] > 0 for event in growth.events)
+    assert [event["step"] for event in growth.events] == sorted(event["step"] for event in growth.events)
+
+
+@pytest.mark.parametrize("births", ["guided", "random"])
+def test_a_training_that_is_stopped_at_any_step_grows_on_to_the_same_bits(claims: Dataset, tmp_path: Path, births: str):
+    design = growing(**EVENTFUL, births=births, lessons=births == "guided")
+    whole = trainer(design, claims)
+    uninterrupted = whole.fit()
+    steps = sorted({event["step"] for event in growth_of(whole).events})
+    assert len(steps) >= 3
+    for number, step in enumerate((steps[0], steps[1] + 1, steps[-1])):
+        folder = tmp_path / str(number)
+        stop = StopAfter(step)
+        first = trainer(design, claims, checkpoints=folder, progress=stop)
+        stop.trainer = first
+        assert first.fit().stopped == "interrupted"
+        second = trainer(design, claims, checkpoints=folder)
+        assert same(second.fit(), uninterrupted), step
+        assert growth_of(second).state_dict() == growth_of(whole).state_dict()
+
+
+def scripted(data: Dataset, script: Mapping[int, Mapping[str, Any]], see=lambda moment: None, **arguments) -> Trainer:
+    design = growing()
+    growth = Scripted(design.training.growth, data, seed=0)
+    growth.script = script
+    return Trainer(design, data, device="cpu", callbacks=[growth, Each(see)], **arguments)
+
+
+def test_after_a_prune_the_moments_of_all_others_are_untouched(claims: Dataset, tmp_path: Path):
+    script = {5: BIRTH, 9: {"event": "pruning", "name": "transformer_1"}}
+    found = {}
+    for step in (9, 10):
+        stop = StopAfter(step)
+        first = scripted(
+            claims, {k: v for k, v in script.items() if k < step}, checkpoints=tmp_path / str(step), progress=stop
+        )
+        stop.trainer = first
+        first.fit()
+        found[step] = load_newest(tmp_path / str(step)).tensors("optimizer")
+    stop = StopAfter(9)
+    pruned = scripted(claims, script, checkpoints=tmp_path / "pruned", progress=stop)
+    stop.trainer = pruned
+    pruned.fit()
+    after = load_newest(tmp_path / "pruned").tensors("optimizer")
+    kept = {name for name in found[9] if "transformer_1" not in name}
+    assert kept == set(after)
+    assert all(torch.equal(after[name], found[9][name]) for name in kept)
+    assert any("perceptron_9" in name for name in kept)
+
+
+def test_a_newcomer_is_in_the_optimiser_and_moves(claims: Dataset):
+    seen = {}
+
+    def see(moment: Moment) -> None:
+        if moment.step in (5, 8):
+            seen[moment.step] = {
+                name: value.detach().clone() for name, value in moment.model.named_parameters() if "_9" in name
+            }
+
+    scripted(claims, {5: BIRTH}, see).fit()
+    assert seen[5].keys() == seen[8].keys()
+    assert len(seen[5]) > 5
+    assert all(not torch.equal(seen[5][name], seen[8][name]) for name in seen[5])
+
+
+def test_leaving_a_member_out_is_measured_as_pruning_it_would_be(claims: Dataset):
+    torch.manual_seed(0)
+    model = growing().model.build(claims.signature)
+    measuring = Measuring(claims, claims.rows("steer"), precision="float32")
+    before = measuring.members(model)
+    assert isinstance(model.trunk, Population)
+    model.trunk.prune("perceptron_1")
+    after = measuring.members(model)
+    assert after.loss == pytest.approx(before.loss * (1 + before.gains["perceptron_1"]), rel=1e-6)
+    assert sum(before.shares.values()) == pytest.approx(3)
+    assert (before.shared <= measuring.members(model).shared.max() + before.loss * 10).all()
+
+
+def test_a_newcomer_that_says_nothing_is_worth_exactly_nothing(claims: Dataset):
+    torch.manual_seed(0)
+    model = growing().model.build(claims.signature)
+    growth = Growth(GrowthSpec(), claims, seed=0)
+    growth.edit_model(model, BIRTH)
+    measured = growth.measuring.members(model)
+    assert measured.gains["perceptron_9"] == measured.errors["perceptron_9"] == 0
+    assert measured.shares["perceptron_9"] == 0
+
+
+def test_a_promotion_gives_an_even_share_and_keeps_the_newcomers_part(claims: Dataset):
+    torch.manual_seed(0)
+    model = growing().model.build(claims.signature)
+    growth = Growth(GrowthSpec(), claims, seed=0)
+    growth.edit_model(model, BIRTH)
+    assert isinstance(model.trunk, Population)
+    torch.nn.init.normal_(model.trunk.members["perceptron_9"].last.weight, std=0.02)
+    folding = growth.measuring.folding(model, "perceptron_9")
+    assert "perceptron_9" in model.trunk.newcomers
+    assert 0 < folding.difference < 1
+    growth.edit_model(
+        model, {"event": "promotion", "name": "perceptron_9", "prior": folding.prior, "gain": folding.gain}
+    )
+    assert growth.measuring.members(model).shares["perceptron_9"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_growth_without_a_trunk_or_on_rows_that_decide_is_refused():
+    with pytest.raises(ConfigError, match="the model has no trunk"):
+        replace_at(growing(), "model.trunk", None)
+    loop = {"train_on_steer": True, "restore_best": False}
+    with pytest.raises(ConfigError, match="excludes train_on_steer"):
+        replace_at(growing(), "training.loop", loop)
+
+
+def test_a_trainer_without_the_callback_is_refused(claims: Dataset):
+    with pytest.raises(ConfigError, match=r"callbacks_of\(design, data, seed=seed\)"):
+        Trainer(growing(), claims)
+
+
+def test_nothing_happens_where_members_are_only_watched(claims: Dataset):
+    running = trainer(growing(births="none"), claims)
+    done = running.fit()
+    growth = growth_of(running)
+    assert growth.events == []
+    assert done.model.spec == growing().model
+    assert all(len(life.gains) == 8 for life in growth.lives.values())
+
+
+def test_births_at_random_measure_but_do_not_listen(claims: Dataset):
+    running = trainer(growing(births="random", largest=4, probation=1, learned=0.0), claims)
+    running.fit()
+    growth = growth_of(running)
+    assert {event["reason"] for event in growth.events} <= {"at random", "a kind at random"}
+    assert {event["event"] for event in growth.events} >= {"birth", "promotion", "pruning"}
+
+
+def test_a_newcomers_learning_rate_rises_over_its_first_reviews(claims: Dataset):
+    rates: dict[int, dict[str, float]] = {}
+
+    def see(moment: Moment) -> None:
+        rates[moment.step] = dict(running._learner.optimizer.factors)
+
+    design = growing(**EVENTFUL, warm_up=3)
+    running = Trainer(design, claims, device="cpu", callbacks=[*callbacks_of(design, claims, seed=0), Each(see)])
+    running.fit()
+    born = next(event for event in growth_of(running).events if event["event"] == "birth")
+    factors = [rates[step].get(f"trunk.members.{born['name']}") for step in (born["step"], born["step"] + 4)]
+    assert factors == [0.25, 0.5]
+
+
+def test_growth_is_a_part_of_the_result(claims: Dataset):
+    done = trainer(growing(**EVENTFUL), claims).fit()
+    assert done.callbacks["growth"]["reviews"] == 8
+    assert set(done.callbacks["growth"]["lives"]) >= set(done.model.spec.trunk.members)
+
+
+def test_nothing_happens_before_the_model_has_learned_something(claims: Dataset):
+    waiting = trainer(growing(**{**EVENTFUL, "learned": 0.9}), claims)
+    waiting.fit()
+    assert growth_of(waiting).events == []
+    assert growth_of(waiting).reviews == 8
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("classification", torch.tensor([0, 0, 1, 2])),
+        ("multilabel", torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])),
+        ("regression", torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 1.0]])),
+    ],
+)
+def test_no_answer_that_is_the_same_for_all_is_better_than_the_best_one(task: str, labels: torch.Tensor):
+    target = Target.from_dict({"task": task, "labels": ["a", "b", "c"]})
+    best = constant_loss(labels, target)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        answer = torch.randn(1, 3, generator=generator).expand(len(labels), 3) * 3
+        assert losses(answer, labels, target).mean() >= best - 1e-6
