@@ -85,3 +85,9 @@ def test_choosing_keys_is_another_mechanism_than_weights_that_are_sparse_by_them
     plain = graph(("dot", "q", "k"), (normaliser, 0), *ends)
     chosen = graph(("dot", "q", "k"), ("top_k", 0), (normaliser, 1), ("weighted_sum", 2, "v"))
     assert fingerprint(GraphAttention(graph=plain)) != fingerprint(GraphAttention(graph=chosen))
+
+
+def test_keys_may_be_chosen_among_chosen_keys():
+    twice = graph(("dot", "q", "k"), ("top_k", 0), ("top_k", 1), ("softmax", 2), ("weighted_sum", 3, "v"))
+    module = MultiHeadAttention(DIM, heads=2, attention=GraphAttention(graph=twice))
+    assert module(tokens(12), tokens(12)).isfinite().all()

@@ -164,7 +164,7 @@ def test_a_whole_model_replaces_everything_and_absent_images_stay_unseen():
 
 
 def test_a_whole_model_beside_encoders_is_refused():
-    with pytest.raises(ConfigError, match="a whole model replaces encoders and fusion"):
+    with pytest.raises(ConfigError, match="replaces encoders, fusion and trunk, but encoders, fusion are given"):
         design(whole={"kind": "plugin", "name": "brightness"})
 
 

@@ -78,9 +78,9 @@ class ModelSpec(Spec):
         names = sorted(self.encoders)
         if self.whole is not None:
             if names or self.fusion is not None or self.trunk is not None:
-                raise ValueError(
-                    f"a whole model replaces encoders, fusion and trunk, but encoders={names} or one of them are given"
-                )
+                given = {"encoders": names, "fusion": self.fusion, "trunk": self.trunk}
+                named = ", ".join(name for name, value in given.items() if value)
+                raise ValueError(f"a whole model replaces encoders, fusion and trunk, but {named} are given too")
             return self
         if not names:
             raise ValueError("encoders must name at least one modality, but there is none")

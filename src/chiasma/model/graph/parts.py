@@ -106,7 +106,7 @@ def distance(q: Float[Tensor, "B H Q D"], k: Float[Tensor, "B H K D"]) -> Float[
     return (2 * q @ k.transpose(-2, -1) - squares) * q.shape[-1] ** -0.5
 
 
-def top_k(scores: Tensor, mask: Bool[Tensor, "B 1 #Q K"], count: int) -> Bool[Tensor, "B #H Q K"]:
+def top_k(scores: Tensor, mask: Bool[Tensor, "B #H #Q K"], count: int) -> Bool[Tensor, "B #H Q K"]:
     """Return which visible keys have one of the ``count`` highest scores of their query; ties stay together."""
     hidden = scores.detach().masked_fill(~mask, lowest(scores))
     threshold = hidden.topk(min(count, hidden.shape[-1]), dim=-1).values[..., -1:]

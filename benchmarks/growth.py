@@ -1,0 +1,123 @@
+"""What growth gains at equal time, on digit_claims, whose claims are of seven kinds.
+
+    python benchmarks/growth.py --seeds 41 42 43 44 45 --epochs 30
+
+For each seed, a trunk grows over the given epochs. The others get as much time as that took, each in epochs of its own
+speed: the trunk that growth began with, left as it is (document 000's initial population); a trunk of the members that
+growth ended with, trained from scratch; and births, promotions and deaths at random. Decisions are made on ``steer``,
+everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from chiasma.adapt.callbacks import callbacks_of
+from chiasma.core.spec import replace_at
+from chiasma.data.dataset import Dataset
+from chiasma.data.manifest import DataSpec
+from chiasma.data.prepare import prepare
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.statistics import Bootstrap
+from chiasma.model.multimodal import ModelSpec
+from chiasma.model.trunk import PopulationSpec
+from chiasma.store.folders import cache_folder
+from chiasma.train.design import Design
+from chiasma.train.predicting import predict_logits
+from chiasma.train.trainer import Fit, Trainer
+
+SPEED = 0.1
+"""Part of the epochs from which an arm's speed is measured."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of one arm."""
+
+    fit: Fit
+    seconds: float
+    logits: np.ndarray
+
+
+def main() -> None:
+    """Train every arm on every seed and print the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[41, 42, 43, 44, 45])
+    parser.add_argument("--epochs", type=float, default=30.0)
+    parser.add_argument("--source", default="digit_claims")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset, _ = prepare(DataSpec(source=options.source), seed=0, cache=cache_folder(), progress=lambda text: None)
+    design = load_config("growth", data=options.source).design(dataset.signature)
+    design = replace_at(design, "training.loop.epochs", options.epochs)
+    outputs: dict[str, list[np.ndarray]] = {}
+    for seed in options.seeds:
+        for name, trained in train_all(design, dataset, seed=seed).items():
+            outputs.setdefault(name, []).append(trained.logits)
+            right = (trained.logits.argmax(1) == dataset.labels(dataset.rows("select")).numpy()).mean()
+            members = sorted(members_of(trained.fit.model.spec).members)
+            print(
+                f"seed {seed}, {name:8} {right:.4f} on select, {trained.seconds:.0f} s, {trained.fit.steps} steps, "
+                f"{', '.join(members)}",
+                flush=True,
+            )
+    bootstrap = Bootstrap.over(dataset, dataset.rows("select"))
+    for name, logits in outputs.items():
+        score = bootstrap.interval(np.stack(logits), "accuracy")
+        print(f"{name:8} accuracy {score.value:.4f} ({score.low:.4f} to {score.high:.4f})")
+    for name in ("initial", "final", "random"):
+        gain = bootstrap.gain_against(name, np.stack(outputs["growth"]), np.stack(outputs[name]), metric="accuracy")
+        found = gain.gain
+        print(f"growth over {name}: {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}), {gain.verdict}")
+
+
+def train_all(design: Design, dataset: Dataset, *, seed: int) -> dict[str, Trained]:
+    """Return the arms of one seed, all trained for about as long as growth took."""
+    grown = train(design, dataset, seed=seed)
+    still = replace_at(design, "training.growth", None)
+    settled = replace_at(still, "model.trunk", as_members(members_of(grown.fit.model.spec)))
+    others = {
+        "initial": still,
+        "final": settled,
+        "random": replace_at(design, "training.growth.births", "random"),
+    }
+    return {"growth": grown, **{name: train_as_long(each, dataset, grown, seed) for name, each in others.items()}}
+
+
+def train_as_long(design: Design, dataset: Dataset, goal: Trained, seed: int) -> Trained:
+    """Train a design for the epochs that fit into the time of another training."""
+    epochs = design.training.loop.epochs
+    short = train(design, dataset, seed=seed, fraction=SPEED)
+    fitting = SPEED * epochs * goal.seconds / short.seconds
+    return train(replace_at(design, "training.loop.epochs", fitting), dataset, seed=seed)
+
+
+def train(design: Design, dataset: Dataset, *, seed: int, fraction: float = 1.0) -> Trained:
+    """Train once, and return what the model says on select."""
+    callbacks = callbacks_of(design, dataset, seed=seed)
+    started = time.perf_counter()
+    fit = Trainer(design, dataset, seed=seed, fraction=fraction, device="cpu", callbacks=callbacks).fit()
+    seconds = time.perf_counter() - started
+    return Trained(fit, seconds, predict_logits(fit.model, dataset, dataset.rows("select")))
+
+
+def members_of(model: ModelSpec) -> PopulationSpec:
+    """Return a model's trunk."""
+    assert model.trunk is not None
+    return model.trunk
+
+
+def as_members(trunk: PopulationSpec) -> PopulationSpec:
+    """Return a trunk in which everybody is weighed from the start, with weights of their own."""
+    places = {
+        name: place.model_copy(update={"role": "member", "parent": None, "emphasis": 0.0})
+        for name, place in trunk.members.items()
+    }
+    return trunk.model_copy(update={"members": places})
+
+
+if __name__ == "__main__":
+    main()
