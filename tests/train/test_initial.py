@@ -7,7 +7,8 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at
 from chiasma.evaluate.evaluator import Evaluator
 from chiasma.evaluate.tasks import Task
-from chiasma.train.initial import begin_with, kept_weights
+from chiasma.model.inherit import begin_with
+from chiasma.train.initial import kept_weights
 from chiasma.train.trainer import Trainer
 from tests.evaluate.test_trial import LINEAR
 

@@ -171,9 +171,8 @@ def _choose(parents: Sequence[Life], rules: GrowthSpec, rng: np.random.Generator
 
 
 def _neighbour(value: int, known: Sequence[int], rng: np.random.Generator) -> int:
-    """Return the next smaller or next larger of the known values."""
-    below, above = [v for v in known if v < value], [v for v in known if v > value]
-    near = sorted(below)[-1:] + sorted(above)[:1]
+    """Return the next smaller or next larger of the known values, which rise."""
+    near = [v for v in known if v < value][-1:] + [v for v in known if v > value][:1]
     return int(rng.choice(near)) if near else value
 
 

@@ -63,9 +63,9 @@ def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
             f"search.slot: model.{owner} is {found!r}, which has no attention. Name a part that has, such as "
             f"--set model.{owner}.kind={USUAL_PARTS[name].kind}."
         )
-    standard = replace_at(design, path, DotProduct()).model
-    left_out = {modality: None for modality in signature.inputs if modality not in standard.encoders}
-    whole = ModelSection.from_dict({**standard.to_dict(), "encoders": {**standard.to_dict()["encoders"], **left_out}})
+    standard = replace_at(design, path, DotProduct()).model.to_dict()
+    left_out = {modality: None for modality in signature.inputs if modality not in standard["encoders"]}
+    whole = ModelSection.from_dict({**standard, "encoders": {**standard["encoders"], **left_out}})
     searched = config.search.model_copy(update={"slot": short_slot(path)})
     return config.model_copy(update={"model": whole, "search": searched})
 

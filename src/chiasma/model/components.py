@@ -69,10 +69,6 @@ def list_components() -> list[Component]:
     return ours + theirs
 
 
-def _ours(part: str, member: type[Spec]) -> Component:
-    return _describe(part, member.model_fields["kind"].default, member, "chiasma")
-
-
 def _describe(part: str, name: str, spec: Any, origin: str) -> Component:
     lines = (inspect.getdoc(spec) or "").splitlines()
     return Component(part, name, f"{spec.__module__}.{spec.__qualname__}", lines[0] if lines else "", origin)

@@ -14,12 +14,13 @@ from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
 from chiasma.data.augment import augmented
 from chiasma.data.dataset import Dataset
+from chiasma.model.inherit import begin_with
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
-from chiasma.train.initial import begin_with, kept_weights
+from chiasma.train.initial import kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import primary_metric

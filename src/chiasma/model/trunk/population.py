@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import zero_padding
+from chiasma.model.inherit import begin_with
 from chiasma.model.trunk.member import Member
 from chiasma.model.trunk.members import (
     ConvolutionMemberSpec,
@@ -213,27 +214,25 @@ class Population(Trunk):
         self, fused: Tokens, changes: Mapping[str, Float[Tensor, "B N D"]], *, without: str | None = None
     ) -> Trunked:
         """Weigh the changes and add them to the tokens; with ``without``, as if that member were not there."""
-        x = zero_padding(fused)
-        routed = [name for name in self.routed if name != without]
-        y, routing = self._routed(fused, changes, routed)
+        tokens = Tokens(zero_padding(fused), fused.mask, fused.boxes)
+        y, routing = self._routed(tokens, changes, [name for name in self.routed if name != without])
         for name in self.newcomers:
             if name != without:
                 y = y + torch.sigmoid(self.openings[name]) * changes[name]
-        return Trunked(Tokens(x + y, fused.mask, fused.boxes), None, routing)
+        return Trunked(Tokens(tokens.x + y, fused.mask, fused.boxes), None, routing)
 
     def _routed(
-        self, fused: Tokens, changes: Mapping[str, Float[Tensor, "B N D"]], names: list[str]
+        self, tokens: Tokens, changes: Mapping[str, Float[Tensor, "B N D"]], names: list[str]
     ) -> tuple[Tensor, Routing]:
-        """Return the sum of the weighed changes of some members."""
-        x = zero_padding(fused)
-        state = Tokens(x, fused.mask).mean()
+        """Return the sum of the weighed changes of some members; masked tokens are zero."""
+        x = tokens.x
         if not names:
             empty = x.new_zeros(len(x), self.spec.heads, 0)
             return torch.zeros_like(x), Routing(empty, x.new_ones(len(x), 1, 1), None)
         stacked = torch.stack([self.gains[name] * changes[name] for name in names], dim=1)
-        counts = fused.mask.sum(1).clamp(min=1)[:, None, None]
+        counts = tokens.mask.sum(1).clamp(min=1)[:, None, None]
         prior = torch.stack([self.priors[name] for name in names])
-        routing = self.router(state, stacked.sum(2) / counts, prior)
+        routing = self.router(tokens.mean(), stacked.sum(2) / counts, prior)
         if not self.training and self.spec.serve_top is not None:
             routing = Routing(_highest(routing.weights, self.spec.serve_top), routing.gate, routing.edges)
         slices = stacked.unflatten(-1, (self.spec.heads, -1))
@@ -253,12 +252,14 @@ class Population(Trunk):
 
     def _lesson(self, fused: Tokens, changes: Mapping[str, Tensor], done: Trunked) -> list[Tensor]:
         """Return how far the others are from doing what they do with the members that leave."""
+        leaving = sorted(name for name, place in self.spec.members.items() if place.role == "leaving")
+        if not leaving or not self.spec.lesson:
+            return []
         goal = done.tokens.x.detach()
         scale = goal.square().mean() + SMALL
         return [
             self.spec.lesson * (self.join(fused, changes, without=name).tokens.x - goal).square().mean() / scale
-            for name, place in sorted(self.spec.members.items())
-            if place.role == "leaving" and self.spec.lesson
+            for name in leaving
         ]
 
     def add(self, name: str, place: Place) -> None:
@@ -272,7 +273,7 @@ class Population(Trunk):
         self._seat(name, place)
         newcomer = self._member(name)
         if place.parent is not None and place.parent in self.members:
-            inherit(self._member(place.parent), newcomer)
+            begin_with(newcomer, self.members[place.parent].state_dict())
         newcomer.silence()
         self._record({**self.spec.members, name: place})
 
@@ -336,15 +337,6 @@ class Population(Trunk):
         self.spec = PopulationSpec.from_dict(
             {**self.spec.to_dict(), "members": {n: p.to_dict() for n, p in members.items()}}
         )
-
-
-@torch.no_grad()
-def inherit(parent: nn.Module, child: nn.Module) -> None:
-    """Copy parameters wherever name and shape agree."""
-    theirs = dict(parent.named_parameters())
-    for name, parameter in child.named_parameters():
-        if name in theirs and theirs[name].shape == parameter.shape:
-            parameter.copy_(theirs[name])
 
 
 def _highest(weights: Float[Tensor, "B H M"], count: int) -> Float[Tensor, "B H M"]:
