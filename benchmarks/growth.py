@@ -5,7 +5,8 @@
 For each seed, a trunk grows over the given epochs. The others get as much time as that took, each in epochs of its own
 speed: the trunk that growth began with, left as it is (document 000's initial population); a trunk of the members that
 growth ended with, trained from scratch; and births, promotions and deaths at random. Decisions are made on ``steer``,
-everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm.
+everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm, and time is
+that thread's processor time, so that other work on the machine does not count.
 """
 
 import argparse
@@ -98,9 +99,9 @@ def train_as_long(design: Design, dataset: Dataset, goal: Trained, seed: int) ->
 def train(design: Design, dataset: Dataset, *, seed: int, fraction: float = 1.0) -> Trained:
     """Train once, and return what the model says on select."""
     callbacks = callbacks_of(design, dataset, seed=seed)
-    started = time.perf_counter()
+    started = time.process_time()
     fit = Trainer(design, dataset, seed=seed, fraction=fraction, device="cpu", callbacks=callbacks).fit()
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return Trained(fit, seconds, predict_logits(fit.model, dataset, dataset.rows("select")))
 
 

@@ -142,3 +142,52 @@ def test_a_task_is_found_below_the_folder_of_data(monkeypatch, tmp_path):
     assert task_configs("imdb", preset="full")["imdb"].data.source == str(tmp_path / "imdb")
     with pytest.raises(ConfigError, match="task easy_vqa has no sizes 'full', only cpu"):
         task_configs("easy_vqa", preset="full")
+
+
+def ablation(folder, *, parts=("growth",), settings=()) -> Order:
+    overrides = [f"run.folder={folder}", *SMALL, "train.epochs=2", "train.evaluations=4", "growth.learned=0", *settings]
+    config = load_config("growth", overrides=overrides)
+    return Order(reference="the design of the settings", tasks={"data": config}, seeds=2, ablate=parts)
+
+
+@pytest.fixture(scope="module")
+def ablated(home, tmp_path_factory) -> tuple[Benchmark, list[str], RunStore]:
+    """An ablation that was stopped once, after its first part was measured, and went on."""
+    runs = tmp_path_factory.mktemp("ablations")
+    with pytest.raises(StoppedTooSoonError, match="no test split was opened"):
+        benchmark(ablation(runs), console=TalkingConsole(stop_at="without growth"))
+    (run,) = runs.iterdir()
+    console = TalkingConsole()
+    result = resume(run, console=console)
+    with RunStore.open(run) as store:
+        return result.benchmark, console.lines, store
+
+
+@pytest.mark.slow
+def test_what_growth_is_worth_is_asked_at_equal_time_on_paired_seeds(ablated):
+    (task,) = ablated[0].tasks
+    arms = {arm.name: arm for arm in task.arms}
+    assert {"candidate", "without_growth", "majority"} <= set(arms)
+    assert arms["candidate"].seeds == arms["without_growth"].seeds == 2
+    assert arms["without_growth"].gain is not None
+    assert task_table(task).title.startswith("data, ")
+    (note, *_) = ablated[0].notes
+    assert note.startswith("Every arm had the same wall time, as measured beforehand, and 2 paired seed(s)")
+
+
+@pytest.mark.slow
+def test_the_arm_without_a_part_has_the_epochs_that_fit_into_the_time_of_the_whole(ablated):
+    (line,) = [line for line in ablated[1] if line.startswith("without growth: ")]
+    epochs = float(line.split()[2])
+    assert epochs > 2
+    with RunStore.open(ablated[2].path) as store:
+        (design,) = [row.design for row in store.candidates() if row.genome["arm"] == "without_growth"]
+    assert design["training"]["loop"]["epochs"] == epochs
+    assert design["training"]["growth"] is None
+
+
+def test_a_part_that_is_not_there_cannot_be_left_out(home, tmp_path):
+    plain = ablation(tmp_path, settings=["growth=null"])
+    with pytest.raises(ConfigError, match="--ablate growth: the settings have no growth to leave out"):
+        benchmark(plain, console=TalkingConsole())
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

@@ -40,6 +40,6 @@ def test_matrix_products_run_in_the_precision_asked_for(precision, expected: tor
 
 
 def test_the_environment_names_what_bits_depend_on():
-    here = environment(torch.device("cpu"), "bfloat16")
+    here = environment(torch.device("cpu"), "bfloat16", ranks=1)
     assert here["torch"] == torch.__version__
     assert (here["device"], here["precision"], here["threads"]) == ("cpu", "bfloat16", torch.get_num_threads())

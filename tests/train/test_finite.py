@@ -48,7 +48,7 @@ def part(value: float = 1.0) -> tuple[Batch, torch.Tensor]:
 
 def test_a_nan_in_the_data_is_named_with_its_example_and_step():
     with pytest.raises(NonFiniteError, match="Step 5: input 'numbers' of example 'odd' holds a NaN"):
-        learner().learn([part(), part(torch.nan)], step=5, rate=0.1)
+        learner().learn([part(), part(torch.nan)], examples=4, step=5, rate=0.1)
 
 
 def test_a_broken_weight_is_named():
@@ -56,26 +56,26 @@ def test_a_broken_weight_is_named():
     with torch.no_grad():
         broken.model.last.weight[0, 0] = torch.inf
     with pytest.raises(NonFiniteError, match=r"Step 0: parameter last\.weight holds"):
-        broken.learn([part()], step=0, rate=0.1)
+        broken.learn([part()], examples=2, step=0, rate=0.1)
 
 
 def test_the_first_module_whose_output_turned_bad_is_named():
     with pytest.raises(NonFiniteError, match=r"Step 2: the output of module middle \(Explosive\)"):
-        learner().learn([part(1e6)], step=2, rate=0.1)
+        learner().learn([part(1e6)], examples=2, step=2, rate=0.1)
 
 
 def test_a_bad_gradient_under_a_finite_loss_is_named_by_parameter():
     broken = learner()
     broken.model.first.weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(NonFiniteError, match=r"Step 1: the gradient of parameter first\.weight"):
-        broken.learn([part()], step=1, rate=0.1)
+        broken.learn([part()], examples=2, step=1, rate=0.1)
 
 
 def test_a_bad_step_leaves_the_weights_as_they_were():
     broken = learner()
     before = {name: value.clone() for name, value in broken.model.state_dict().items()}
     with pytest.raises(NonFiniteError):
-        broken.learn([part(torch.nan)], step=0, rate=0.1)
+        broken.learn([part(torch.nan)], examples=2, step=0, rate=0.1)
     assert all(torch.equal(before[name], value) for name, value in broken.model.state_dict().items())
 
 
@@ -91,12 +91,12 @@ def test_float16_skips_a_step_that_overflows_and_lowers_the_scale():
     half = learner("float16")
     before = half.model.last.weight.detach().clone()
     hook = half.model.last.weight.register_hook(lambda gradient: gradient * torch.inf)
-    done = half.learn([part()], step=0, rate=0.1)
+    done = half.learn([part()], examples=2, step=0, rate=0.1)
     assert not done.gradient_norm < torch.inf
     assert torch.equal(half.model.last.weight, before)
     assert half.scaler.get_scale() == 2.0**15
     hook.remove()
-    half.learn([part()], step=1, rate=0.1)
+    half.learn([part()], examples=2, step=1, rate=0.1)
     assert not torch.equal(half.model.last.weight, before)
 
 
@@ -105,7 +105,7 @@ def test_float16_that_keeps_overflowing_is_an_error():
     half.model.last.weight.register_hook(lambda gradient: gradient * torch.inf)
     half.scaler.load_state_dict({**half.scaler.state_dict(), "scale": 1.0})
     with pytest.raises(NonFiniteError, match=r"gradient of parameter last\.weight"):
-        half.learn([part()], step=0, rate=0.1)
+        half.learn([part()], examples=2, step=0, rate=0.1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -116,7 +116,7 @@ def test_clipping_sees_the_unscaled_gradient(precision: str):
         torch.manual_seed(0)
         loss = build_loss(None, Target(task="classification", labels=("no", "yes")))
         one = Learner(Model(), loss, training=training, device=CPU, precision=precision, seed=0)
-        done = one.learn([part()], step=0, rate=0.0)
+        done = one.learn([part()], examples=2, step=0, rate=0.0)
         gradients = [gradient.norm() for gradient in one.optimizer.gradients()]
         seen[clip] = (done.gradient_norm, torch.stack(gradients).norm().item())
     assert seen[None][0] == pytest.approx(seen[None][1])

@@ -67,9 +67,21 @@ def test_state_follows_each_parameter_by_name_whatever_was_edited(names: tuple[s
     edited = Small(*names)
     after = optimizer.rekeyed(edited).state()
     kept = {entry for entry in before if entry.rpartition("/")[0] in dict(edited.named_parameters())}
-    assert equal(after, {entry: before[entry] for entry in kept})
+    assert equal({entry: after[entry] for entry in kept}, {entry: before[entry] for entry in kept})
     assert any("parts.b.weight" in entry for entry in kept)
-    assert not any("new" in entry for entry in after)
+    assert not any(after[entry].any() for entry in after.keys() - kept)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.to_json())
+def test_a_newcomer_learns_beside_those_that_have_moments(algorithm):
+    model = Small("a")
+    optimizer = NamedOptimizer(model, OptimSpec(algorithm=algorithm, lr=1e-2))
+    train(model, optimizer)
+    model.parts["b"] = nn.Linear(4, 4)
+    before = model.parts["b"].weight.detach().clone()
+    optimizer = optimizer.rekeyed(model)
+    train(model, optimizer, steps=1)
+    assert not torch.equal(model.parts["b"].weight, before)
 
 
 def test_a_parameter_whose_shape_changed_starts_afresh():

@@ -31,8 +31,8 @@ def test_epochs_and_seeds_differ():
 
 
 def test_micro_batches_are_never_empty():
-    assert [len(part) for part in micro_batches(np.arange(3), 8)] == [1, 1, 1]
-    assert [len(part) for part in micro_batches(np.arange(10), 4)] == [3, 3, 2, 2]
+    assert [len(part.rows) for part in micro_batches(np.arange(3), 8)] == [1, 1, 1]
+    assert [len(part.rows) for part in micro_batches(np.arange(10), 4)] == [3, 3, 2, 2]
 
 
 @given(total=st.integers(1, 500), evaluations=st.integers(1, 40))

@@ -1,13 +1,18 @@
 """``benchmark``: the verb that says what a discovery is worth."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chiasma.cli.options import Settings, command_line, examples, takes_settings
+from chiasma.cli.options import DataArgument, Settings, command_line, examples, takes_settings
 from chiasma.core.errors import ConfigError
 
-WITHOUT = ("config", "image", "text", "label", "id", "split", "group", "image_dir", "features", "task")
+if TYPE_CHECKING:
+    from chiasma.experiment.benchmark_judge import Order
+
+OF_DATA = ("config", "image", "text", "label", "id", "split", "group", "image_dir", "features", "task")
+"""Options that say what is trained on what: a candidate's tasks have settings of their own."""
+ARMS = "standard,matched_flops,matched_size"
 
 
 def register(app: typer.Typer) -> None:
@@ -16,40 +21,80 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "chiasma benchmark --candidate latest#7 --tasks digit_claims --seeds 5",
             "chiasma benchmark --candidate latest#7 --tasks cifar10=cifar10/,imdb=imdb/ --seeds 5 --preset full",
+            "chiasma benchmark memes.jsonl --ablate growth --config growth --seeds 5",
         )
     )(benchmark)
 
 
-@takes_settings(without=WITHOUT)
+@takes_settings()
 def benchmark(
+    data: DataArgument = None,
     *,
     candidate: Annotated[
-        str, typer.Option("--candidate", metavar="RUN#K", help="A mechanism that search attention found.")
-    ],
+        str | None, typer.Option("--candidate", metavar="RUN#K", help="A mechanism that search attention found.")
+    ] = None,
+    ablate: Annotated[
+        str | None,
+        typer.Option("--ablate", metavar="PART,...", help="growth, controller: leave it out of DATA's training."),
+    ] = None,
     tasks: Annotated[
-        str,
-        typer.Option("--tasks", metavar="NAME[=PATH],...", help="cifar10, imdb, digit_claims, easy_vqa."),
-    ] = "digit_claims",
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="NAME[=PATH],...",
+            help="Of a candidate: cifar10, imdb, digit_claims, easy_vqa.",
+            show_default="digit_claims",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Paired trainings of every arm.")] = 5,
-    preset: Annotated[str, typer.Option("--preset", metavar="SIZE", help="cpu or full.")] = "cpu",
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", metavar="SIZE", help="Of a candidate's tasks: cpu or full.", show_default="cpu"),
+    ] = None,
     arms: Annotated[
-        str,
-        typer.Option("--arms", metavar="NAME,...", help="standard, matched_flops, matched_size, mean."),
-    ] = "standard,matched_flops,matched_size",
+        str | None,
+        typer.Option(
+            "--arms",
+            metavar="NAME,...",
+            help="Of a candidate: standard, matched_flops, matched_size, mean.",
+            show_default=ARMS,
+        ),
+    ] = None,
     settings: Settings,
 ) -> None:
-    """Compare a discovered attention with the standard one on sealed test splits, on paired seeds."""
+    """Say on sealed test splits, on paired seeds, what a discovered attention or a part of the training is worth."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_benchmark
     from chiasma.experiment.benchmark import benchmark as run_benchmark
+
+    if (candidate is None) == (ablate is None):
+        raise ConfigError("Give either --candidate RUN#K or --ablate growth|controller.")
+    if candidate is not None:
+        named = {"tasks": tasks or "digit_claims", "preset": preset or "cpu", "arms": arms or ARMS}
+        order = _candidate_order(candidate, settings, data=data, seeds=seeds, **named)
+    else:
+        assert ablate is not None
+        given = {"--tasks": tasks, "--preset": preset, "--arms": arms}
+        _refuse({name for name, value in given.items() if value is not None}, "--candidate, not of --ablate")
+        order = _ablation_order(ablate, settings, data=data, seeds=seeds)
+    with progress() as console:
+        result = run_benchmark(order, console=console, command=command_line())
+    print_benchmark(result)
+
+
+def _candidate_order(
+    candidate: str, settings: Settings, *, data: str | None, seeds: int, tasks: str, preset: str, arms: str
+) -> "Order":
     from chiasma.experiment.benchmark_judge import Order
     from chiasma.experiment.benchmark_tasks import task_configs
     from chiasma.experiment.discoveries import mechanism_of
 
+    given = {f"--{name.replace('_', '-')}" for name in OF_DATA if getattr(settings, name) is not None}
+    _refuse(given | ({"DATA"} if data is not None else set()), "--ablate; a candidate has --tasks")
     if "#" not in candidate:
         raise ConfigError(f"--candidate: expected RUN#K, such as latest#7, but got {candidate!r}.")
     configs = task_configs(tasks, preset=preset, overrides=settings.overrides or [], values=settings.values())
-    order = Order.from_dict(
+    return Order.from_dict(
         {
             "reference": candidate,
             "attention": mechanism_of(candidate, settings.run_folder).to_dict(),
@@ -59,6 +104,28 @@ def benchmark(
         },
         where="benchmark",
     )
-    with progress() as console:
-        result = run_benchmark(order, console=console, command=command_line())
-    print_benchmark(result)
+
+
+def _ablation_order(parts: str, settings: Settings, *, data: str | None, seeds: int) -> "Order":
+    from chiasma.experiment.benchmark_judge import Order
+
+    config = settings.config_for(data)
+    return Order.from_dict(
+        {
+            "reference": "the design of the settings",
+            "tasks": {"data": config.to_dict()},
+            "seeds": seeds,
+            "ablate": [name.strip() for name in parts.split(",")],
+        },
+        where="benchmark",
+    )
+
+
+def _refuse(options: set[str], words: str) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        ConfigError: There are such.
+    """
+    if options:
+        raise ConfigError(f"{', '.join(sorted(options))}: of {words}.")

@@ -63,7 +63,8 @@ class TerminalConsole:
         # While the interpreter shuts down, Python's handlers are gone, and SIGINT would change the exit code.
         atexit.register(signal.signal, number, signal.SIG_IGN)
         # Not through rich: the handler may have interrupted it while it holds its lock.
-        os.write(2, b"\nStopping cleanly; press Ctrl-C again to end at once.\n")
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nStopping cleanly; press Ctrl-C again to end at once.\n")
 
 
 @contextmanager

@@ -52,15 +52,18 @@ def evolve(data: DataArgument = None, *, budget: Annotated[str | None, BUDGET] =
 
 @takes_settings()
 def train(data: DataArgument = None, *, settings: Settings) -> None:
-    """Train one design, measure it on the select split, and save it; the test split stays sealed."""
+    """Train one design, measure it on the select split, and save it; the test split stays sealed.
+
+    On several devices: torchrun --nproc_per_node=2 -m chiasma train ...
+    """
     from chiasma.cli.display import progress
-    from chiasma.cli.results_table import print_run
+    from chiasma.cli.results_table import print_result
     from chiasma.experiment.train_run import train as run_train
 
     config = settings.config_for(data)
     with progress() as console:
         result = run_train(config, console=console, command=command_line())
-    print_run(result)
+    print_result(result)
 
 
 def process_start() -> float:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from chiasma.core.errors import ChiasmaError, ConfigError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+TOGETHER = ("train", "resume")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
@@ -28,6 +29,7 @@ class Verbs(TyperGroup):
         words = spread_overrides(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         try:
+            _refuse_ranks(words)
             code = super().main(args=words, prog_name=prog_name or "chiasma", **extra)
         except Exception as error:  # noqa: BLE001 the process boundary: whatever went wrong becomes one line
             code = _report(error, debug="--debug" in words)
@@ -61,8 +63,27 @@ def _report(error: Exception, *, debug: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     message, code = _one_line(error, debug=debug)
     if message:
-        print(f"chiasma: error: {message}", file=sys.stderr)
+        rank = f" of rank {os.environ['RANK']}" if _ranks() > 1 else ""
+        print(f"chiasma: error{rank}: {message}", file=sys.stderr)
     return code
+
+
+def _ranks() -> int:
+    """Return how many processes ``torchrun`` started; asked without importing torch, which is slow."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
+def _refuse_ranks(words: Sequence[str]) -> None:
+    """Refuse to do with each of several processes what one process does.
+
+    Raises:
+        ConfigError: ``torchrun`` started several, and the verb is not one that they do together.
+    """
+    if _ranks() > 1 and words and not words[0].startswith("-") and words[0] not in TOGETHER:
+        raise ConfigError(
+            f"torchrun started {_ranks()} processes, but chiasma {words[0]} is done by one: start it without torchrun. "
+            f"Several processes do {' and '.join(TOGETHER)}."
+        )
 
 
 def _one_line(error: Exception, *, debug: bool) -> tuple[str, int]:

@@ -13,8 +13,10 @@ from chiasma.experiment.results import RunResult
 from chiasma.experiment.runs import BENCHMARK_FILE, FRONT_FILE
 
 
-def print_result(result: RunResult | SearchResult | BenchmarkResult) -> None:
-    """Print what a run of any verb ended with."""
+def print_result(result: RunResult | SearchResult | BenchmarkResult | None) -> None:
+    """Print what a run of any verb ended with; nothing where another process has the result."""
+    if result is None:
+        return
     if isinstance(result, SearchResult):
         print_search(result)
     elif isinstance(result, BenchmarkResult):

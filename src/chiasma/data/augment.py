@@ -46,42 +46,46 @@ class AugmentSpec(Spec):
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def augmented(batches: Sequence[Batch], spec: AugmentSpec, *, seed: int, step: int) -> Sequence[Batch]:
+def augmented(
+    batches: Sequence[Batch], spec: AugmentSpec, *, seed: int, step: int, starts: Sequence[int] | None = None
+) -> Sequence[Batch]:
     """Return the micro-batches of one step, varied.
 
     What is drawn for an example follows from seed, step, purpose and the example's place in the step alone: it is the
-    same for every model, however the step is cut into micro-batches, and whatever else is varied.
+    same for every model, however the step is cut into micro-batches and shared out, and whatever else is varied.
 
     Args:
         batches: On any device; they are left as they are.
         spec: What to vary.
         seed: The seed of the training.
         step: Counted from 0.
+        starts: Place in the step of the first example of each batch; None where each follows the one before.
     """
     if spec == AugmentSpec():
         return batches
-    noise = _Noise(seed, step, count=sum(len(batch) for batch in batches))
-    start, varied = 0, []
-    for batch in batches:
-        varied.append(_varied(batch, spec, noise.of_rows(start, start + len(batch))))
-        start += len(batch)
-    return varied
+    lengths = [len(batch) for batch in batches]
+    places = [sum(lengths[:number]) for number in range(len(lengths))] if starts is None else starts
+    noise = _Noise(seed, step)
+    return [
+        _varied(batch, spec, noise.of_rows(start, start + len(batch)))
+        for batch, start in zip(batches, places, strict=True)
+    ]
 
 
 class _Noise:
     """Numbers for all examples of a step, by purpose."""
 
-    def __init__(self, seed: int, step: int, *, count: int) -> None:
+    def __init__(self, seed: int, step: int) -> None:
         self._path = (seed, "augment", step)
-        self._count = count
         self._drawn: dict[str, Tensor] = {}
 
     def of_rows(self, start: int, end: int) -> Draw:
         """Return how the numbers of some examples are drawn."""
 
         def draw(purpose: str, width: int) -> Tensor:
-            if purpose not in self._drawn:
-                values = numpy_rng(*self._path, purpose).random((self._count, width), dtype="float32")
+            # A stream begins with the same numbers however many are drawn.
+            if len(self._drawn.get(purpose, ())) < end:
+                values = numpy_rng(*self._path, purpose).random((end, width), dtype="float32")
                 self._drawn[purpose] = torch.from_numpy(values)
             return self._drawn[purpose][start:end]
 

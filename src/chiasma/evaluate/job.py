@@ -31,6 +31,7 @@ class Job(Spec):
         objectives: What is minimised.
         device: Where to train: ``auto``, ``cpu``, ``cuda``, ``mps``.
         precision: Arithmetic of the forward pass.
+        compile: Translate the model for the device before its first step.
         time_limit_seconds: From the start of the build to the last measurement; None for no limit.
         finish_within_seconds: The training ends by then with the best so far and is scored, with the metric
             ``cut_short``; None lets it run its length.
@@ -54,6 +55,7 @@ class Job(Spec):
     objectives: tuple[Objective, ...] = Field(default=("error", "flops", "parameters"), min_length=1)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     time_limit_seconds: float | None = Field(default=None, gt=0)
     finish_within_seconds: float | None = Field(default=None, gt=0)
     max_parameters: int | None = Field(default=None, ge=1)

@@ -18,6 +18,7 @@ class Task(Spec):
     objectives: tuple[Objective, ...] = Field(default=("error", "flops", "parameters"), min_length=1)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     max_parameters: int | None = Field(default=None, ge=1)
 
     def job(

@@ -201,6 +201,7 @@ def _fit(job: Job, dataset: Dataset, *, started: float, deadline: float | None) 
         metric=job.metric,
         device=job.device,
         precision=job.precision,
+        compile=job.compile,
         callbacks=[*adapting, *([] if limit is None else [TooSlow(started=started, limit_seconds=limit)])],
         start_from=None if job.start_from is None else Path(job.start_from),
         deadline=deadline,

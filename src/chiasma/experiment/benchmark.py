@@ -1,4 +1,4 @@
-"""``benchmark``: a discovered attention against the standard one, over tasks and paired seeds, on sealed tests."""
+"""``benchmark``: a discovered attention, or a part of the training, on tasks and paired seeds, on sealed tests."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from chiasma.core.rng import derive_seed
 from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
+from chiasma.experiment.ablation import Trained, check_parts, train_ablated
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -64,7 +65,7 @@ def benchmark(order: Order, *, console: Console, command: Sequence[str] = ()) ->
     Raises:
         ChiasmaError: A task's data or settings cannot be used; nothing has been trained.
     """
-    prepared = {name: _prepare(config, console) for name, config in order.tasks.items()}
+    prepared = {name: _prepare(order, config, console) for name, config in order.tasks.items()}
     for name, (config, dataset, _) in prepared.items():
         _check_fits(order, name, config, dataset)
     first = next(iter(order.tasks))
@@ -82,7 +83,7 @@ def resume(
     with RunStore.open(path, write=True) as store:
         order = Order.from_dict(store.events("benchmark")[0].data)
         configs = {name: with_executor(config, executor, ray_address) for name, config in order.tasks.items()}
-        prepared = {name: _prepare(config, console) for name, config in configs.items()}
+        prepared = {name: _prepare(order, config, console) for name, config in configs.items()}
         for name, (_, dataset, _) in prepared.items():
             check_same_data(store, dataset, task=name)
         say_environment_changes(store, console)
@@ -96,20 +97,24 @@ def read_benchmark(run: Path) -> Benchmark:
     return Benchmark.from_dict(read_json(run / BENCHMARK_FILE))
 
 
-def _prepare(config: RunConfig, console: Console) -> tuple[RunConfig, Dataset, DataReport]:
+def _prepare(order: Order, config: RunConfig, console: Console) -> tuple[RunConfig, Dataset, DataReport]:
     check_executor(config.run)
     dataset, report = prepare_data(config, console)
-    config = around_slot(config, dataset.signature)
+    if order.attention is not None:
+        config = around_slot(config, dataset.signature)
     check_can_run(config, dataset)
     return config, dataset, report
 
 
 def _check_fits(order: Order, name: str, config: RunConfig, dataset: Dataset) -> None:
-    """Refuse a candidate that cannot stand in a task's slot, before anything is begun.
+    """Refuse a candidate that cannot stand in a task's slot, or a part that is not there, before anything is begun.
 
     Raises:
-        ConfigError: Names the task.
+        ConfigError: Names the task or the part.
     """
+    if order.attention is None:
+        check_parts(order.ablate, config.design(dataset.signature))
+        return
     slot = slot_path(config, dataset.signature)
     if order.attention.self_only and attention_slots(config.design(dataset.signature))[slot]:
         raise ConfigError(
@@ -133,7 +138,7 @@ def _drive(
         driver = Driver(store, executor, console=console, clock=clock, workers=run.workers)
         tasks = [_task(name, order, *found, driver=driver) for name, found in prepared.items()]
         try:
-            found = _train(order, tasks, driver)
+            tasks, found = _trained(order, tasks, driver)
         except StopRequestedError:
             driver.drop()
             store.set_status("stopped")
@@ -144,7 +149,7 @@ def _drive(
     result = Benchmark(
         run=store.id,
         candidate=order.reference,
-        formula=order.attention.words,
+        formula=order.formula,
         seeds=order.seeds,
         tasks=results,
         seconds=clock.elapsed(),
@@ -161,7 +166,7 @@ def _task(
     """Return a task with its arms recorded; arms that are the same design are trained once."""
     metric = deciding_metric(config, dataset)
     setting = make_setting(config, dataset, report, metric=metric, driver=driver)
-    slot = slot_path(config, dataset.signature)
+    slot = "" if order.attention is None else slot_path(config, dataset.signature)
     base = config.design(dataset.signature)
     designs = _designs(order, base, slot, dataset)
     arms: list[ArmDesign] = []
@@ -171,19 +176,25 @@ def _task(
         if twin is not None:
             same[arm] = twin
             continue
-        number = driver.store.add_candidate(
-            design.content_hash(),
-            proposer="benchmark",
-            generation=-1,
-            genome={"task": name, "arm": arm},
-            design=design.to_dict(),
-            edit=f"{name}: {words}",
-        )
-        arms.append(ArmDesign(arm, "floor", words, number, design, "benchmark"))
+        arms.append(_recorded(driver, name, arm, design, words))
     return BenchmarkTask(name, setting, tuple(arms), same, slot)
 
 
+def _recorded(driver: Driver, task: str, arm: str, design: Design, words: str) -> ArmDesign:
+    number = driver.store.add_candidate(
+        design.content_hash(),
+        proposer="benchmark",
+        generation=-1,
+        genome={"task": task, "arm": arm},
+        design=design.to_dict(),
+        edit=f"{task}: {words}",
+    )
+    return ArmDesign(arm, "floor", words, number, design, "benchmark")
+
+
 def _designs(order: Order, base: Design, slot: str, dataset: Dataset) -> dict[str, tuple[Design, str]]:
+    if order.attention is None:
+        return {CANDIDATE: (base, "the design of the settings")}
     candidate = replace_at(base, slot, order.attention)
     size = cost(candidate.model, dataset.signature)
     at = partial(matched, base, dataset.signature)
@@ -200,6 +211,17 @@ def _designs(order: Order, base: Design, slot: str, dataset: Dataset) -> dict[st
         "mean": lambda: (replace_at(base, slot, Mean()), "the mean of the values in place of attention"),
     }
     return {CANDIDATE: (candidate, "the candidate"), **{name: makers[name]() for name in order.arms}}
+
+
+def _trained(order: Order, tasks: Sequence[BenchmarkTask], driver: Driver) -> tuple[Sequence[BenchmarkTask], Trained]:
+    """Return the tasks with all their arms, and their trainings."""
+    train = partial(_train, order, driver=driver)
+    if order.attention is not None:
+        return tasks, train(tasks)
+    done = [
+        train_ablated(order, task, driver, train=train, add=partial(_recorded, driver, task.name)) for task in tasks
+    ]
+    return [task for task, _ in done], {name: found for _, each in done for name, found in each.items()}
 
 
 def _train(order: Order, tasks: Sequence[BenchmarkTask], driver: Driver) -> dict[str, dict[str, TrainedArm]]:

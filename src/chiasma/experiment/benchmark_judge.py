@@ -24,13 +24,15 @@ from chiasma.store.folders import ledger_folder
 CANDIDATE = "candidate"
 POOR_MATCH = 0.05
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
+Part = Literal["growth", "controller"]
 
 
 class BenchmarkArm(Spec):
     """One attention on one task, over all seeds.
 
     Attributes:
-        name: ``candidate``, ``standard``, ``matched_flops``, ``matched_size``, ``mean``, or a classical floor.
+        name: ``candidate``, ``standard``, ``matched_flops``, ``matched_size``, ``mean``, ``without_growth``,
+            ``without_controller``, or a classical floor.
         dim: Width of the model; None for a classical floor.
         test: The metric on the test split with its interval over groups and seeds; None where no training succeeded.
         diverged: Seeds on which it could not be trained; it is then compared with nothing.
@@ -89,17 +91,24 @@ class Order(Spec):
 
     Attributes:
         reference: How the user named the candidate.
-        attention: The candidate's attention.
+        attention: The candidate's attention; None where parts of a training are asked about.
         tasks: Settings of each task by name.
         seeds: Trainings of every arm on every task.
-        arms: What the candidate is compared with.
+        arms: What an attention is compared with.
+        ablate: Parts of the training, each of which is left out of an arm of its own.
     """
 
     reference: str
-    attention: GraphAttention
+    attention: GraphAttention | None = None
     tasks: Mapping[str, RunConfig]
     seeds: int
-    arms: tuple[ArmName, ...]
+    arms: tuple[ArmName, ...] = ()
+    ablate: tuple[Part, ...] = ()
+
+    @property
+    def formula(self) -> str:
+        """Return the candidate's attention in words, or what is asked about."""
+        return self.attention.words if self.attention is not None else f"with and without {' and '.join(self.ablate)}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class BenchmarkTask:
 
     Attributes:
         same: Arms that are the same design as another one, which is trained for both.
-        slot: Where the mechanisms stand.
+        slot: Where the mechanisms stand; empty where none is compared.
     """
 
     name: str
@@ -144,7 +153,7 @@ def judge_task(task: BenchmarkTask, trained: Mapping[str, TrainedArm], order: Or
     return TaskResult(
         task=task.name,
         source=dataset.source,
-        slot=short_slot(task.slot),
+        slot=short_slot(task.slot) if task.slot else "",
         metric=setting.metric,
         test_examples=len(rows),
         opening=before,
@@ -220,7 +229,9 @@ def _gain(name: str, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, met
 
 def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
     """Return what a reader must know before believing the figures."""
-    notes = [f"Every arm had the same examples, epochs and {order.seeds} paired seed(s); training time may differ."]
+    equal = "wall time, as measured beforehand," if order.ablate else "examples, epochs"
+    unequal = "epochs" if order.ablate else "training time"
+    notes = [f"Every arm had the same {equal} and {order.seeds} paired seed(s); {unequal} may differ."]
     if order.seeds < 3:
         notes.append("With fewer than three seeds the intervals say little about the luck of training.")
     for result in results:

@@ -98,6 +98,7 @@ def _prepared(name: str, config: RunConfig, console: Console) -> Companion:
         objectives=("error",),
         device=config.run.device,
         precision=config.run.precision,
+        compile=config.run.compile,
         max_parameters=config.evaluate.max_parameters,
     )
     return Companion(name, dataset, task, config.design(dataset.signature), slot_path(config, dataset.signature))

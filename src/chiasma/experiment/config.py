@@ -138,7 +138,8 @@ class SearchSection(Spec):
 
     Attributes:
         proposers: Who proposes in ``evolve``: ``random`` draws designs from the whole space and is the control;
-            ``local`` edits one part of a good design; ``attention`` breeds the attention mechanisms of good designs.
+            ``local`` edits one part of a good design; ``attention`` breeds the attention mechanisms of good designs;
+            ``growth`` gives good designs a trunk that grows while it trains, and edits its rules.
             ``search attention`` has only ``random`` and ``attention``.
         slot: Where ``search attention`` looks for a mechanism: ``image.attention``, ``text.attention`` or
             ``fusion.attention``; None is the fusion of two modalities, or the only encoder.
@@ -156,7 +157,7 @@ class SearchSection(Spec):
         floor_share: Part of the candidates that the control always gets, however well others do.
     """
 
-    proposers: tuple[Literal["random", "local", "attention"], ...] = Field(
+    proposers: tuple[Literal["random", "local", "attention", "growth"], ...] = Field(
         default=("random", "local", "attention"), min_length=1
     )
     slot: Literal["image.attention", "text.attention", "fusion.attention"] | None = None
@@ -233,6 +234,8 @@ class RunSection(Spec):
         name: A word for this run that becomes a part of its id; None for none.
         device: ``auto`` takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights stay float32.
+        compile: Translate models for the device before their first step (``torch.compile``): minutes once, faster steps
+            afterwards. It pays for long trainings of one design.
         workers: Worker processes that train candidates, one thread each.
         executor: Where they run: ``local`` on this machine; ``ray`` on Ray, which must be installed.
         ray_address: The Ray cluster to join, ``host:port`` or ``auto``; None starts Ray on this machine. Every node
@@ -246,6 +249,7 @@ class RunSection(Spec):
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     workers: int = Field(default=2, ge=1, le=256)
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = Field(default=None, min_length=1)

@@ -224,6 +224,7 @@ def resume_run(
     """
     from chiasma.experiment import attention_search, benchmark, evolve, train_run
     from chiasma.experiment.config import Budget
+    from chiasma.train.ranks import ranks_asked_for
 
     if budget is not None:
         Budget.parse(budget)
@@ -237,6 +238,8 @@ def resume_run(
         if executor is not None or ray_address is not None:
             raise ConfigError(f"--executor: {run.name} is a training, which has no workers.")
         return train_run.resume(run, console=console)
+    if ranks_asked_for() > 1:
+        raise ConfigError(f"{run.name} is not a training, so one process continues it: start it without torchrun.")
     if verbs == ["benchmark"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a benchmark, whose length is its seeds; it has no budget.")

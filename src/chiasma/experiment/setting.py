@@ -106,6 +106,7 @@ def make_setting(
         objectives=tuple(measured),
         device=config.run.device,
         precision=config.run.precision,
+        compile=config.run.compile,
         max_parameters=evaluate.max_parameters,
     )
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in evaluate.rungs), eta=evaluate.eta)

@@ -29,6 +29,7 @@ from chiasma.search.allocator import BanditAllocator
 from chiasma.search.archive import SharedArchive
 from chiasma.search.design_space import DesignSpace
 from chiasma.search.floors import floor_designs
+from chiasma.search.growth_space import GrowthSpace
 from chiasma.search.local_search import LocalSearch
 from chiasma.search.nsga2 import NSGA2, Rules
 from chiasma.search.protocols import Allocator, Candidate, Evaluation, Proposer
@@ -122,6 +123,7 @@ def design_proposers(setting: Setting, space: DesignSpace) -> dict[str, Proposer
         "random": lambda: RandomSearch(space, seed=config.run.seed),
         "local": lambda: LocalSearch(space, seed=config.run.seed),
         "attention": lambda: NSGA2(seed=config.run.seed, rules=rules),
+        "growth": lambda: LocalSearch(GrowthSpace(space), seed=config.run.seed, name="growth", crossover=0.1),
     }
     return {name: makers[name]() for name in config.search.proposers}
 

@@ -1,6 +1,7 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of
@@ -30,11 +31,14 @@ from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import predict_logits
+from chiasma.train.ranks import Ranks, joined_ranks
 from chiasma.train.trainer import Fit, Trainer
 
 
-def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult:
+def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult | None:
     """Train the settings' design and save it; the test split stays sealed until ``chiasma evaluate`` opens it.
+
+    Processes that ``torchrun`` started train it together; the result is the leading one's, None for the others.
 
     Args:
         config: Everything the run is told.
@@ -44,15 +48,22 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
     Raises:
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
-    dataset, report = prepare_data(config, console)
-    metric = deciding_metric(config, dataset)
-    check_can_run(config, dataset)
-    with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
-        return _train(config, dataset, report, metric=metric, store=store, console=console)
+    with joined_ranks(config.run.device) as (ranks, device):
+        heard = console if ranks.leads else Quiet(console)
+        with ranks.leader_first():
+            dataset, report = prepare_data(config, heard)
+        ranks.check_same("prepared data", dataset.key)
+        metric = deciding_metric(config, dataset)
+        check_can_run(config, dataset)
+        group = Group(ranks, device, heard)
+        if not ranks.leads:
+            return _assist(config, dataset, metric=metric, group=group)
+        with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
+            return _train(config, dataset, report, metric=metric, store=store, group=group)
 
 
-def resume(path: Path, *, console: Console) -> RunResult:
-    """Continue a training from its newest checkpoint that verifies.
+def resume(path: Path, *, console: Console) -> RunResult | None:
+    """Continue a training from its newest checkpoint that verifies, on as many processes as there are now.
 
     Args:
         path: The run's folder.
@@ -61,33 +72,94 @@ def resume(path: Path, *, console: Console) -> RunResult:
         RunBusyError: Another process is writing to the run.
         DataError: The data have changed since.
     """
-    with RunStore.open(path, write=True) as store:
+    with RunStore.open(path) as store:
         config = RunConfig.from_dict(store.config)
-        dataset, report = reopen_data(store, config, console)
-        metric = deciding_metric(config, dataset)
-        with failing(store):
-            return _train(config, dataset, report, metric=metric, store=store, console=console)
+    with joined_ranks(config.run.device) as (ranks, device):
+        heard = console if ranks.leads else Quiet(console)
+        group = Group(ranks, device, heard)
+        if not ranks.leads:
+            with ranks.leader_first():
+                dataset, _ = prepare_data(config, heard)
+            return _assist(config, dataset, metric=deciding_metric(config, dataset), group=group)
+        with RunStore.open(path, write=True) as store:
+            with ranks.leader_first():
+                dataset, report = reopen_data(store, config, heard)
+            metric = deciding_metric(config, dataset)
+            with failing(store):
+                return _train(config, dataset, report, metric=metric, store=store, group=group)
 
 
-def _train(
-    config: RunConfig, dataset: Dataset, report: DataReport, *, metric: str, store: RunStore, console: Console
-) -> RunResult:
-    store.set_status("running")
-    console.say(f"run {store.id} in {store.path}")
-    watched = WatchedTraining(console)
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together, as one of them sees it.
+
+    Attributes:
+        ranks: Its place among them.
+        device: Its own.
+        console: Where it says what happens.
+    """
+
+    ranks: Ranks
+    device: str
+    console: Console
+
+
+class Quiet:
+    """The console of a rank that does not lead: nothing is shown, Ctrl-C is heard.
+
+    Args:
+        heard: Who knows of Ctrl-C.
+    """
+
+    def __init__(self, heard: Console) -> None:
+        self._heard = heard
+
+    def say(self, text: str) -> None:
+        """Drop the line."""
+
+    def status(self, text: str) -> None:
+        """Drop the line."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Return whether the user asked to stop."""
+        return self._heard.interrupted
+
+
+def _assist(config: RunConfig, dataset: Dataset, *, metric: str, group: Group) -> None:
+    """Train with the leading process, which has the run."""
+    checkpoints = Path(group.ranks.told(None))
+    _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group).fit()
+
+
+def _trainer(config: RunConfig, dataset: Dataset, *, metric: str, checkpoints: Path, group: Group) -> Trainer:
+    watched = WatchedTraining(group.console)
     design = config.design(dataset.signature)
     trainer = Trainer(
         design,
         dataset,
         seed=config.run.seed,
         metric=metric,
-        device=config.run.device,
+        device=group.device,
         precision=config.run.precision,
+        compile=config.run.compile,
+        ranks=group.ranks,
         callbacks=callbacks_of(design, dataset, seed=config.run.seed, precision=config.run.precision),
-        checkpoints=store.checkpoints_folder,
+        checkpoints=checkpoints,
         progress=watched,
     )
     watched.trainer = trainer
+    return trainer
+
+
+def _train(
+    config: RunConfig, dataset: Dataset, report: DataReport, *, metric: str, store: RunStore, group: Group
+) -> RunResult:
+    store.set_status("running")
+    together = "" if group.ranks.alone else f", {group.ranks.size} processes together"
+    group.console.say(f"run {store.id} in {store.path}{together}")
+    checkpoints = Path(group.ranks.told(str(store.checkpoints_folder.absolute())))
+    trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group)
     with log_to(store.path):
         fit = trainer.fit()
     result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)

@@ -20,6 +20,7 @@ from chiasma.model.graph.known import KNOWN, Known
 from chiasma.model.graph.node import Source
 from chiasma.model.graph.ops import INPUTS, OPS, Kind, Slot
 from chiasma.model.kernel import Projections
+from chiasma.model.trunk.members import TransformerMemberSpec
 from chiasma.search.attention_draft import Draft
 from chiasma.search.choices import other, pick
 from chiasma.train.design import Design
@@ -291,10 +292,12 @@ def attention_slots(design: Design) -> dict[str, bool]:
     parts: dict[str, Spec] = {f"model.encoders.{name}": spec for name, spec in model.encoders.items()}
     if model.fusion is not None:
         parts["model.fusion"] = model.fusion
+    if model.trunk is not None:
+        parts |= {f"model.trunk.members.{name}.member": place.member for name, place in model.trunk.members.items()}
     return {
         f"{path}.attention": isinstance(part, CrossAttention)
         for path, part in parts.items()
-        if isinstance(part, TransformerSpec)
+        if isinstance(part, TransformerSpec | TransformerMemberSpec)
     }
 
 
@@ -305,7 +308,7 @@ def short_slot(path: str) -> str:
 
 def slot_named(name: str) -> str:
     """Return the dotted path of a slot that a user names; the inverse of :func:`short_slot`."""
-    return f"model.{name}" if name.startswith("fusion.") else f"model.encoders.{name}"
+    return f"model.{name}" if name.startswith(("fusion.", "trunk.")) else f"model.encoders.{name}"
 
 
 def _meant(genome: GraphAttention) -> Projections:

@@ -13,10 +13,11 @@ from chiasma.data.signature import Signature
 from chiasma.model.multimodal import FUSED, ModelSpec
 from chiasma.search import choices
 from chiasma.search.choices import other, pick, words
-from chiasma.train.design import Design, LoopSpec, OptimSpec, Plateau, TrainingSpec
+from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, Plateau, TrainingSpec
 
 VISITS = 150_000  # Examples seen in an ordinary training: some minutes on one core at most.
 TRIES = 50
+REVIEWS = 20  # Fewer, and no member of a growing trunk is born, tried and judged in time.
 
 Edit = Callable[[Design, np.random.Generator], tuple[Design, str]]
 
@@ -94,11 +95,15 @@ class DesignSpace:
         model = first.model.to_dict() | _plain(
             {"dim": dim, "encoders": encoders, "fusion": fusion, "head": either(first.model.head, second.model.head)}
         )
-        optim = either(first.training.optim, second.training.optim)
-        loop = either(first.training.loop, second.training.loop)
-        fallback = Design(model=first.model, training=second.training)
+        training = TrainingSpec(
+            optim=either(first.training.optim, second.training.optim),
+            loop=either(first.training.loop, second.training.loop),
+        )
+        rules = first.training.growth
+        calm = second.training.model_copy(update={"growth": None})
+        fallback = growing(Design(model=first.model, training=calm), rules)
         try:
-            crossed = Design(model=ModelSpec.from_dict(model), training=TrainingSpec(optim=optim, loop=loop))
+            crossed = growing(Design(model=ModelSpec.from_dict(model), training=training), rules)
         except (ChiasmaError, ValidationError):
             return fallback
         return crossed if self.validate(crossed) is None else fallback
@@ -138,6 +143,7 @@ class DesignSpace:
             encoders = {**design.model.encoders, name: self._encoders[name].sample(rng)}
             fusion = choices.FUSION.sample(rng)
             model = _model(design.model.dim, encoders, fusion, design.model.head)
+            model = model.model_copy(update={"trunk": design.model.trunk})
             description = f"modalities: {name} added ({words(encoders[name])}, {words(fusion)} fusion)"
             return Design(model=model, training=design.training), description
 
@@ -174,6 +180,7 @@ class DesignSpace:
             "loop.loss": (loop.loss, list(self._losses)),
         }
         undecided = loop.patience is None and not isinstance(optim.schedule, Plateau)
+        undecided = undecided and design.training.growth is None
         open_paths = ["loop.steer"] if undecided else []
         open_paths += ["loop.augment"] if self._augmentations(design) else []
         open_paths += [path for path, (now, values) in plain.items() if any(value != now for value in values)]
@@ -256,6 +263,17 @@ def modalities(signature: Signature) -> tuple[str, ...]:
 def usual_training(train_rows: int) -> TrainingSpec:
     """Return ordinary settings with more passes over a smaller train split."""
     return TrainingSpec(loop=LoopSpec(epochs=float(min(60, max(4, round(VISITS / train_rows))))))
+
+
+def growing(design: Design, rules: GrowthSpec | None) -> Design:
+    """Return the design grown by these rules; they need a steer split that is not learned from, seen often enough."""
+    optim, loop = design.training.optim, design.training.loop
+    if rules is not None:
+        loop = LoopSpec.from_dict(
+            learning_from_steer(loop, False).to_dict()
+            | {"restore_best": loop.restore_best or loop.train_on_steer, "evaluations": max(loop.evaluations, REVIEWS)}
+        )
+    return Design(model=design.model, training=TrainingSpec(optim=optim, loop=loop, growth=rules))
 
 
 def learning_from_steer(loop: LoopSpec, learns: bool = True) -> LoopSpec:

@@ -5,10 +5,12 @@ They have three powers and no others: edit the model, scale learning rates, stop
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 from torch import nn
+
+from chiasma.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Callback(ABC):
 
     @abstractmethod
     def review(self, moment: Moment) -> Sequence[Action]:
-        """Return what should happen now; nothing is changed here but the callback's own memory."""
+        """Return what should happen now; nothing is changed here but the callback's own memory.
+
+        Where several processes train together, only the leading one is asked, and the others are told.
+        """
 
     @abstractmethod
     def edit_model(self, model: nn.Module, edit: Mapping[str, Any]) -> None:
@@ -100,3 +105,12 @@ class Callback(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
+
+
+def actions_told(callback: Callback, moment: Moment, ranks: Ranks) -> Sequence[Action]:
+    """Return what a callback asks for: the leading rank asks it, the others are told."""
+    if ranks.alone:
+        return callback.review(moment)
+    said = [(type(action).__name__, asdict(action)) for action in callback.review(moment)] if ranks.leads else None
+    kinds = {kind.__name__: kind for kind in get_args(Action)}
+    return [kinds[name](**fields) for name, fields in ranks.told(said)]

@@ -66,7 +66,7 @@ def gradient_scaler(device: torch.device, precision: Precision) -> torch.amp.Gra
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
-def environment(device: torch.device, precision: Precision) -> dict[str, str | int]:
+def environment(device: torch.device, precision: Precision, *, ranks: int) -> dict[str, str | int]:
     """Return what the bits of a training depend on beside its arguments."""
     return {
         "torch": torch.__version__,
@@ -75,4 +75,5 @@ def environment(device: torch.device, precision: Precision) -> dict[str, str | i
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "ranks": ranks,
     }

@@ -1,7 +1,7 @@
 """A model with everything that changes while it learns, and one optimiser step."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chiasma.core.errors import NonFiniteError
 from chiasma.core.rng import seed_torch
-from chiasma.data.batch import Batch
+from chiasma.data.batch import Batch, Output
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.train.design import TrainingSpec
 from chiasma.train.devices import Precision, autocast, gradient_scaler
@@ -19,6 +19,7 @@ from chiasma.train.ema import AverageWeights
 from chiasma.train.finite import explain_gradient, explain_loss, first_non_finite
 from chiasma.train.losses import Loss
 from chiasma.train.optim import NamedOptimizer
+from chiasma.train.ranks import ALONE, Ranks
 
 # Below this loss scale float16 gradients overflow because they are wrong, not because the scale is too great.
 SMALLEST_SCALE = 1.0
@@ -44,6 +45,8 @@ class Learner:
         device: Where to compute.
         precision: Of matrix products.
         seed: The seed of the training; each step's randomness follows from it.
+        ranks: The processes that share each step.
+        compile: Translate the model for the device (``torch.compile``) before its first step and after each edit.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Learner:
         device: torch.device,
         precision: Precision,
         seed: int,
+        ranks: Ranks = ALONE,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -65,32 +70,37 @@ class Learner:
         self.optimizer = NamedOptimizer(model, training.optim)
         self.average = AverageWeights(model, training.loop.ema) if training.loop.ema else None
         self.scaler = gradient_scaler(device, precision)
+        self.ranks = ranks
+        self.compile = compile
+        self._wrap()
 
-    def learn(self, parts: Sequence[Part], *, step: int, rate: float) -> Progressed:
+    def learn(self, parts: Sequence[Part], *, examples: int, step: int, rate: float) -> Progressed:
         """Take one optimiser step over micro-batches.
 
         Args:
             parts: Inputs and labels of each micro-batch on the device; each counts by its number of examples.
+            examples: Of the whole step, over all ranks.
             step: Counted from 0; decides the step's randomness.
             rate: Learning rate.
 
         Raises:
             NonFiniteError: Loss or gradient is NaN or infinite; the weights are as before the step.
         """
-        seed_torch(self.seed, "step", step)
+        self._seed(step)
         self.optimizer.set_rate(rate)
         self.optimizer.zero_grad()
-        examples = sum(len(batch) for batch, _ in parts)
-        total = torch.zeros((), device=self.device)
-        for batch, labels in parts:
-            share = self._loss(batch, labels) * (len(batch) / examples)
-            self.scaler.scale(share).backward()
-            total += share.detach()
+        own = torch.zeros((), device=self.device)
+        for number, (batch, labels) in enumerate(parts, start=1):
+            with self.ranks.accumulating(self._wrapped, last=number == len(parts)):
+                # Ranks take the mean of their gradients, so that each counts its examples as many times as there are.
+                share = self._loss(batch, labels, through=self._forward) * (self.ranks.size * len(batch) / examples)
+                self.scaler.scale(share).backward()
+            own += share.detach()
         self.scaler.unscale_(self.optimizer.algorithm)
         gradients = self.optimizer.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
-        done = Progressed(float(total), float(norm))
-        self._check(done, parts, step=step)
+        done = Progressed(float(self.ranks.mean(own)), float(norm))
+        self._check(done, parts, step=step, own=float(own))
         clip = self.training.optim.clip
         if clip is not None and done.gradient_norm > clip:
             torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), clip, norm)
@@ -110,11 +120,13 @@ class Learner:
                 yield self.model
 
     def rekey(self) -> None:
-        """Follow an edit of the model: device, optimiser state and averages by parameter name.
+        """Follow an edit of the model: device, optimiser state and averages by parameter name; wrapped anew.
 
-        Whatever wraps the model for several processes is to be made anew here.
+        Raises:
+            RanksDifferError: The edit was another one on another rank.
         """
         self.model.to(self.device)
+        self._wrap()
         self.optimizer = self.optimizer.rekeyed(self.model)
         if self.average is not None:
             self.average = self.average.rekeyed(self.model)
@@ -123,9 +135,9 @@ class Learner:
         """Return an error that names what made the loss of these micro-batches NaN or infinite."""
 
         def repeat() -> None:
-            seed_torch(self.seed, "step", step)
+            self._seed(step)
             for batch, labels in parts:
-                self._loss(batch, labels)
+                self._loss(batch, labels, through=self.model)
 
         return explain_loss(self.model, parts, repeat=repeat, step=step)
 
@@ -153,15 +165,25 @@ class Learner:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(scaler))
 
-    def _loss(self, batch: Batch, labels: Tensor) -> Tensor:
+    def _wrap(self) -> None:
+        """Make what a training step calls: the model, told of other ranks, compiled."""
+        self._wrapped = self.ranks.wrapped(self.model)
+        self._forward = torch.compile(self._wrapped) if self.compile else self._wrapped
+
+    def _seed(self, step: int) -> None:
+        seed_torch(self.seed, "step", step, *self.ranks.path)
+
+    def _loss(self, batch: Batch, labels: Tensor, *, through: Callable[[Batch], Output]) -> Tensor:
         with autocast(self.device, self.precision):
-            output = self.model(batch)
+            output = through(batch)
         loss = self.loss(output.logits, labels)
         return loss if output.penalty is None else loss + output.penalty
 
-    def _check(self, done: Progressed, parts: Sequence[Part], *, step: int) -> None:
+    def _check(self, done: Progressed, parts: Sequence[Part], *, step: int, own: float) -> None:
         if not math.isfinite(done.loss):
-            raise self.explain(parts, step=step)
+            # The rank whose own loss is at fault can say what it was.
+            said = None if math.isfinite(own) else str(self.explain(parts, step=step))
+            raise NonFiniteError(self.ranks.first(said) or f"Step {step}: the loss holds a NaN or an infinity.")
         overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
         if not math.isfinite(done.gradient_norm) and not overflowed:
             raise explain_gradient(self.model, step=step)

@@ -46,6 +46,7 @@ class NamedOptimizer:
         self._all = list(self.parameters.values())
         self.algorithm = _algorithm(self._all, spec)
         self._rate = spec.lr
+        self._begin_momentum()
         self._group()
 
     def step(self) -> None:
@@ -109,6 +110,7 @@ class NamedOptimizer:
                     f"but has {tuple(value.shape)}."
                 )
             self.algorithm.state[parameter][key] = value.detach().to(_place(parameter, key, self.algorithm)).clone()
+        self._begin_momentum()
 
     def rekeyed(self, model: nn.Module) -> "NamedOptimizer":
         """Return an optimiser for an edited model; parameters of the same name and shape keep their state."""
@@ -127,6 +129,13 @@ class NamedOptimizer:
     def has(self, prefix: str) -> bool:
         """Return whether any parameter is called or begins so."""
         return any(_belongs(name, prefix) for name in self.parameters)
+
+    def _begin_momentum(self) -> None:
+        """Give SGD's newcomers a momentum of zero, which is what none means: its fused kernel takes all or none."""
+        if not isinstance(self.spec.algorithm, SGD) or not self.spec.algorithm.momentum:
+            return
+        for parameter in self._all:
+            self.algorithm.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def _group(self) -> None:
         """Put parameters of one factor and one weight decay together; the state stays with the parameters."""

@@ -14,6 +14,9 @@ from chiasma.train.design import Design
 from chiasma.train.learner import Learner
 from chiasma.train.state import Identity, TrainingState
 
+# What older checkpoints did not say, because it was always so.
+BEFORE_RANKS = {"ranks": 1}
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -91,7 +94,8 @@ def restore_tensors(checkpoint: Checkpoint, learner: Learner, *, scaler: Mapping
 
 
 def _warn_if_moved(found: Mapping[str, Any], here: Mapping[str, Any], *, where: str) -> None:
-    differing = [f"{name} {found.get(name)} there, {here[name]} here" for name in here if found.get(name) != here[name]]
+    there = {**BEFORE_RANKS, **found}
+    differing = [f"{name} {there.get(name)} there, {here[name]} here" for name in here if there.get(name) != here[name]]
     if differing:
         warnings.warn(
             f"{where} was saved in another environment ({'; '.join(differing)}): the training continues, "

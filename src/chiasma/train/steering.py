@@ -14,6 +14,7 @@ from chiasma.train.devices import Precision
 from chiasma.train.learner import Part
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import modalities_of, predict_logits
+from chiasma.train.ranks import ALONE, Ranks
 
 
 class Steering:
@@ -23,21 +24,26 @@ class Steering:
         data: The dataset.
         metric: The metric that decides.
         precision: Of matrix products.
+        ranks: Who shares the rows; all get the outputs for all of them.
 
     Raises:
         DataError: There are no rows in ``steer``.
     """
 
-    def __init__(self, data: Dataset, *, metric: str, precision: Precision) -> None:
+    def __init__(self, data: Dataset, *, metric: str, precision: Precision, ranks: Ranks = ALONE) -> None:
         self.data = data
         self.metric = metric
         self.precision: Precision = precision
+        self.ranks = ranks
         self.rows = rows_of(data, "steer")
         self.labels = data.labels(self.rows).numpy()
 
     def logits(self, model: nn.Module) -> np.ndarray:
         """Return the model's outputs on ``steer`` ``[n C]``."""
-        return predict_logits(model, self.data, self.rows, precision=self.precision)
+        if len(self.rows) < self.ranks.size:
+            return predict_logits(model, self.data, self.rows, precision=self.precision)
+        part = predict_logits(model, self.data, self.ranks.part(self.rows), precision=self.precision)
+        return self.ranks.joined(part, count=len(self.rows))
 
     def metrics(self, logits: np.ndarray) -> dict[str, float]:
         """Return every metric that ``steer`` defines.

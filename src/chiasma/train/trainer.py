@@ -16,18 +16,19 @@ from chiasma.data.augment import augmented
 from chiasma.data.dataset import Dataset
 from chiasma.model.inherit import begin_with
 from chiasma.model.multimodal import MultimodalModel
-from chiasma.store.checkpoint import load_newest
-from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop
+from chiasma.store.checkpoint import Checkpoint, load_newest
+from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop, actions_told
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
 from chiasma.train.initial import kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import primary_metric
-from chiasma.train.order import DataOrder, evaluation_steps, micro_batches
+from chiasma.train.order import DataOrder, Slice, evaluation_steps, micro_batches
 from chiasma.train.pace import Pace
 from chiasma.train.predicting import evaluating
 from chiasma.train.progress import TrainingProgress
+from chiasma.train.ranks import ALONE, Ranks
 from chiasma.train.resuming import Frame, restore_tensors, save_training, saved_state
 from chiasma.train.schedule import after_evaluation, rate_factor
 from chiasma.train.state import Identity, Row, TrainingState
@@ -69,6 +70,9 @@ class Trainer:
         metric: What decides on ``steer``; None for the task's own.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: Of matrix products; weights stay float32.
+        compile: Translate the model for the device with ``torch.compile``; bits may differ from those without.
+        ranks: The processes that train together. Each sees its part of every batch; rank 0 asks the callbacks, tells
+            the others what they say, and saves.
         callbacks: Asked in this order after each step.
         start_from: Folder of a kept training whose weights this one begins with, wherever name and shape agree.
         checkpoints: Folder to save to and to continue from; None for neither.
@@ -77,7 +81,8 @@ class Trainer:
         progress: Is told how it goes; None keeps quiet.
 
     Raises:
-        ConfigError: Device, precision or metric do not exist, or the design grows and no callback carries it out.
+        ConfigError: Device, precision or metric do not exist, the design grows and no callback carries it out, or a
+            batch has too few rows for all ranks and micro-batches.
         DataError: The dataset has no rows in ``train`` or in ``steer``.
         FileNotFoundError: Nothing was kept in ``start_from``.
         ValueError: ``fraction`` is not in (0, 1], or two callbacks share a name.
@@ -93,6 +98,8 @@ class Trainer:
         metric: str | None = None,
         device: str = "auto",
         precision: Precision = "float32",
+        compile: bool = False,
+        ranks: Ranks = ALONE,
         callbacks: Sequence[Callback] = (),
         start_from: Path | None = None,
         checkpoints: Path | None = None,
@@ -108,6 +115,8 @@ class Trainer:
         self.seed = seed
         self.device = pick_device(device)
         self.precision: Precision = precision
+        self.compile = compile
+        self.ranks = ranks
         self.callbacks = _by_name(callbacks)
         if design.training.growth is not None and "growth" not in self.callbacks:
             raise ConfigError(
@@ -121,8 +130,9 @@ class Trainer:
         self.progress = progress
         metric = primary_metric(self.data.signature.target, metric)
         loop = design.training.loop
-        self._steering = Steering(self.data, metric=metric, precision=precision)
+        self._steering = Steering(self.data, metric=metric, precision=precision, ranks=ranks)
         self._order = DataOrder(learnt_rows(self.data, loop), batch_size=loop.batch_size, seed=seed)
+        self._order.check_shares(loop.accumulation, ranks=ranks.size)
         self.total_steps = max(1, round(loop.epochs * fraction * self._order.steps_per_epoch))
         evaluations = 0 if loop.train_on_steer else math.ceil(loop.evaluations * fraction)
         self._evaluate_after = evaluation_steps(total_steps=self.total_steps, evaluations=evaluations)
@@ -135,7 +145,8 @@ class Trainer:
             callbacks=tuple(self.callbacks),
             start=None if start_from is None else str(start_from),
         )
-        self._frame = Frame(identity, environment(self.device, precision), self.data.signature)
+        here = environment(self.device, precision, ranks=ranks.size)
+        self._frame = Frame(identity, here, self.data.signature)
         self._stop_requested: str | None = None
 
     def fit(self) -> Fit:
@@ -164,7 +175,7 @@ class Trainer:
         self._state = TrainingState()
         self._best_weights: dict[str, Tensor] = {}
         self._saved_step: int | None = None
-        found = None if self.checkpoints is None else load_newest(self.checkpoints)
+        found = self._newest_checkpoint()
         if found is not None:
             self._state = saved_state(found, self._frame)
             self._saved_step = found.step
@@ -175,6 +186,15 @@ class Trainer:
             self.callbacks[name].load_state_dict(state)
         if self.progress is not None:
             self.progress.start(self.total_steps, done=self._state.step)
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """Return what to continue from; ranks must see the same folder."""
+        if self.checkpoints is None:
+            return None
+        with self.ranks.leader_first():
+            found = load_newest(self.checkpoints)
+        self.ranks.check_same(f"newest checkpoint in {self.checkpoints}", None if found is None else found.step)
+        return found
 
     def _fresh_learner(self) -> Learner:
         training = self.design.training
@@ -191,6 +211,8 @@ class Trainer:
             device=self.device,
             precision=self.precision,
             seed=self.seed,
+            ranks=self.ranks,
+            compile=self.compile,
         )
         learner.optimizer.scale(self._state.factors)
         return learner
@@ -206,11 +228,8 @@ class Trainer:
         return model.to(self.device)
 
     def _reason_to_stop(self) -> str | None:
-        if self._state.stopped is not None:
-            return self._state.stopped
-        if self._stop_requested is not None:
-            return self._stop_requested
-        return "deadline" if self._pace.is_late() else None
+        own = self._state.stopped or self._stop_requested or ("deadline" if self._pace.is_late() else None)
+        return self.ranks.first(own)
 
     def _advance(self) -> None:
         """Take one step, evaluate if it is time, and do what callbacks ask."""
@@ -220,7 +239,8 @@ class Trainer:
         done = self._step(rate)
         row = self._evaluate(rate) if state.step in self._evaluate_after else None
         for name, callback in self.callbacks.items():
-            for action in callback.review(self._moment(done, rate=rate, metrics=row)):
+            moment = self._moment(done, rate=rate, metrics=row)
+            for action in actions_told(callback, moment, self.ranks):
                 self._act(action, callback=name)
         if state.step == self.total_steps and state.stopped is None:
             state.stopped = "finished"
@@ -229,8 +249,8 @@ class Trainer:
         state, accumulation = self._state, self.design.training.loop.accumulation
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
-            parts = self._varied([self._part(part) for part in micro_batches(rows, accumulation)])
-            done = self._learner.learn(parts, step=state.step, rate=rate)
+            slices = micro_batches(rows, accumulation, rank=self.ranks.rank, ranks=self.ranks.size)
+            done = self._learner.learn(self._varied(slices), examples=len(rows), step=state.step, rate=rate)
         state.step += 1
         state.loss_sum += done.loss
         state.loss_steps += 1
@@ -241,6 +261,7 @@ class Trainer:
     def _evaluate(self, rate: float) -> Row:
         """Measure on ``steer``, keep the weights if they are the best, and decide what follows from the score."""
         state, loop = self._state, self.design.training.loop
+        self.ranks.share_buffers(self._learner.model)
         with self._pace.timed("evaluation"), self._learner.evaluated_weights() as model:
             row = self._measured(rate)
             score = self._steering.score(row)
@@ -308,7 +329,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = self._state
-        if self.checkpoints is None or self._saved_step == state.step:
+        if self.checkpoints is None or self._saved_step == state.step or not self.ranks.leads:
             return
         state.scaler = self._learner.scaler.state_dict()
         state.callbacks = {name: dict(callback.state_dict()) for name, callback in self.callbacks.items()}
@@ -327,7 +348,8 @@ class Trainer:
     def _conclude(self, reason: str) -> Fit:
         """Put the weights that are to be used into the model."""
         state, loop = self._state, self.design.training.loop
-        if state.best is None and state.step and not loop.train_on_steer and self._pace.can_evaluate():
+        unmeasured = state.best is None and state.step and not loop.train_on_steer
+        if unmeasured and self.ranks.every(self._pace.can_evaluate()):
             self._evaluate(self.design.training.optim.lr)
         model = self._learner.model
         if loop.restore_best and state.best is not None:
@@ -351,10 +373,11 @@ class Trainer:
     def _part(self, rows: np.ndarray) -> Part:
         return part_for(self._learner.model, self.data, rows, device=self.device)
 
-    def _varied(self, parts: Sequence[Part]) -> Sequence[Part]:
+    def _varied(self, slices: Sequence[Slice]) -> Sequence[Part]:
         """Return the micro-batches of the step that is due, augmented."""
-        spec = self.design.training.loop.augment
-        batches = augmented([batch for batch, _ in parts], spec, seed=self.seed, step=self._state.step)
+        spec, parts = self.design.training.loop.augment, [self._part(each.rows) for each in slices]
+        starts = [each.start for each in slices]
+        batches = augmented([batch for batch, _ in parts], spec, seed=self.seed, step=self._state.step, starts=starts)
         return [(batch, labels) for batch, (_, labels) in zip(batches, parts, strict=True)]
 
     def _batch_size(self) -> int:

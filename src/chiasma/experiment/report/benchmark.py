@@ -10,7 +10,8 @@ from chiasma.experiment.report.wording import gain_interval, interval, large, me
 
 def task_table(task: TaskResult) -> Table:
     """Return the arms of a task: the candidate first, then what it is compared with, then classical floors."""
-    title = f"{task.task} ({task.slot}), {task.test_examples:,} test examples, {metric_words(task.metric)}"
+    slot = f" ({task.slot})" if task.slot else ""
+    title = f"{task.task}{slot}, {task.test_examples:,} test examples, {metric_words(task.metric)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", "on test (interval)", "candidate's gain (interval)", "verdict"):
         table.add_column(name, overflow="fold")

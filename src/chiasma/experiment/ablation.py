@@ -1,0 +1,89 @@
+"""What a part of the training is worth: the design with and without it, on paired seeds, at equal wall time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.outcome import Scored
+from chiasma.core.rng import derive_seed
+from chiasma.core.spec import replace_at
+from chiasma.experiment.benchmark_judge import BenchmarkTask, Order, Part
+from chiasma.experiment.driver import Driver, Work
+from chiasma.experiment.finals import ArmDesign, TrainedArm
+from chiasma.experiment.search_loop import training_key
+from chiasma.train.design import Design
+
+SPEED_FRACTION = 0.2
+"""Part of its epochs from which an arm's speed is measured."""
+
+PRESETS: Mapping[Part, str] = {"growth": "growth", "controller": "double_loop"}
+"""Settings that have a part."""
+
+Trained = Mapping[str, Mapping[str, TrainedArm]]
+TrainArms = Callable[[Sequence[BenchmarkTask]], Trained]
+AddArm = Callable[[str, Design, str], ArmDesign]
+
+
+def check_parts(parts: Sequence[Part], design: Design) -> None:
+    """Refuse to leave out what is not there.
+
+    Raises:
+        ConfigError: Names the part, and a preset that has it.
+    """
+    for part in parts:
+        if getattr(design.training, part) is None:
+            raise ConfigError(
+                f"--ablate {part}: the settings have no {part} to leave out. Give it, such as --config {PRESETS[part]}."
+            )
+
+
+def train_ablated(
+    order: Order, task: BenchmarkTask, driver: Driver, *, train: TrainArms, add: AddArm
+) -> tuple[BenchmarkTask, Trained]:
+    """Train the whole design on every seed, then the designs without each part for as long as that took.
+
+    Args:
+        order: Which parts, and how many seeds.
+        task: With the whole design as its only arm.
+        driver: Trains, and remembers what was decided.
+        train: Trains every arm of tasks on every seed.
+        add: Records an arm.
+
+    Returns:
+        The task with all its arms, and their trainings.
+    """
+    whole = train([task])
+    (arm,) = task.arms
+    trainings = whole[task.name][arm.name].trainings
+    if not trainings:
+        raise ChiasmaError(f"The design could not be trained on any of {order.seeds} seeds, so nothing is compared.")
+    goal = fmean(training.outcome.metrics["train_seconds"] for training in trainings)
+    arms = []
+    for part in order.ablate:
+        design = replace_at(arm.design, f"training.{part}", None)
+        epochs = _epochs_within(goal, add(f"speed_without_{part}", design, f"without {part}"), task, order, driver)
+        longer = replace_at(design, "training.loop.epochs", epochs)
+        driver.console.say(f"without {part}: {epochs:g} epochs take as long as {design.training.loop.epochs:g} with it")
+        arms.append(add(f"without_{part}", longer, f"without {part}, {epochs:g} epochs in the same time"))
+    others = BenchmarkTask(task.name, task.setting, tuple(arms), {}, task.slot)
+    trained = {task.name: {**whole[task.name], **train([others])[task.name]}}
+    return BenchmarkTask(task.name, task.setting, (arm, *arms), {}, task.slot), trained
+
+
+def _epochs_within(seconds: float, arm: ArmDesign, task: BenchmarkTask, order: Order, driver: Driver) -> float:
+    """Return how many epochs of a design take so long, by a part of its training with as many workers at work."""
+    run = task.setting.config.run
+    for seed in range(min(order.seeds, run.workers)):
+        job = task.setting.make_job(
+            key=training_key(f"speed {task.name}", arm.candidate, seed, SPEED_FRACTION),
+            design=arm.design,
+            seed=derive_seed(run.seed, "benchmark", seed),
+            fraction=SPEED_FRACTION,
+            rung=0,
+        )
+        driver.submit(Work(job, arm.candidate, "warmup"))
+    found = [each.outcome for each in driver.finish_all()]
+    measured = [outcome.metrics["train_seconds"] for outcome in found if isinstance(outcome, Scored)]
+    if not measured:
+        raise ChiasmaError(f"The speed of the design {arm.description} could not be measured: {found[0]}")
+    return round(arm.design.training.loop.epochs * SPEED_FRACTION * seconds / fmean(measured), 2)

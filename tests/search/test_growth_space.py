@@ -1,0 +1,125 @@
+"""Edits of how a design grows: they build, they are told in words, and they leave everything else alone."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from signatures import SIGNATURES
+
+from chiasma.core.outcome import Scored
+from chiasma.model.attention import DotProduct
+from chiasma.search.archive import SharedArchive
+from chiasma.search.attention_space import attention_slots, short_slot, slot_named
+from chiasma.search.design_space import REVIEWS, DesignSpace
+from chiasma.search.growth_space import GrowthSpace
+from chiasma.search.local_search import LocalSearch
+from chiasma.search.nsga2 import NSGA2
+from chiasma.search.protocols import Candidate, Evaluation
+from chiasma.train.design import Design
+
+SEEDS = st.integers(0, 2**32 - 1)
+NAMES = st.sampled_from(sorted(SIGNATURES))
+few = settings(max_examples=40, deadline=None)
+
+
+def spaces(name: str) -> tuple[DesignSpace, GrowthSpace]:
+    designs = DesignSpace(SIGNATURES[name], train_rows=1000)
+    return designs, GrowthSpace(designs)
+
+
+def rest(design: Design) -> tuple:
+    model, training = design.model, design.training
+    return model.dim, model.encoders, model.fusion, model.head, training.optim, training.loop.epochs
+
+
+@few
+@given(NAMES, SEEDS)
+def test_every_edit_builds_changes_growth_alone_and_is_told_in_words(name: str, seed: int):
+    designs, space = spaces(name)
+    rng = np.random.default_rng(seed)
+    design = designs.sample(rng)
+    for _ in range(6):
+        edited, words = space.mutate(design, rng)
+        assert edited != design
+        assert rest(edited) == rest(design)
+        assert re.fullmatch(r"growth: \S.* -> \S.*", words), words
+        assert space.validate(edited) is None
+        design = Design.from_json(edited.to_json())
+        assert design == edited
+    design.model.build(SIGNATURES[name])
+
+
+@few
+@given(NAMES, SEEDS)
+def test_what_grows_is_reviewed_often_enough_on_rows_that_it_does_not_learn_from(name: str, seed: int):
+    _, space = spaces(name)
+    design = space.sample(np.random.default_rng(seed))
+    assert design.training.growth is not None
+    assert not design.training.loop.train_on_steer
+    assert design.training.loop.evaluations >= REVIEWS
+
+
+@few
+@given(NAMES, SEEDS)
+def test_edits_and_crosses_of_other_parts_keep_a_trunk_and_its_growth(name: str, seed: int):
+    designs, space = spaces(name)
+    rng = np.random.default_rng(seed)
+    grown = space.sample(rng)
+    edited, words = designs.mutate(grown, rng)
+    assert edited.training.growth == grown.training.growth, words
+    assert edited.model.trunk == grown.model.trunk, words
+    child = designs.crossover(grown, designs.sample(rng), rng)
+    assert (child.model.trunk, child.training.growth) == (grown.model.trunk, grown.training.growth)
+    assert designs.crossover(designs.sample(rng), grown, rng).training.growth is None
+    child.model.build(SIGNATURES[name])
+
+
+def test_a_cross_takes_over_the_growth_of_another_design():
+    designs, space = spaces("image+text classification")
+    rng = np.random.default_rng(3)
+    plain, grown = designs.sample(rng), space.sample(rng)
+    plain = plain.model_copy(update={"model": plain.model.model_copy(update={"dim": grown.model.dim})})
+    child = space.crossover(plain, grown, rng)
+    assert rest(child) == rest(plain)
+    assert (child.model.trunk, child.training.growth) == (grown.model.trunk, grown.training.growth)
+    assert space.crossover(grown, plain, rng) == grown
+
+
+def scored(design: Design, error: float) -> Evaluation:
+    candidate = Candidate("local", design, design)
+    return Evaluation(candidate, Scored(objectives={"error": error, "flops": 1.0}, metrics={}), 0, 0, 1.0)
+
+
+def test_growth_is_proposed_for_what_others_found():
+    designs, space = spaces("image+text classification")
+    archive = SharedArchive(("error", "flops"))
+    found = designs.sample(np.random.default_rng(1))
+    archive.add(scored(found, 0.2))
+    candidates = LocalSearch(space, seed=0, name="growth", crossover=0.0).ask(3, archive)
+    assert {candidate.proposer for candidate in candidates} == {"growth"}
+    assert all(candidate.design.training.growth is not None for candidate in candidates)
+    assert all(rest(candidate.design) == rest(found) for candidate in candidates)
+
+
+@pytest.mark.parametrize("dim", [32, 96])
+def test_the_attention_of_a_member_is_a_slot_like_any_other(dim: int):
+    designs, _ = spaces("image+text classification")
+    plain = designs.sample(np.random.default_rng(0)).to_dict()
+    plain["model"] |= {
+        "dim": dim,
+        "encoders": {"image": {"kind": "pixels"}, "text": {"kind": "ngram"}},
+        "fusion": {"kind": "concat"},
+        "trunk": {"kind": "population"},
+    }
+    design = Design.from_dict(plain)
+    slot = "model.trunk.members.transformer_1.member.attention"
+    assert attention_slots(design) == {slot: False}
+    assert slot_named(short_slot(slot)) == slot
+    archive = SharedArchive(("error", "flops"))
+    archive.add(scored(design, 0.2))
+    bred = NSGA2(seed=0).ask(2, archive)
+    mechanisms = [candidate.design.model.trunk.members["transformer_1"].member.attention for candidate in bred]
+    assert mechanisms[0] != mechanisms[1]
+    assert DotProduct() not in mechanisms
