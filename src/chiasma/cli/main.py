@@ -79,6 +79,9 @@ def _refuse_ranks(words: Sequence[str]) -> None:
     Raises:
         ConfigError: ``torchrun`` started several, and the verb is not one that they do together.
     """
+    if _ranks() > 1:
+        # Torch, which is not imported yet, would warn on each rank that no part of the model has been idle so far.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if _ranks() > 1 and words and not words[0].startswith("-") and words[0] not in TOGETHER:
         raise ConfigError(
             f"torchrun started {_ranks()} processes, but chiasma {words[0]} is done by one: start it without torchrun. "

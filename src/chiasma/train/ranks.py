@@ -145,8 +145,8 @@ class Ranks:
         shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
         digest = hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
         self.check_same("parameters (hash of names and shapes)", f"{len(shapes)} with hash {digest}")
-        # A member may be idle on one rank only. Buffers are shared before they count, in evaluations.
-        return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+        # A member may be idle on one rank only.
+        return DistributedDataParallel(model, find_unused_parameters=True)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the leader's buffers: running statistics depend on which examples a rank saw."""
