@@ -57,6 +57,8 @@ class TerminalConsole:
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGINT and SIGTERM."""
+        if self.interrupted and "LOCAL_RANK" in os.environ:
+            return  # torchrun passes on what the terminal has sent to all, and kills whoever takes too long.
         if self.interrupted:
             _end_at_once()
         self.interrupted = True
