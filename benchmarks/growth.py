@@ -27,8 +27,9 @@ from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import PopulationSpec
 from chiasma.store.folders import cache_folder
 from chiasma.train.design import Design
+from chiasma.train.fit import Fit
 from chiasma.train.predicting import predict_logits
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.trainer import Trainer
 
 SPEED = 0.1
 """Part of the epochs from which an arm's speed is measured."""

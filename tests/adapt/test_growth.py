@@ -20,7 +20,8 @@ from chiasma.model.trunk import Population
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import EditModel, Moment
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.fit import Fit
+from chiasma.train.trainer import Trainer
 from tests.train.conftest import claims
 from tests.train.toys import Each, StopAfter
 

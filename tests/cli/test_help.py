@@ -12,6 +12,7 @@ from chiasma.cli.main import app, spread_overrides
 VERBS = [
     "evolve",
     "train",
+    "meta-train",
     "resume",
     "evaluate",
     "predict",

@@ -91,6 +91,10 @@ KNOBS: dict[str, Knob] = {
             "train.restore_best": False,
         },
     ),
+    "controller": Knob(
+        (None, {"kind": "hypergradient", "every": 3, "step": 1.0}),
+        {"train.epochs": 4, "train.restore_best": False},
+    ),
     "model.head": Knob((None, {"kind": "classification", "hidden": 8})),
     "optim.algorithm": Knob(({"kind": "adamw"}, {"kind": "sgd"})),
     "optim.lr": Knob((1e-3, 1e-2)),

@@ -20,9 +20,10 @@ from chiasma.data.prepare import prepare
 from chiasma.model.multimodal import ModelSpec
 from chiasma.train.callbacks import Action, EditModel, Moment, Stop
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.fit import Fit
 from chiasma.train.ranks import ALONE, Ranks, joined_ranks
 from chiasma.train.steering import Steering
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.trainer import Trainer
 from tests.train.toys import At, StopAfter
 
 MEMBERS = {

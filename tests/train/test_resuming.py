@@ -17,7 +17,8 @@ from chiasma.data.signature import Signature
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Callback, ScaleLearningRate
 from chiasma.train.design import Design
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.fit import Fit
+from chiasma.train.trainer import Trainer
 from tests.train.toys import BIRTH, DEATH, At, StopAfter
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

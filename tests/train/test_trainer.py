@@ -17,10 +17,11 @@ from chiasma.model.multimodal import ModelSpec
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import ScaleLearningRate, Stop
 from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.fit import Fit
 from chiasma.train.metrics import measure
 from chiasma.train.predicting import dataset_batches, modalities_of, predict_logits
 from chiasma.train.progress import ProgressBar
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.trainer import Trainer
 from tests.train.toys import BIRTH, At, Each, StopAfter
 
 

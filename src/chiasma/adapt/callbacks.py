@@ -1,13 +1,52 @@
 """The callbacks that a design asks for."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from chiasma.adapt.controller import Controller
 from chiasma.adapt.growth import Growth
+from chiasma.adapt.hypergradient import FollowHypergradient
+from chiasma.adapt.learned import Knowledge, knowledge_for
 from chiasma.data.dataset import Dataset
 from chiasma.train.callbacks import Callback
+from chiasma.train.controlling import LSTMController
 from chiasma.train.design import Design
 from chiasma.train.devices import Precision
 
 
-def callbacks_of(design: Design, data: Dataset, *, seed: int, precision: Precision = "float32") -> list[Callback]:
-    """Return what changes a model while it trains, as its design says; to be given to the trainer."""
+def callbacks_of(
+    design: Design, data: Dataset, *, seed: int, precision: Precision = "float32", known: Knowledge | None = None
+) -> list[Callback]:
+    """Return what changes a model while it trains, as its design says; to be given to the trainer.
+
+    Args:
+        design: What is trained.
+        data: On what.
+        seed: Of the training.
+        precision: Of matrix products.
+        known: What a controller begins with; None for what the design names.
+
+    Raises:
+        ConfigError: The controller that the design begins with is another one, or does not fit it.
+    """
+    found: list[Callback] = []
+    controller = design.training.controller
+    if isinstance(controller, LSTMController):
+        begin = knowledge_for(controller) if known is None else known
+        found.append(Controller(controller, design, data, seed=seed, precision=precision, known=begin))
+    elif controller is not None:
+        found.append(FollowHypergradient(controller))
     growth = design.training.growth
-    return [] if growth is None else [Growth(growth, data, seed=seed, precision=precision)]
+    if growth is not None:
+        urging = next((each for each in found if isinstance(each, Controller)), None)
+        found.append(Growth(growth, data, seed=seed, precision=precision, urging=urging))
+    return found
+
+
+def told(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a report tells of a controller: its curve, its roll-backs and its cost; nothing where there was none.
+
+    Args:
+        state: What the controller's ``state_dict`` returned, or nothing.
+    """
+    return {name: state[name] for name in ("trace", "returns", "seconds", "every") if name in state}

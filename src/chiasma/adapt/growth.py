@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from chiasma.adapt.controller import Controller
 from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, Retire, contributions, review
 from chiasma.adapt.measure import Measured, Measuring, population_of
 from chiasma.adapt.strategist import Birth, at_random, conceive
@@ -29,6 +30,7 @@ class Growth(Callback):
         data: Whose ``steer`` split decides.
         seed: Of the training; each review's randomness follows from it.
         precision: Of matrix products.
+        urging: A controller whose structural proposals lean on the rules; None for none.
 
     Attributes:
         lives: Everybody who was ever there, by name.
@@ -37,8 +39,17 @@ class Growth(Callback):
 
     name = NAME
 
-    def __init__(self, rules: GrowthSpec, data: Dataset, *, seed: int, precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        rules: GrowthSpec,
+        data: Dataset,
+        *,
+        seed: int,
+        precision: Precision = "float32",
+        urging: Controller | None = None,
+    ) -> None:
         self.rules = rules
+        self.urging = urging
         self.seed = seed
         self.measuring = Measuring(data, data.rows("steer"), precision=precision)
         self.lives: dict[str, Life] = {}
@@ -138,7 +149,8 @@ class Growth(Callback):
             case "random":
                 return at_random(self._living, self.rules, progress=progress, rng=self._rng("decide"))
             case "guided":
-                return review(self._living, self.rules, progress=progress, cooldown=self._cooldown)
+                urge = 0.0 if self.urging is None else self.urging.urge
+                return review(self._living, self.rules, progress=progress, cooldown=self._cooldown, urge=urge)
 
     def _carry_out(
         self, decision: Decision, model: MultimodalModel, measured: Measured

@@ -79,7 +79,12 @@ Decision = Add | Promote | Retire | Prune
 
 
 def review(
-    lives: Sequence[Life], rules: GrowthSpec, *, progress: float, cooldown: Mapping[str, int]
+    lives: Sequence[Life],
+    rules: GrowthSpec,
+    *,
+    progress: float,
+    cooldown: Mapping[str, int],
+    urge: float = 0.0,
 ) -> Decision | None:
     """Return the one thing that should happen after a review, or None.
 
@@ -91,6 +96,9 @@ def review(
         rules: The thresholds.
         progress: Part of the training that is over.
         cooldown: Kinds that are not to be tried, with the reviews left.
+        urge: What a controller proposes, from -1 for fewer members to 1 for more. It leans on the rules and sets none
+            aside: to prune takes more certainty where more are wanted and less where fewer are, and there nobody is
+            born. 0 changes nothing.
     """
     for life in lives:
         if life.role == "leaving":
@@ -98,16 +106,18 @@ def review(
     for life in lives:
         if life.role == "newcomer":
             return _of_newcomer(life, rules)
-    gone = _useless(lives, rules)
+    gone = _useless(lives, rules.model_copy(update={"certainty": rules.certainty * (1 + urge)}))
     if gone is not None:
         return gone
-    if len(lives) >= rules.largest or progress > rules.last_birth:
+    if len(lives) >= rules.largest or progress > rules.last_birth or urge < RELUCTANT:
         return None
     if all(cooldown.get(kind, 0) for kind in KINDS):
         return None
     return Add(f"{len(lives)} of at most {rules.largest} members")
 
 
+# Below this urge for more members nobody is born.
+RELUCTANT = -0.5
 KINDS = ("perceptron", "transformer", "residual_convolution")
 
 

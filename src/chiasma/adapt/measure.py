@@ -140,8 +140,7 @@ class Measuring:
             yield model.fuse(tokens), tokens, labels.to(device)
 
     def _losses(self, model: MultimodalModel, trunked: Tokens, tokens: TokenBatch, labels: Tensor) -> np.ndarray:
-        assert model.head is not None
-        return _numpy(losses(model.head(trunked, tokens).logits, labels, self.data.signature.target))
+        return _numpy(losses(model.answer(trunked, tokens).logits, labels, self.data.signature.target))
 
     def _precise(self, model: MultimodalModel):
         return autocast(next(model.parameters()).device, self.precision)

@@ -6,6 +6,7 @@ from chiasma.cli.display import output, table
 from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.benchmark import BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
+from chiasma.experiment.meta_train import MetaResult
 from chiasma.experiment.report.attention import closing_lines, front_table, headline
 from chiasma.experiment.report.benchmark import task_table
 from chiasma.experiment.report.console import render_table
@@ -13,7 +14,7 @@ from chiasma.experiment.results import RunResult
 from chiasma.experiment.runs import BENCHMARK_FILE, FRONT_FILE
 
 
-def print_result(result: RunResult | SearchResult | BenchmarkResult | None) -> None:
+def print_result(result: RunResult | SearchResult | BenchmarkResult | MetaResult | None) -> None:
     """Print what a run of any verb ended with; nothing where another process has the result."""
     if result is None:
         return
@@ -21,6 +22,8 @@ def print_result(result: RunResult | SearchResult | BenchmarkResult | None) -> N
         print_search(result)
     elif isinstance(result, BenchmarkResult):
         print_benchmark(result)
+    elif isinstance(result, MetaResult):
+        print_controller(result)
     else:
         print_run(result)
 
@@ -59,6 +62,15 @@ def print_benchmark(result: BenchmarkResult) -> None:
     for note in found.notes:
         output().print(f"· {note}", markup=False, soft_wrap=True)
     typer.echo(f"figures {result.run_path / BENCHMARK_FILE}")
+
+
+def print_controller(result: MetaResult) -> None:
+    """Print where a learned controller lies and how it is used; leave with 130 where the user stopped it."""
+    typer.echo(f"controller  {result.folder}, {result.content}, learned from {result.runs} trainings")
+    typer.echo(f"use it      chiasma train --set controller.kind=lstm controller.start={result.folder}")
+    if result.stopped == "interrupted":
+        typer.echo(f"Interrupted, with what was learned so far. Continue: chiasma resume {result.run_path}", err=True)
+        raise typer.Exit(130)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from chiasma.adapt.callbacks import callbacks_of
+from chiasma.adapt.callbacks import callbacks_of, told
+from chiasma.adapt.controller import NAME as CONTROLLER
 from chiasma.adapt.growth import NAME as GROWTH
 from chiasma.core.errors import ChiasmaError, NonFiniteError
 from chiasma.core.files import storage_errors, write_atomic
@@ -27,11 +28,12 @@ from chiasma.model.plugins import plugins_of
 from chiasma.store.checkpoint import save_checkpoint
 from chiasma.train.callbacks import Action, Callback, Moment, Stop
 from chiasma.train.design import Design
+from chiasma.train.fit import Fit
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import measure, objective_error
 from chiasma.train.predicting import predict_logits
 from chiasma.train.steering import learnt_rows
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.trainer import Trainer
 
 MEASURED_STEPS = 5
 PATIENCE_SECONDS = 1.0
@@ -244,6 +246,7 @@ def _keep(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> None:
             "signature": dataset.signature.to_dict(),
             "history": fit.history,
             "growth": fit.callbacks.get(GROWTH, {}),
+            "controller": told(fit.callbacks.get(CONTROLLER, {})),
         }
         weights = {name: value.cpu() for name, value in fit.model.state_dict().items()}
         save_checkpoint(Path(job.keep_checkpoint), fit.steps, tensors={"model": weights}, documents=documents, keep=1)

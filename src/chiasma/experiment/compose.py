@@ -14,8 +14,15 @@ from chiasma.core.spec import suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.discoveries import with_discoveries
+from chiasma.experiment.learned_controllers import pinned
 
-_PATHS = (("data", "source"), ("data", "image_dir"), ("run", "folder"), ("run", "cache"))
+_PATHS = (
+    ("data", "source"),
+    ("data", "image_dir"),
+    ("controller", "start"),
+    ("run", "folder"),
+    ("run", "cache"),
+)
 
 
 def load_config(
@@ -49,7 +56,7 @@ def load_config(
         tree = _merge(tree, _nested(path.split("."), value))
     tree = with_discoveries(tree, run_folder=tree.get("run", {}).get("folder"))
     resolved = _resolve(_merge(RunConfig().to_dict(), tree))
-    return RunConfig.from_dict(_absolute(resolved))
+    return RunConfig.from_dict(pinned(_absolute(resolved)))
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
+from chiasma.train.controlling import ControllerSpec
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 
 HIDDEN = 128
@@ -272,6 +273,7 @@ class RunConfig(Spec):
         optim: Optimiser and learning-rate schedule.
         train: The training loop. ``evolve`` chooses ``epochs`` by itself while it has its default.
         growth: How the trunk's members come and go while it trains; None leaves them as they are.
+        controller: What adapts the training while it runs; None leaves it as it is.
         search: How candidates are proposed.
         evaluate: How candidates and floors are compared.
         run: Where and how the run happens.
@@ -282,6 +284,7 @@ class RunConfig(Spec):
     optim: OptimSpec = OptimSpec()
     train: LoopSpec = LoopSpec()
     growth: GrowthSpec | None = None
+    controller: ControllerSpec | None = None
     search: SearchSection = SearchSection()
     evaluate: EvaluateSection = EvaluateSection()
     run: RunSection = RunSection()
@@ -292,7 +295,7 @@ class RunConfig(Spec):
         Raises:
             ConfigError: The model section names a modality that the data does not have.
         """
-        training = TrainingSpec(optim=self.optim, loop=self.train, growth=self.growth)
+        training = TrainingSpec(optim=self.optim, loop=self.train, growth=self.growth, controller=self.controller)
         return Design(model=self.model.complete(signature), training=training)
 
 

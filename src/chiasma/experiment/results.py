@@ -89,6 +89,8 @@ class Results(Spec):
             every metric.
         growth: How the winner's trunk grew: ``lives`` by name, ``events``, ``reviews`` and ``edges``; empty where it
             did not.
+        controller: What a controller did while the winner trained: ``trace``, ``returns`` (its roll-backs),
+            ``seconds`` and ``every``; empty where there was none.
         lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.
         per_label: On test, of each label ``label, count, recall, precision, f1``; of each value of a regression
             ``label, mae, rmse, r2``.
@@ -120,6 +122,7 @@ class Results(Spec):
     history: tuple[Mapping[str, float], ...] = ()
     design: Mapping[str, Any] = {}
     growth: Mapping[str, Any] = {}
+    controller: Mapping[str, Any] = {}
     lineage: tuple[Mapping[str, Any], ...] = ()
     per_label: tuple[Mapping[str, Any], ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()

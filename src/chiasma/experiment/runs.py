@@ -29,6 +29,7 @@ RESULTS_FILE = "results.json"
 FRONT_FILE = "pareto_front.json"
 BENCHMARK_FILE = "benchmark.json"
 MODEL_FOLDER = "model"
+CONTROLLER_FOLDER = "controller"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def read_results(run: Path) -> Results:
     Raises:
         StorageError: The run has no results yet.
     """
+    if (run / CONTROLLER_FOLDER).is_dir():
+        raise StorageError(f"Run {run.name} is a meta-training: it has no classifier. See {run / CONTROLLER_FOLDER}.")
     file = run / RESULTS_FILE
     for other, what in ((FRONT_FILE, "a search for attention"), (BENCHMARK_FILE, "a benchmark")):
         if (run / other).is_file():
@@ -222,7 +225,7 @@ def resume_run(
         ConfigError: The budget or the executor is not one, or is given for a training, which has none.
         StorageError: The folder is not a run that can be continued.
     """
-    from chiasma.experiment import attention_search, benchmark, evolve, train_run
+    from chiasma.experiment import attention_search, benchmark, evolve, meta_train, train_run
     from chiasma.experiment.config import Budget
     from chiasma.train.ranks import ranks_asked_for
 
@@ -232,14 +235,17 @@ def resume_run(
         verbs = [event.data["verb"] for event in store.events("verb")]
     if not verbs:
         raise StorageError(f"Run {run.name} ended before it had begun: there is nothing to continue. Start a new run.")
-    if verbs == ["train"]:
+    if verbs in (["train"], [meta_train.VERB]):
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a training, whose length is train.epochs; it has no budget.")
         if executor is not None or ray_address is not None:
             raise ConfigError(f"--executor: {run.name} is a training, which has no workers.")
-        return train_run.resume(run, console=console)
+        if verbs == ["train"]:
+            return train_run.resume(run, console=console)
     if ranks_asked_for() > 1:
         raise ConfigError(f"{run.name} is not a training, so one process continues it: start it without torchrun.")
+    if verbs == [meta_train.VERB]:
+        return meta_train.resume(run, console=console)
     if verbs == ["benchmark"]:
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a benchmark, whose length is its seeds; it has no budget.")
@@ -278,6 +284,8 @@ def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     words["training"] = f"{loop.epochs:g} epochs, batches of {loop.batch_size}, {loss}"
     if value.training.growth is not None:
         words["growth"] = describe_spec(value.training.growth)
+    if value.training.controller is not None:
+        words["controller"] = describe_spec(value.training.controller)
     return words
 
 

@@ -50,7 +50,8 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
         ),
         "rungs": tuple(r.to_dict() for r in rank_correlations(loop.rows)) if loop else (),
         "history": history(best.best.folder),
-        "growth": growth(best.best.folder),
+        "growth": adapted(best.best.folder, "growth"),
+        "controller": adapted(best.best.folder, "controller"),
         "design": best.arm.design.to_dict(),
         "lineage": lineage(setting, best),
         "provenance": setting.store.provenance,
@@ -116,10 +117,10 @@ def history(folder: Path) -> tuple[Mapping[str, float], ...]:
     return tuple(checkpoint.documents.get("history", ())) if checkpoint else ()
 
 
-def growth(folder: Path) -> Mapping[str, Any]:
-    """Return how the shipped training's trunk grew; empty where it did not."""
+def adapted(folder: Path, what: str) -> Mapping[str, Any]:
+    """Return how the shipped training's trunk grew, or what its controller did; empty where there was none."""
     checkpoint = load_newest(folder)
-    return checkpoint.documents.get("growth", {}) if checkpoint else {}
+    return checkpoint.documents.get(what, {}) if checkpoint else {}
 
 
 def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chiasma.adapt.callbacks import callbacks_of
+from chiasma.adapt.callbacks import callbacks_of, told
+from chiasma.adapt.controller import NAME as CONTROLLER
 from chiasma.adapt.growth import NAME as GROWTH
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
@@ -29,10 +30,11 @@ from chiasma.experiment.watching import WatchedTraining
 from chiasma.model.cost import cost
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
+from chiasma.train.fit import Fit
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import predict_logits
 from chiasma.train.ranks import Ranks, joined_ranks
-from chiasma.train.trainer import Fit, Trainer
+from chiasma.train.trainer import Trainer
 
 
 def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -> RunResult | None:
@@ -214,6 +216,7 @@ def _write_down(
         winner="winner",
         history=tuple(fit.history),
         growth=fit.callbacks.get(GROWTH, {}),
+        controller=told(fit.callbacks.get(CONTROLLER, {})),
         design=replace_at(trainer.design, "model", fit.model.spec).to_dict(),
         provenance=store.provenance,
         notes=(f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select."),

@@ -16,6 +16,7 @@ from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
 from chiasma.model.fusion import FusionSpec
+from chiasma.model.gates import Gate, GatePlace, at
 from chiasma.model.heads import Classification, HeadSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
@@ -32,6 +33,7 @@ class ModelSpec(Spec):
         fusion: Joins image and text; None exactly when there is one encoder.
         trunk: Members that change the fused tokens; None leaves them as they are.
         head: From the fused tokens to the output.
+        gates: What the fused tokens and the trunk's output go through; a controller sets them while a model trains.
         whole: A third party's model in place of encoders, fusion, trunk and head; None in all our own designs.
     """
 
@@ -40,6 +42,7 @@ class ModelSpec(Spec):
     fusion: FusionSpec | None = None
     trunk: TrunkSpec | None = None
     head: HeadSpec = Classification()
+    gates: Mapping[GatePlace, Gate] = {}
     whole: ModelPlugin | None = None
 
     def check(self, signature: Signature) -> None:
@@ -128,11 +131,17 @@ class MultimodalModel(nn.Module):
         self.trunk = None if spec.trunk is None else spec.trunk.build(spec.dim)
         self.head = None if spec.whole is not None else spec.head.build(spec.dim, signature.target)
         self.whole = None if spec.whole is None else spec.whole.build(signature)
+        self.gates: Mapping[GatePlace, Gate] = spec.gates
 
     @property
     def spec(self) -> ModelSpec:
-        """Return the architecture as it is now; members of a trunk come and go."""
-        return self._spec if self.trunk is None else self._spec.model_copy(update={"trunk": self.trunk.spec})
+        """Return the architecture as it is now; members of a trunk come and go, and gates are moved."""
+        now = {"gates": self.gates} if self.trunk is None else {"gates": self.gates, "trunk": self.trunk.spec}
+        return self._spec.model_copy(update=now)
+
+    def modulate(self, gates: Mapping[GatePlace, Gate]) -> None:
+        """Put gates in place of those that were set before; where none is given, those of the spec stand."""
+        self.gates = {**self._spec.gates, **gates}
 
     def forward(self, batch: Batch | TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
         """Return the output of each row.
@@ -146,18 +155,30 @@ class MultimodalModel(nn.Module):
             return self.whole(_without_absent(batch), targets)
         tokens = batch if isinstance(batch, TokenBatch) else self.encode(batch)
         fused = self.fuse(tokens)
-        assert self.head is not None
         if self.trunk is None:
-            return self.head(fused, tokens, targets)
+            return self.answer(fused, tokens, targets)
         trunked = self.trunk(fused)
-        return replace(self.head(trunked.tokens, tokens, targets), penalty=trunked.penalty)
+        return replace(self.answer(trunked.tokens, tokens, targets), penalty=trunked.penalty)
 
     def fuse(self, tokens: TokenBatch) -> Tokens:
         """Return the joint tokens of all modalities, before the trunk."""
         if self.fusion is None:
             (fused,) = (tokens.tokens[name] for name in self.encoders)
-            return fused
-        return self.fusion(*(tokens.tokens[name] for name in FUSED))
+        else:
+            fused = self.fusion(*(tokens.tokens[name] for name in FUSED))
+        return at(self.gates, "fusion").apply(fused)
+
+    def answer(self, tokens: Tokens, encoded: TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
+        """Return what the head says of the joint tokens, after the trunk if there is one.
+
+        Args:
+            tokens: What the trunk, or without one the fusion, returned.
+            encoded: What the encoders returned.
+            targets: Token ids to predict, for heads that generate.
+        """
+        assert self.head is not None
+        joint = tokens if self.trunk is None else at(self.gates, "trunk").apply(tokens)
+        return self.head(joint, encoded, targets)
 
     def encode(self, batch: Batch) -> TokenBatch:
         """Return the tokens of each modality this model uses; absent parts are masked and zero.

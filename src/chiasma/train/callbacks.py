@@ -1,16 +1,18 @@
 """Callbacks look at a training and say what should happen; the trainer does it.
 
-They have three powers and no others: edit the model, scale learning rates, stop.
+They have four powers and no others: edit the model, scale learning rates, regulate the training, stop.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
+from chiasma.core.spec import Spec
 from chiasma.train.ranks import Ranks
+from chiasma.train.regulation import Regulation
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,26 @@ class ScaleLearningRate:
 
 
 @dataclass(frozen=True)
+class Regulate:
+    """Set everything that regulates the training, from now on and in place of what was set before.
+
+    Attributes:
+        regulation: The whole of it.
+        reason: For whoever watches; empty to say nothing.
+    """
+
+    regulation: Regulation
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Stop:
     """End the training after this step; the reason becomes ``Fit.stopped``."""
 
     reason: str
 
 
-Action = EditModel | ScaleLearningRate | Stop
+Action = EditModel | ScaleLearningRate | Regulate | Stop
 
 
 class Callback(ABC):
@@ -107,10 +122,50 @@ class Callback(ABC):
         """Continue from :meth:`state_dict`."""
 
 
+def by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Return the callbacks of one training by name.
+
+    Raises:
+        ValueError: Two share a name.
+    """
+    named = {callback.name: callback for callback in callbacks}
+    if len(named) != len(callbacks):
+        names = ", ".join(callback.name for callback in callbacks)
+        raise ValueError(f"Callbacks of one training must have different names, but got {names}.")
+    return named
+
+
 def actions_told(callback: Callback, moment: Moment, ranks: Ranks) -> Sequence[Action]:
     """Return what a callback asks for: the leading rank asks it, the others are told."""
     if ranks.alone:
         return callback.review(moment)
-    said = [(type(action).__name__, asdict(action)) for action in callback.review(moment)] if ranks.leads else None
-    kinds = {kind.__name__: kind for kind in get_args(Action)}
-    return [kinds[name](**fields) for name, fields in ranks.told(said)]
+    said = [_document(action) for action in callback.review(moment)] if ranks.leads else None
+    return [_action(document) for document in ranks.told(said)]
+
+
+def _document(action: Action) -> dict[str, Any]:
+    """Return an action as plain JSON."""
+    values = {field.name: getattr(action, field.name) for field in fields(action)}
+    plain = {name: value.to_dict() if isinstance(value, Spec) else value for name, value in values.items()}
+    return {"action": type(action).__name__, **plain}
+
+
+def _action(document: Mapping[str, Any]) -> Action:
+    """Return what :func:`_document` wrote."""
+    kind = next(kind for kind in get_args(Action) if kind.__name__ == document["action"])
+    values = {field.name: document[field.name] for field in fields(kind)}
+    if kind is Regulate:
+        values["regulation"] = Regulation.from_dict(values["regulation"])
+    return kind(**values)
+
+
+class TensorCallback(Callback):
+    """A callback whose memory holds tensors too; they lie beside the weights in a checkpoint."""
+
+    @abstractmethod
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors from which :meth:`load_tensors` continues exactly; the names may differ over time."""
+
+    @abstractmethod
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from :meth:`tensors`; called after :meth:`load_state_dict`."""

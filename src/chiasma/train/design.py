@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from chiasma.core.spec import Spec
 from chiasma.data.augment import AugmentSpec
 from chiasma.model.multimodal import ModelSpec
+from chiasma.train.controlling import ControllerSpec, LSTMController
 
 
 class AdamW(Spec):
@@ -252,11 +253,19 @@ class TrainingSpec(Spec):
 
     Attributes:
         growth: How the trunk's members come and go; None leaves them as they are.
+        controller: What adapts the training while it runs; None leaves it as it is.
     """
 
     optim: OptimSpec = OptimSpec()
     loop: LoopSpec = LoopSpec()
     growth: GrowthSpec | None = None
+    controller: ControllerSpec | None = None
+
+    @model_validator(mode="after")
+    def _steer_is_left(self) -> "TrainingSpec":
+        if self.loop.train_on_steer and isinstance(self.controller, LSTMController):
+            raise ValueError("a controller learns from what is measured on steer, so it excludes train_on_steer=true")
+        return self
 
     @model_validator(mode="after")
     def _plateau_is_seen(self) -> "TrainingSpec":

@@ -20,6 +20,7 @@ from chiasma.train.finite import explain_gradient, explain_loss, first_non_finit
 from chiasma.train.losses import Loss
 from chiasma.train.optim import NamedOptimizer
 from chiasma.train.ranks import ALONE, Ranks
+from chiasma.train.regulation import Dropouts, Regulation
 
 # Below this loss scale float16 gradients overflow because they are wrong, not because the scale is too great.
 SMALLEST_SCALE = 1.0
@@ -68,6 +69,7 @@ class Learner:
         self.precision: Precision = precision
         self.seed = seed
         self.optimizer = NamedOptimizer(model, training.optim)
+        self.dropouts = Dropouts(model)
         self.average = AverageWeights(model, training.loop.ema) if training.loop.ema else None
         self.scaler = gradient_scaler(device, precision)
         self.ranks = ranks
@@ -119,6 +121,12 @@ class Learner:
             with self.average.applied(self.model):
                 yield self.model
 
+    def regulate(self, regulation: Regulation) -> None:
+        """Set rates, weight decay, dropout and gates, in place of what was set before."""
+        self.optimizer.regulate(regulation)
+        self.dropouts.scale(regulation.dropout)
+        self.model.modulate(regulation.gates)
+
     def rekey(self) -> None:
         """Follow an edit of the model: device, optimiser state and averages by parameter name; wrapped anew.
 
@@ -128,6 +136,7 @@ class Learner:
         self.model.to(self.device)
         self._wrap()
         self.optimizer = self.optimizer.rekeyed(self.model)
+        self.dropouts.follow(self.model)
         if self.average is not None:
             self.average = self.average.rekeyed(self.model)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
 from chiasma.train.design import SGD, Adam, AdamW, OptimSpec
+from chiasma.train.regulation import NEUTRAL, Regulation
 
 # Weight decay is for weights that multiply activations. Norms, embeddings and parameters that a module of its own kind
 # holds (positions, class tokens, gates) are left alone.
@@ -39,6 +40,7 @@ class NamedOptimizer:
     def __init__(self, model: nn.Module, spec: OptimSpec) -> None:
         self.spec = spec
         self.factors: dict[str, float] = {}
+        self.regulation = NEUTRAL
         self.parameters = trainable(model)
         if not self.parameters:
             raise ConfigError("The model has no trainable parameters, so there is nothing to optimise.")
@@ -77,6 +79,11 @@ class NamedOptimizer:
             if not 0 <= factor < float("inf"):
                 raise ConfigError(f"A learning-rate factor must be at least 0 and finite, but {prefix!r} has {factor}.")
         self.factors = dict(factors)
+        self._group()
+
+    def regulate(self, regulation: Regulation) -> None:
+        """Scale rates by part of the model, and the weight decay, on top of the factors of :meth:`scale`."""
+        self.regulation = regulation
         self._group()
 
     def gradients(self) -> list[Tensor]:
@@ -123,6 +130,7 @@ class NamedOptimizer:
         }
         following.load_state(kept)
         following.scale({prefix: factor for prefix, factor in self.factors.items() if following.has(prefix)})
+        following.regulate(self.regulation)
         following.set_rate(self._rate)
         return following
 
@@ -149,14 +157,14 @@ class NamedOptimizer:
                 "params": members,
                 "factor": factor,
                 "lr": self._rate * factor,
-                "weight_decay": self.spec.weight_decay if decays else 0.0,
+                "weight_decay": self.spec.weight_decay * self.regulation.decay if decays else 0.0,
             }
             for (factor, decays), members in groups.items()
         ]
 
     def _factor(self, name: str) -> float:
         matching = [prefix for prefix in self.factors if _belongs(name, prefix)]
-        return self.factors[max(matching, key=len)] if matching else 1.0
+        return self.regulation.rate_of(name) * (self.factors[max(matching, key=len)] if matching else 1.0)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

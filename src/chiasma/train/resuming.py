@@ -10,12 +10,14 @@ from torch import Tensor
 
 from chiasma.data.signature import Signature
 from chiasma.store.checkpoint import Checkpoint, save_checkpoint
+from chiasma.train.callbacks import Callback, TensorCallback
 from chiasma.train.design import Design
 from chiasma.train.learner import Learner
 from chiasma.train.state import Identity, TrainingState
 
 # What older checkpoints did not say, because it was always so.
 BEFORE_RANKS = {"ranks": 1}
+_CALLBACK = "callback-"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def save_training(
     state: TrainingState,
     learner: Learner,
     best: Mapping[str, Tensor],
+    callbacks: Mapping[str, Callback],
 ) -> None:
     """Write a checkpoint from which :func:`restore_training` continues to the same bits.
 
@@ -51,12 +54,16 @@ def save_training(
         state: Where the training is.
         learner: Its tensors.
         best: The best weights so far; empty before the first evaluation.
+        callbacks: Those of the training; the tensors that they keep are saved too.
 
     Raises:
         NonFiniteError: A weight is NaN or infinite.
         StorageError: The disk is full, read-only or failing.
     """
-    tensors = {**learner.tensors(), "best": best}
+    kept = {
+        f"{_CALLBACK}{name}": each.tensors() for name, each in callbacks.items() if isinstance(each, TensorCallback)
+    }
+    tensors = {**learner.tensors(), "best": best, **kept}
     save_checkpoint(
         folder,
         state.step,
@@ -91,6 +98,16 @@ def restore_tensors(checkpoint: Checkpoint, learner: Learner, *, scaler: Mapping
     best = groups.pop("best", {})
     learner.load(groups, scaler=scaler)
     return {name: value.to(learner.device) for name, value in best.items()}
+
+
+def restore_callbacks(checkpoint: Checkpoint, callbacks: Mapping[str, Callback], states: Mapping[str, Any]) -> None:
+    """Have each callback continue from what it remembered."""
+    for name, state in states.items():
+        callback = callbacks[name]
+        callback.load_state_dict(state)
+        if isinstance(callback, TensorCallback):
+            group = f"{_CALLBACK}{name}"
+            callback.load_tensors(checkpoint.tensors(group) if group in checkpoint.tensor_names else {})
 
 
 def _warn_if_moved(found: Mapping[str, Any], here: Mapping[str, Any], *, where: str) -> None:

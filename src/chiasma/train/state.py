@@ -60,6 +60,8 @@ class TrainingState:
         loss_steps: Their count.
         edits: What callbacks changed in the model, in order: callback, edit and step.
         factors: Learning-rate factors of parts of the model.
+        regulation: What callbacks have set (:class:`chiasma.train.regulation.Regulation`); empty for nothing.
+        best_regulation: What was set at the best evaluation.
         callbacks: State of each callback, by name.
         scaler: State of the float16 loss scaler.
         seconds: Training time so far, over all sittings.
@@ -76,6 +78,8 @@ class TrainingState:
     loss_steps: int = 0
     edits: list[dict[str, Any]] = field(default_factory=list)
     factors: dict[str, float] = field(default_factory=dict)
+    regulation: dict[str, Any] = field(default_factory=dict)
+    best_regulation: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,20 @@ from chiasma.data.dataset import Dataset
 from chiasma.model.inherit import begin_with
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import Checkpoint, load_newest
-from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate, Stop, actions_told
+from chiasma.train.callbacks import (
+    Action,
+    Callback,
+    EditModel,
+    Moment,
+    Regulate,
+    ScaleLearningRate,
+    Stop,
+    actions_told,
+    by_name,
+)
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
+from chiasma.train.fit import Fit
 from chiasma.train.initial import kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
@@ -29,34 +39,11 @@ from chiasma.train.pace import Pace
 from chiasma.train.predicting import evaluating
 from chiasma.train.progress import TrainingProgress
 from chiasma.train.ranks import ALONE, Ranks
-from chiasma.train.resuming import Frame, restore_tensors, save_training, saved_state
+from chiasma.train.regulation import Regulation
+from chiasma.train.resuming import Frame, restore_callbacks, restore_tensors, save_training, saved_state
 from chiasma.train.schedule import after_evaluation, rate_factor
 from chiasma.train.state import Identity, Row, TrainingState
 from chiasma.train.steering import Steering, learnt_rows, opened, part_for
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A training that ended.
-
-    Attributes:
-        model: In evaluation mode, with the weights that are to be used.
-        history: One row for each evaluation on ``steer``: step, epoch, rate, train_loss and every metric; none where
-            the design trains on ``steer``.
-        steps: Steps taken.
-        seconds: Training time over all sittings.
-        stopped: ``finished``, ``early``, ``deadline``, ``interrupted``, or the reason a callback gave.
-        best: The row of the best evaluation; empty where the end came before the first.
-        callbacks: The state of each callback at the end, by name.
-    """
-
-    model: MultimodalModel
-    history: list[Row]
-    steps: int
-    seconds: float
-    stopped: str
-    best: Row
-    callbacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 class Trainer:
@@ -81,8 +68,8 @@ class Trainer:
         progress: Is told how it goes; None keeps quiet.
 
     Raises:
-        ConfigError: Device, precision or metric do not exist, the design grows and no callback carries it out, or a
-            batch has too few rows for all ranks and micro-batches.
+        ConfigError: Device, precision or metric do not exist, no callback carries out what the design asks for while it
+            trains, or a batch has too few rows for all ranks and micro-batches.
         DataError: The dataset has no rows in ``train`` or in ``steer``.
         FileNotFoundError: Nothing was kept in ``start_from``.
         ValueError: ``fraction`` is not in (0, 1], or two callbacks share a name.
@@ -117,12 +104,13 @@ class Trainer:
         self.precision: Precision = precision
         self.compile = compile
         self.ranks = ranks
-        self.callbacks = _by_name(callbacks)
-        if design.training.growth is not None and "growth" not in self.callbacks:
-            raise ConfigError(
-                "The design has rules of growth, which a callback carries out: give the trainer "
-                "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
-            )
+        self.callbacks = by_name(callbacks)
+        for what in ("growth", "controller"):
+            if getattr(design.training, what) is not None and what not in self.callbacks:
+                raise ConfigError(
+                    f"The design has a section {what}, which a callback carries out: give the trainer "
+                    "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
+                )
         self._initial = {} if start_from is None else kept_weights(start_from)
         self.checkpoints = checkpoints
         self.checkpoint_every_seconds = checkpoint_every_seconds
@@ -182,8 +170,7 @@ class Trainer:
         self._learner = self._fresh_learner()
         if found is not None:
             self._best_weights = restore_tensors(found, self._learner, scaler=self._state.scaler)
-        for name, state in self._state.callbacks.items():
-            self.callbacks[name].load_state_dict(state)
+            restore_callbacks(found, self.callbacks, self._state.callbacks)
         if self.progress is not None:
             self.progress.start(self.total_steps, done=self._state.step)
 
@@ -215,6 +202,7 @@ class Trainer:
             compile=self.compile,
         )
         learner.optimizer.scale(self._state.factors)
+        learner.regulate(Regulation.from_dict(self._state.regulation))
         return learner
 
     def _fresh_model(self, edits: Sequence[Mapping[str, Any]]) -> MultimodalModel:
@@ -268,6 +256,7 @@ class Trainer:
             if state.best is None or score > self._steering.score(state.best):
                 self._best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
                 state.best, state.best_edits, state.stale = row, len(state.edits), 0
+                state.best_regulation = state.regulation
             else:
                 state.stale += 1
         state.history.append(row)
@@ -324,6 +313,11 @@ class Trainer:
             case ScaleLearningRate(factors=factors):
                 state.factors.update(factors)
                 self._learner.optimizer.scale(state.factors)
+            case Regulate(regulation=regulation, reason=reason):
+                state.regulation = regulation.to_dict()
+                self._learner.regulate(regulation)
+                if self.progress is not None and reason:
+                    self.progress.edited(reason, step=state.step)
             case Stop(reason=reason):
                 state.stopped = reason
 
@@ -342,6 +336,7 @@ class Trainer:
                 state=state,
                 learner=self._learner,
                 best=self._best_weights,
+                callbacks=self.callbacks,
             )
         self._saved_step = state.step
 
@@ -356,6 +351,7 @@ class Trainer:
             if state.best_edits != len(state.edits):
                 model = self._fresh_model(state.edits[: state.best_edits])
             model.load_state_dict(self._best_weights, strict=True)
+            model.modulate(Regulation.from_dict(state.best_regulation).gates)
         elif self._learner.average is not None:
             self._learner.average.keep(model)
         if self.progress is not None:
@@ -382,11 +378,3 @@ class Trainer:
 
     def _batch_size(self) -> int:
         return self.design.training.loop.batch_size
-
-
-def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
-    named = {callback.name: callback for callback in callbacks}
-    if len(named) != len(callbacks):
-        names = ", ".join(callback.name for callback in callbacks)
-        raise ValueError(f"Callbacks of one training must have different names, but got {names}.")
-    return named

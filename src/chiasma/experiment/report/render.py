@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chiasma.core.files import write_atomic
-from chiasma.experiment.report import anatomy, background, charts, failures, growth, quality, search, wording
+from chiasma.experiment.report import (
+    anatomy,
+    background,
+    charts,
+    controller,
+    failures,
+    growth,
+    quality,
+    search,
+    wording,
+)
 from chiasma.experiment.report.page import page
 from chiasma.experiment.results import Results
 
@@ -44,6 +54,7 @@ def render(results: Results, *, extras: Extras | None = None) -> str:
         contents=CONTENTS,
         wording=wording,
         charts=charts,
+        controller=controller,
         growth=growth,
         quality=quality,
         anatomy=anatomy,
