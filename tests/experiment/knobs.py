@@ -124,6 +124,7 @@ KNOBS: dict[str, Knob] = {
 
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
+    "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
 }
 
 

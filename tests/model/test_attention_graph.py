@@ -9,7 +9,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.rng import numpy_rng
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import DotProduct, MultiHeadAttention
-from chiasma.model.fusion import CrossAttention
+from chiasma.model.fusion import Alternating, CrossAttention
 from chiasma.model.graph import parts
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.canonical import canonical
@@ -136,9 +136,10 @@ def test_a_constant_outside_of_its_choices_is_refused():
         AttentionGraph.from_dict({"nodes": [{"op": "dot", "inputs": ["q", "k"]}, node]})
 
 
-def test_attention_that_feeds_keys_where_queries_go_is_refused_between_two_modalities():
+@pytest.mark.parametrize("fusion", [CrossAttention, Alternating])
+def test_attention_that_feeds_keys_where_queries_go_is_refused_between_two_modalities(fusion):
     with pytest.raises(ConfigError, match="only a sequence that looks at itself can use it"):
-        CrossAttention.from_dict({"attention": GraphAttention(graph=graph(CHAMPION)).to_dict()})
+        fusion.from_dict({"attention": GraphAttention(graph=graph(CHAMPION)).to_dict()})
 
 
 def test_queries_that_do_not_count_are_hidden_from_convolutions_over_queries():

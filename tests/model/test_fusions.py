@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from chiasma.data.batch import Tokens
+from chiasma.model.attention import zero_padding
 from chiasma.model.components import members
-from chiasma.model.fusion import CrossAttention, Gated, Late, Multiplicative
+from chiasma.model.fusion import Alternating, CrossAttention, Gated, Late, Multiplicative
 from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from tests.contracts.inputs import DIM, ROWS, tokens
 
@@ -47,6 +48,45 @@ def test_late_attention_goes_to_the_modality_that_is_there():
     image, text = tokens(4, seed=1), tokens(4, seed=2)
     fusion = built(Late(method="attention"))
     torch.testing.assert_close(fusion(image, absent(text)).x[:, 0], fusion.image(image.mean()))
+
+
+def test_late_numbers_begin_even_and_go_to_the_modality_that_is_there():
+    image, text = tokens(4, seed=1), tokens(4, seed=2)
+    fusion = built(Late(method="weighted"))
+    seen, read = fusion.image(image.mean()), fusion.text(text.mean())
+    torch.testing.assert_close(fusion(image, text).x[:, 0], (seen + read) / 2)
+    torch.testing.assert_close(fusion(absent(image), text).x[:, 0], read)
+    with torch.no_grad():
+        fusion.trust[1] = -50.0
+    torch.testing.assert_close(fusion(image, text).x[:, 0], seen)
+
+
+def test_alternating_blocks_change_one_modality_at_a_time_and_read_the_other_as_it_is_now():
+    image, text = tokens(4, seed=1), tokens(3, seed=2)
+    fusion = built(Alternating(depth=3))
+    seen = []
+    for block in fusion.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
+    joint = fusion(image, text)
+    (pictures, words, first), (asking, context, second), (again, newest, third) = seen
+    torch.testing.assert_close(pictures.x, fusion.image(zero_padding(image)))
+    assert asking.x is words.x
+    assert context.x is first.x
+    assert again.x is first.x
+    assert newest.x is second.x
+    expected = fusion.norm(torch.cat([third.x, second.x], dim=1))
+    torch.testing.assert_close(joint.x[joint.mask], expected[joint.mask])
+    torch.testing.assert_close(joint.mean()[1], expected[1][joint.mask[1]].mean(0))
+
+
+def test_both_looks_of_alternating_blocks_use_the_attention_that_is_given():
+    image, text = tokens(4, seed=1), tokens(3, seed=2)
+    usual, graph, blind = (
+        built(Alternating.from_dict({"attention": {"kind": kind}}))(image, text).mean()
+        for kind in ("dot_product", "graph", "mean")
+    )
+    assert torch.equal(usual, graph)
+    assert not torch.allclose(usual, blind)
 
 
 def test_the_direction_says_who_asks():

@@ -17,16 +17,22 @@ def register(app: typer.Typer) -> None:
 
 @takes_settings()
 def show(data: DataArgument = None, *, settings: Settings) -> None:
-    """Print the settings that a command line leads to, as YAML; without any, also the presets' names."""
+    """Print the settings that a command line leads to, as YAML, and what memory a training of them takes.
+
+    Without any, also the presets' names. Memory is told where the settings say how large images and texts are.
+    """
     import yaml
 
     from chiasma.experiment.compose import preset_names, preset_title
+    from chiasma.experiment.memory import memory_lines
 
     config = settings.config_for(data)
     if settings.config is None:
         width = max(len(name) for name in preset_names())
         for name in preset_names():
             typer.echo(f"# --config {name:<{width}}  {preset_title(name)}")
+    for line in memory_lines(config):
+        typer.echo(f"# {line}")
     typer.echo(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), nl=False)
 
 

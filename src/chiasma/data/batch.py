@@ -86,9 +86,9 @@ class Tokens:
 def cleared(x: Shaped[Tensor, "B *rest"], mask: Bool[Tensor, "B *some"]) -> Shaped[Tensor, "B *rest"]:
     """Return ``x`` with zeros wherever the mask of its leading dimensions is False, even where ``x`` is NaN.
 
-    Nothing is copied where nothing is masked, if asking is free: on the CPU, outside of compilation.
+    Nothing is copied where nothing is masked, if asking is free: of a plain tensor on the CPU, outside of compilation.
     """
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+    if type(mask) is Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
         return x
     return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), 0)
 

@@ -23,6 +23,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
@@ -162,6 +163,7 @@ def _train(
     group.console.say(f"run {store.id} in {store.path}{together}")
     checkpoints = Path(group.ranks.told(str(store.checkpoints_folder.absolute())))
     trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group)
+    say_memory(trainer.design, dataset, config, console=group.console)
     with log_to(store.path):
         fit = trainer.fit()
     result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention, require_crossable, zero_padding
+from chiasma.model.recompute import Passage
 
 
 class TransformerSpec(Spec):
@@ -111,6 +112,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(dim, spec, crossed=crossed) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(dim)
+        self.passage = Passage()
 
     def forward(self, queries: Tokens, keys: Tokens | None = None) -> Tokens:
         """Return the sequence after all blocks; zeros where it is masked."""
@@ -118,7 +120,7 @@ class Transformer(nn.Module):
         queries = Tokens(zero_padding(queries), queries.mask, queries.boxes)
         keys = None if keys is None else Tokens(zero_padding(keys), keys.mask)
         for block in self.blocks:
-            queries = block(queries, keys)
+            queries = self.passage(block, queries, keys)
         x = Tokens(self.norm(queries.x), queries.mask)
         return Tokens(zero_padding(x), queries.mask, queries.boxes)
 
@@ -131,7 +133,7 @@ def perceptron(inputs: int, hidden: int | None, outputs: int) -> nn.Module:
 
 
 def pooled(tokens: Tokens, pool: str) -> Tokens:
-    """Return all tokens (``"none"``), only the first (``"cls"``), or their mean (``"mean"``)."""
+    """Return only the first token (``"cls"``), the mean of all (``"mean"``), or all as they are."""
     if pool == "cls":
         return Tokens(tokens.x[:, :1], tokens.mask[:, :1])
     return Tokens.single(tokens.mean(), tokens.present()) if pool == "mean" else tokens

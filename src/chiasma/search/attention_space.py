@@ -11,7 +11,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, replace_at, value_at
 from chiasma.model.attention import DotProduct
 from chiasma.model.blocks import TransformerSpec
-from chiasma.model.fusion import CrossAttention
+from chiasma.model.fusion import CrossedSpec
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.behaviour import fingerprint
 from chiasma.model.graph.formula import formula
@@ -295,7 +295,7 @@ def attention_slots(design: Design) -> dict[str, bool]:
     if model.trunk is not None:
         parts |= {f"model.trunk.members.{name}.member": place.member for name, place in model.trunk.members.items()}
     return {
-        f"{path}.attention": isinstance(part, CrossAttention)
+        f"{path}.attention": isinstance(part, CrossedSpec)
         for path, part in parts.items()
         if isinstance(part, TransformerSpec | TransformerMemberSpec)
     }

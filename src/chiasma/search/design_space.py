@@ -290,7 +290,8 @@ def _handing_over_all_tokens(model: ModelSpec) -> tuple[ModelSpec, list[str]]:
 
     Attention over a single token is a linear map: it needs the tokens.
     """
-    opened = [name for name, encoder in model.encoders.items() if getattr(encoder, "pool", "none") != "none"]
+    every = ("none", "both")
+    opened = [name for name, encoder in model.encoders.items() if getattr(encoder, "pool", "none") not in every]
     for name in opened:
         model = replace_at(model, f"encoders.{name}.pool", "none")
     return model, opened

@@ -13,6 +13,7 @@ from chiasma.core.errors import NonFiniteError
 from chiasma.core.rng import seed_torch
 from chiasma.data.batch import Batch, Output
 from chiasma.model.multimodal import MultimodalModel
+from chiasma.model.recompute import recompute_activations
 from chiasma.train.design import TrainingSpec
 from chiasma.train.devices import Precision, autocast, gradient_scaler
 from chiasma.train.ema import AverageWeights
@@ -62,6 +63,7 @@ class Learner:
         ranks: Ranks = ALONE,
         compile: bool = False,
     ) -> None:
+        recompute_activations(model, training.loop.recompute)
         self.model = model
         self.loss = loss
         self.training = training

@@ -12,13 +12,15 @@ from chiasma.data.dataset import Dataset
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.train.devices import Precision, autocast
 
+ROWS_AT_A_TIME = 256
+
 
 def predict_logits(
     model: nn.Module,
     data: Dataset | Iterable[Batch],
     rows: np.ndarray | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: int = ROWS_AT_A_TIME,
     precision: Precision = "float32",
 ) -> np.ndarray:
     """Return the model's outputs as float32 ``[n C]``, computed where the model is, in evaluation mode.

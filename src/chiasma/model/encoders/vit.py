@@ -18,8 +18,8 @@ from chiasma.model.encoders.encoder import Encoder, EncoderSettings, normalised
 class ViTEncoder(Encoder):
     """Patches of the image as tokens of a transformer (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 
-    Unlike the paper, the class token exists only where it alone is returned, and the patch size follows from the number
-    of patches a side, so that one spec fits images of every size. The convolutional stem is that of Xiao et al. 2021
+    Unlike the paper, the class token exists only where it is returned, and the patch size follows from the number of
+    patches a side, so that one spec fits images of every size. The convolutional stem is that of Xiao et al. 2021
     (https://arxiv.org/abs/2106.14881), cut down to one convolution before the patches.
 
     Args:
@@ -34,13 +34,14 @@ class ViTEncoder(Encoder):
         places = math.ceil(input.height / patch) * math.ceil(input.width / patch)
         self.padding = (0, -input.width % patch, 0, -input.height % patch)
         self.stem = _stem(input.channels, dim, patch=patch, convolved=spec.stem == "convolution")
-        self.start = nn.Parameter(torch.zeros(1, 1, dim)) if spec.pool == "cls" else None
-        self.positions = Positions(places + (spec.pool == "cls"), dim)
+        started = spec.pool in ("cls", "both")
+        self.start = nn.Parameter(torch.zeros(1, 1, dim)) if started else None
+        self.positions = Positions(places + started, dim)
         self.transformer = Transformer(dim, spec)
         self.pool = spec.pool
 
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
-        """Return one token a patch, or one in all if pooled."""
+        """Return one token a patch, with or without the class token, or one in all if pooled."""
         assert isinstance(inputs, Tensor)
         x = self.stem(functional.pad(normalised(inputs), self.padding)).flatten(2).transpose(1, 2)
         if self.start is not None:
@@ -55,7 +56,7 @@ class ViT(TransformerSpec, EncoderSettings):
     Attributes:
         stem: Cut the image into patches, or look at it with a convolution first.
         grid: Patches along the longer side of the image, at most.
-        pool: Return all tokens, only a learned class token, or the mean.
+        pool: Return the tokens of all patches, only a learned class token, ``both``, or the mean of the patches.
     """
 
     accepts: ClassVar[tuple[type[Spec], ...]] = (ImageInput,)
@@ -63,7 +64,7 @@ class ViT(TransformerSpec, EncoderSettings):
     kind: Literal["vit"] = "vit"
     stem: Literal["patch", "convolution"] = "patch"
     grid: int = Field(default=8, ge=1)
-    pool: Literal["none", "cls", "mean"] = "none"
+    pool: Literal["none", "cls", "both", "mean"] = "none"
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:
         """Return the encoder of images of the size in ``input``."""

@@ -4,20 +4,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-from chiasma.model.fusion.attentive import CrossAttention, Early
+from chiasma.model.fusion.alternating import Alternating
+from chiasma.model.fusion.attentive import CrossAttention, CrossedSpec, Early
 from chiasma.model.fusion.fusion import Fusion, FusionPlugin
 from chiasma.model.fusion.late import Late
 from chiasma.model.fusion.pooled import Bilinear, Concat, FiLM, Gated, Multiplicative
 
 FusionSpec = Annotated[
-    Concat | Gated | Multiplicative | Bilinear | FiLM | CrossAttention | Early | Late | FusionPlugin,
+    Concat | Gated | Multiplicative | Bilinear | FiLM | CrossAttention | Alternating | Early | Late | FusionPlugin,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
+    "Alternating",
     "Bilinear",
     "Concat",
     "CrossAttention",
+    "CrossedSpec",
     "Early",
     "FiLM",
     "Fusion",

@@ -39,23 +39,27 @@ class CrossAttentionFusion(Fusion):
         return Tokens.single(self.mix(torch.cat(answers, dim=-1)), either(image, text))
 
 
-class CrossAttention(TransformerSpec, FusionSettings):
-    """Tokens of one modality look at those of the other.
-
-    Attributes:
-        direction: ``image_to_text``: image tokens are queries, text tokens keys; ``text_to_image``: the reverse.
-    """
+class CrossedSpec(TransformerSpec, FusionSettings):
+    """What every fusion has in which tokens of one modality look at those of the other."""
 
     every_token: ClassVar[bool] = True
-
-    kind: Literal["cross_attention"] = "cross_attention"
-    direction: Literal["image_to_text", "text_to_image", "both"] = "both"
 
     @field_validator("attention")
     @classmethod
     def _looks_at_another(cls, value: AttentionSpec) -> AttentionSpec:
         require_crossable(value)
         return value
+
+
+class CrossAttention(CrossedSpec):
+    """Tokens of one modality look at those of the other.
+
+    Attributes:
+        direction: ``image_to_text``: image tokens are queries, text tokens keys; ``text_to_image``: the reverse.
+    """
+
+    kind: Literal["cross_attention"] = "cross_attention"
+    direction: Literal["image_to_text", "text_to_image", "both"] = "both"
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""

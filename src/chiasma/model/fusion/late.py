@@ -14,9 +14,9 @@ from chiasma.model.fusion.pooled import either
 
 
 class LateFusion(Fusion):
-    """A tower for each modality; the towers' outputs are concatenated, added, or weighed by attention.
+    """A tower for each modality; the towers' outputs are concatenated, added, or weighed.
 
-    The tower of an absent modality counts as zeros, and attention goes to the other one.
+    The tower of an absent modality counts as zeros, and all weight goes to the other one.
 
     Args:
         dim: Width D of both modalities and of the output.
@@ -30,6 +30,7 @@ class LateFusion(Fusion):
         self.text = perceptron(dim, hidden, dim)
         self.mix = nn.Linear(2 * dim, dim) if method == "concat" else None
         self.score = nn.Linear(dim, 1) if method == "attention" else None
+        self.trust = nn.Parameter(torch.zeros(2, 1)) if method == "weighted" else None
 
     def forward(self, image: Tokens, text: Tokens) -> Tokens:
         """Return one token."""
@@ -40,6 +41,9 @@ class LateFusion(Fusion):
             merged = self.mix(decisions.flatten(1))
         elif self.score is not None:
             merged = (attention_weights(self.score(torch.tanh(decisions)), present) * decisions).sum(1)
+        elif self.trust is not None:
+            trust = self.trust.expand(len(decisions), -1, -1)
+            merged = (attention_weights(trust, present) * decisions).sum(1)
         else:
             merged = decisions.sum(1)
         return Tokens.single(merged, either(image, text))
@@ -49,12 +53,13 @@ class Late(FusionSettings):
     """Each modality is decided on its own; the decisions are merged.
 
     Attributes:
-        method: Concatenate and mix linearly, add, or weigh by attention.
+        method: Concatenate and mix linearly, add, weigh each modality by a learned number (``weighted``), or weigh the
+            two decisions of each example by attention.
         hidden: Width of the hidden layer of each modality's tower; None for a linear tower.
     """
 
     kind: Literal["late"] = "late"
-    method: Literal["concat", "add", "attention"] = "add"
+    method: Literal["concat", "add", "weighted", "attention"] = "add"
     hidden: int | None = Field(default=None, ge=1)
 
     def build(self, dim: int) -> Fusion:

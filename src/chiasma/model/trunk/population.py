@@ -14,6 +14,7 @@ from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import zero_padding
 from chiasma.model.inherit import begin_with
+from chiasma.model.recompute import Passage
 from chiasma.model.trunk.member import Member
 from chiasma.model.trunk.members import (
     ConvolutionMemberSpec,
@@ -171,6 +172,7 @@ class Population(Trunk):
         self.dim = dim
         self.spec = spec
         self.router = Router(dim, heads=spec.heads, edges=spec.edges, normaliser=spec.routing)
+        self.passage = Passage()
         self.members = nn.ModuleDict()
         self.focuses = nn.ModuleDict()
         self.priors = nn.ParameterDict()
@@ -206,7 +208,7 @@ class Population(Trunk):
         hidden = ~tokens.mask[..., None]
         changes: dict[str, Tensor] = {}
         for name in sorted(self.members):
-            change = self.members[name](tokens).masked_fill(hidden, 0.0)
+            change = self.passage(self.members[name], tokens).masked_fill(hidden, 0.0)
             changes[name] = self.focuses[name](state, change) if name in self.focuses else change
         return changes
 
