@@ -5,9 +5,18 @@ import torch
 from chiasma.core.errors import ConfigError
 from chiasma.data.augment import AugmentSpec, augmented
 from chiasma.data.batch import Batch, Tokens
+from chiasma.data.signature import ImageInput, Signature, Target, TextInput, TokensInput
 from chiasma.data.trivial_augment import OPERATIONS, trivial_augment
 
 B, P, L = 64, 16, 12
+SIGNATURE = Signature(
+    inputs={
+        "image": ImageInput(channels=3, height=P, width=P),
+        "text": TextInput(vocabulary=50, length=L),
+        "regions": TokensInput(count=3, dim=4),
+    },
+    target=Target(task="classification", labels=("a", "b")),
+)
 ALL = {"crop": 0.25, "flip": True, "colour": 0.4, "erase": 0.5, "trivial": True, "word_dropout": 0.2}
 EVERYTHING = ALL | {"modality_dropout": 0.4}
 
@@ -22,7 +31,7 @@ def make_batch(count=B, seed=0, image=None, text=None):
 
 
 def vary(batch, *, seed=0, step=0, **settings):
-    return augmented([batch], AugmentSpec(**settings), seed=seed, step=step)[0]
+    return augmented([batch], AugmentSpec(**settings), SIGNATURE, seed=seed, step=step)[0]
 
 
 def images(batch):
@@ -41,7 +50,7 @@ def same(one, two):
 
 def test_all_is_off_by_default():
     batch = make_batch()
-    assert augmented([batch], AugmentSpec(), seed=0, step=0)[0] is batch
+    assert augmented([batch], AugmentSpec(), SIGNATURE, seed=0, step=0)[0] is batch
 
 
 @pytest.mark.parametrize("setting", EVERYTHING)
@@ -70,24 +79,24 @@ def test_micro_batches_of_equal_examples_are_varied_differently():
     batches = [make_batch(4, image=image), make_batch(4, image=image)]
     for setting, value in EVERYTHING.items():
         amount = {"word_dropout": 0.5, "modality_dropout": 0.5}.get(setting, value)
-        first, second = augmented(batches, AugmentSpec(**{setting: amount}), seed=3, step=0)
+        first, second = augmented(batches, AugmentSpec(**{setting: amount}), SIGNATURE, seed=3, step=0)
         assert not same(first, second), setting
 
 
 def test_an_example_is_varied_the_same_however_a_step_is_cut():
     batch, spec = make_batch(), AugmentSpec(**EVERYTHING)
-    whole = augmented([batch], spec, seed=0, step=5)[0]
-    first, second = augmented([parts(batch, 0, 20), parts(batch, 20, B)], spec, seed=0, step=5)
+    whole = augmented([batch], spec, SIGNATURE, seed=0, step=5)[0]
+    first, second = augmented([parts(batch, 0, 20), parts(batch, 20, B)], spec, SIGNATURE, seed=0, step=5)
     assert same(first, parts(whole, 0, 20))
     assert same(second, parts(whole, 20, B))
 
 
 def test_a_model_of_one_modality_sees_it_varied_as_every_other_model_does():
     batch, spec = make_batch(), AugmentSpec(**ALL)
-    both = augmented([batch], spec, seed=0, step=0)[0]
+    both = augmented([batch], spec, SIGNATURE, seed=0, step=0)[0]
     for name in ("image", "text"):
         alone = Batch({name: batch.inputs[name]}, {name: batch.present[name]}, batch.ids)
-        assert torch.equal(augmented([alone], spec, seed=0, step=0)[0].inputs[name], both.inputs[name])
+        assert torch.equal(augmented([alone], spec, SIGNATURE, seed=0, step=0)[0].inputs[name], both.inputs[name])
 
 
 def test_flips_mirror_about_half_of_the_images():
@@ -140,6 +149,25 @@ def test_colours_change_and_shapes_stay():
     assert len({tuple(colour) for colour in varied[:, :, 0, 0].tolist()}) > B // 2
     gentle = images(vary(make_batch(image=flat), colour=0.01))
     assert 0 < (gentle - flat).abs().max() < 0.02
+
+
+def test_words_of_a_published_tokenizer_become_its_own_blank_and_its_special_pieces_stay():
+    published = TextInput(vocabulary=50, length=L, tokenizer="0" * 64, blank=49, special=(8, 11, 49))
+    signature = SIGNATURE.model_copy(update={"inputs": {**SIGNATURE.inputs, "text": published}})
+    batch = make_batch()
+    before = batch.inputs["text"]
+    after = augmented([batch], AugmentSpec(word_dropout=0.9), signature, seed=0, step=0)[0].inputs["text"]
+    changed = after != before
+    assert changed.float().mean() > 0.5
+    assert set(after[changed].tolist()) == {49}
+    assert not (changed & torch.isin(before, torch.tensor((0, 8, 11, 49)))).any()
+
+
+def test_words_cannot_be_dropped_where_nothing_stands_for_the_unreadable():
+    without = TextInput(vocabulary=50, length=L, tokenizer="0" * 64, blank=None, special=(8,))
+    signature = SIGNATURE.model_copy(update={"inputs": {**SIGNATURE.inputs, "text": without}})
+    with pytest.raises(ConfigError, match=r"train\.augment\.word_dropout: the tokenizer has neither"):
+        augmented([make_batch()], AugmentSpec(word_dropout=0.1), signature, seed=0, step=0)
 
 
 def test_words_become_unknown_and_special_pieces_stay():

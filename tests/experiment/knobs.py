@@ -23,6 +23,7 @@ from chiasma.data.prepare import prepare
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
 from chiasma.train.trainer import Trainer
+from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
 SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run")
 _SMALL = {
@@ -34,6 +35,7 @@ _SMALL = {
 }
 
 
+_FOLDERS = ("data.source", "data.image_dir", "data.image_processor", "data.tokenizer")
 _TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
 
 
@@ -62,6 +64,8 @@ KNOBS: dict[str, Knob] = {
     "data.task": Knob(("classification", "multilabel")),
     "data.image_size": Knob((None, 12)),
     "data.image_fit": Knob(("pad", "crop"), {"data.image_size": 8}),
+    "data.image_processor": Knob((None, "published")),
+    "data.tokenizer": Knob((None, "published")),
     "data.max_pixels": Knob((50_000_000, 150), {"data.max_bad_fraction": 1.0}),
     "data.missing_images": Knob(("keep", "quarantine")),
     "data.vocabulary": Knob((64, 100)),
@@ -110,6 +114,7 @@ KNOBS: dict[str, Knob] = {
     "train.ema": Knob((None, 0.9)),
     "train.patience": Knob((None, 1), {"train.epochs": 8, "train.evaluations": 16, "optim.lr": 0.3}),
     "train.evaluations": Knob((1, 3)),
+    "train.balance": Knob((False, True), {"data.rows": 37}),
     "train.train_on_steer": Knob((False, True), {"train.restore_best": False}),
     "train.augment.crop": Knob((0.0, 0.2)),
     "train.augment.flip": Knob((False, True)),
@@ -211,7 +216,7 @@ class Bench:
         return weights, [(row["step"], row["train_loss"]) for row in fit.history]
 
     def _placed(self, path: str, value: Any) -> Any:
-        if path in ("data.source", "data.image_dir") and value is not None:
+        if path in _FOLDERS and value is not None:
             return str(self.folder / value)
         if path == "data.features":
             return {name: str(self.folder / file) for name, file in value.items()}
@@ -249,6 +254,8 @@ def _write_data(folder: Path) -> None:
         lines["large.csv"].append(row.replace(name, f"large-{k}.png", 1))
     for name, table in lines.items():
         (folder / name).write_text("\n".join(table) + "\n")
+    save_tokenizer(folder / "published", BERT_NAMES)
+    save_processor(folder / "published", **VIT_PROCESSOR)
     np.savez(
         folder / "tokens.npz", tokens=rng.normal(size=(60, 2, 6)).astype(np.float32), id=[f"i{k}" for k in range(60)]
     )

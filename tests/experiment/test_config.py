@@ -10,6 +10,7 @@ from chiasma.data.signature import ImageInput, Signature, Target, TextInput
 from chiasma.experiment.compose import load_config, preset_names, preset_title
 from chiasma.experiment.config import Budget, RunConfig, default_design
 from chiasma.experiment.config_schema import config_schema
+from tests.published import save_backbone
 
 BOTH = Signature(
     inputs={"image": ImageInput(channels=3, height=8, width=8), "text": TextInput(vocabulary=50, length=6)},
@@ -161,9 +162,18 @@ def test_a_bad_budget_names_the_option():
         Budget.parse("ten minutes")
 
 
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbones")
+    return {"image": str(save_backbone("clip", folder / "clip")), "text": str(save_backbone("bert", folder / "bert"))}
+
+
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_makes_a_design(name):
-    assert load_config(name).design(BOTH).model.encoders
+def test_every_preset_makes_a_design(name, backbones):
+    encoders = load_config(name).model.encoders
+    pretrained = [modality for modality, encoder in encoders.items() if encoder and encoder.kind == "pretrained"]
+    tiny = {f"model.encoders.{modality}.name": backbones[modality] for modality in pretrained}
+    assert load_config(name, values=tiny).design(BOTH).model.encoders
     assert preset_title(name)
 
 

@@ -4,7 +4,7 @@ import torch
 from chiasma.core.errors import ConfigError
 from chiasma.data.batch import Tokens
 from chiasma.data.signature import ImageInput, TextInput, TokensInput
-from chiasma.model.encoders import Bert, Convolution, Features, Pixels, ViT
+from chiasma.model.encoders import Bert, Convolution, Features, NGram, Pixels, ViT
 
 
 def image(height: int, width: int) -> ImageInput:
@@ -113,3 +113,10 @@ def test_the_mean_of_ready_made_tokens_is_one_token_that_forgets_places_and_leav
 def test_the_places_of_averaged_tokens_are_refused():
     with pytest.raises(ConfigError, match="positions need every token"):
         Features.from_dict({"positions": True, "pool": "mean"})
+
+
+def test_a_bag_of_words_leaves_out_the_special_pieces_of_a_published_tokenizer():
+    published = TextInput(vocabulary=30, length=6, tokenizer="0" * 64, blank=9, special=(8, 9, 11))
+    bag = NGram(orders=1).build(4, published)
+    _, counts = bag.grams(torch.tensor([[8, 20, 9, 2, 11, 0]]), 1)
+    assert counts[0].tolist() == [0, 1, 1, 1, 0, 0]

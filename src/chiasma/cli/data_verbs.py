@@ -20,11 +20,12 @@ def register(app: typer.Typer) -> None:
 def check(data: DataArgument = None, *, settings: Settings) -> None:
     """Clean and split the data, and say what was found; exit code 1 where it cannot be learned from."""
     from chiasma.cli.display import output, progress
+    from chiasma.experiment.backbones import with_backbones
     from chiasma.experiment.beginning import prepare_data
 
     config = settings.config_for(data)
     with progress() as console:
-        _, report = prepare_data(config, console)
+        _, report = prepare_data(with_backbones(config, console), console)
     for line in report.lines():
         output().print(line, markup=False, soft_wrap=True)
 
@@ -33,12 +34,13 @@ def check(data: DataArgument = None, *, settings: Settings) -> None:
 def show(data: DataArgument = None, *, settings: Settings) -> None:
     """Print shapes, splits, labels and a few samples; never from the sealed test split."""
     from chiasma.cli.display import output, pairs, progress, table
+    from chiasma.experiment.backbones import with_backbones
     from chiasma.experiment.beginning import prepare_data
     from chiasma.experiment.data_look import describe_inputs, describe_splits, samples
 
     config = settings.config_for(data)
     with progress() as console:
-        dataset, _ = prepare_data(config, console)
+        dataset, _ = prepare_data(with_backbones(config, console), console)
     pairs({"source": dataset.source, "fingerprint": dataset.fingerprint, **describe_inputs(dataset)})
     splits = describe_splits(dataset)
     table(["split", "rows", "labels"], splits)

@@ -29,6 +29,8 @@ from chiasma.data.manifest import DataSpec, Table
 from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures, look_at_images
 from chiasma.data.preprocessing import PreprocessingSpec
+from chiasma.data.published_images import PublishedImages, read_image_processor
+from chiasma.data.published_text import PublishedTokenizer, read_tokenizer
 from chiasma.data.report import DataReport, SplitCount
 from chiasma.data.signature import Signature, Target
 from chiasma.data.splits import SPLITS, cut, grouped
@@ -60,6 +62,27 @@ class Rows:
         return sum(split != "test" for split in self.frame["split"])
 
 
+@dataclass(frozen=True)
+class _Published:
+    """The published tokenizer and image processor, where the settings name one."""
+
+    tokenizer: PublishedTokenizer | None
+    images: PublishedImages | None
+
+    @classmethod
+    def read(cls, spec: DataSpec) -> "_Published":
+        return cls(
+            None if spec.tokenizer is None else read_tokenizer(spec.tokenizer),
+            None if spec.image_processor is None else read_image_processor(spec.image_processor),
+        )
+
+    def completed(self, spec: PreprocessingSpec) -> PreprocessingSpec:
+        """Return how samples are encoded, the published way where there is one."""
+        framing = None if self.images is None else self.images.framing
+        separator = None if self.tokenizer is None else self.tokenizer.rules.separator
+        return spec.model_copy(update={"framing": framing, "separator": separator})
+
+
 def assemble(
     table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress
 ) -> tuple[dict[str, Any], DataReport]:
@@ -74,13 +97,17 @@ def assemble(
     frame, task, why = _labelled(table, spec, seed)
     frame = _cleaned(frame, table, spec)
     progress(f"looking at the images of {len(frame):,} rows")
-    pictures = look_at_images(frame, table, spec, folder=folder, progress=progress)
+    published = _Published.read(spec)
+    framing = None if published.images is None else published.images.framing
+    pictures = look_at_images(frame, table, spec, framing=framing, folder=folder, progress=progress)
     clean.stop_if_too_bad(table.findings, limit=spec.max_bad_fraction, root=table.image_root)
     rows = _split_rows(pictures, table, spec, task=task, seed=seed)
     target = make_target(_of_split(rows.frame, "train"), task, name=table.label_name)
     progress(f"encoding the texts of {len(rows.frame):,} rows")
-    inputs = _inputs(rows, pictures, table, spec, folder)
-    preprocessing = _write_rows(rows, table, spec, target=target, inputs=inputs, digest=pictures.digest, folder=folder)
+    inputs = _inputs(rows, pictures, table, spec, published, folder)
+    preprocessing = published.completed(
+        _write_rows(rows, table, spec, target=target, inputs=inputs, digest=pictures.digest, folder=folder)
+    )
     manifest = {
         "fingerprint": _test_fingerprint(rows, pictures),
         "sensitive": spec.sensitive,
@@ -185,16 +212,19 @@ def _of_split(frame: pd.DataFrame, split: str) -> list[Any]:
     return frame.loc[frame["split"] == split, "label"].tolist()
 
 
-def _inputs(rows: Rows, pictures: Pictures, table: Table, spec: DataSpec, folder: Path) -> list[Inputs]:
+def _inputs(
+    rows: Rows, pictures: Pictures, table: Table, spec: DataSpec, published: "_Published", folder: Path
+) -> list[Inputs]:
     train = (rows.frame["split"] == "train").to_numpy(bool)
     inputs = [
         ready_made_inputs(name, Path(path).expanduser(), rows.frame, table.findings, folder=folder)
         for name, path in sorted(spec.features.items())
     ]
     if "image" not in spec.features and (rows.images[train] >= 0).any():
-        inputs.append(image_inputs(rows.images, pictures, folder=folder))
+        inputs.append(image_inputs(rows.images, pictures, published=published.images, folder=folder))
     if "text" not in spec.features and rows.frame.loc[train, "text"].notna().any():
-        inputs.append(text_inputs(rows.frame, train, spec, table.findings, folder=folder))
+        tokenizer = published.tokenizer
+        inputs.append(text_inputs(rows.frame, train, spec, table.findings, published=tokenizer, folder=folder))
     if not inputs:
         raise DataError("No train row has an image or a text.")
     return sorted(inputs, key=lambda item: item.name)

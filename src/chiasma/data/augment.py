@@ -8,15 +8,16 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from chiasma.core.errors import ConfigError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Tokens, cleared
+from chiasma.data.signature import Signature, TextInput
 from chiasma.data.trivial_augment import trivial_augment
 
 Draw = Callable[[str, int], Tensor]
 """``draw("flip", 2)`` gives ``B 2`` numbers from 0 to 1 for one purpose."""
 
-_UNKNOWN, _SPECIAL = 1, 3
 _ERASED = (0.02, 0.33)
 _LONGEST_SIDE = 3.3
 
@@ -47,7 +48,13 @@ class AugmentSpec(Spec):
 
 
 def augmented(
-    batches: Sequence[Batch], spec: AugmentSpec, *, seed: int, step: int, starts: Sequence[int] | None = None
+    batches: Sequence[Batch],
+    spec: AugmentSpec,
+    signature: Signature,
+    *,
+    seed: int,
+    step: int,
+    starts: Sequence[int] | None = None,
 ) -> Sequence[Batch]:
     """Return the micro-batches of one step, varied.
 
@@ -57,6 +64,7 @@ def augmented(
     Args:
         batches: On any device; they are left as they are.
         spec: What to vary.
+        signature: What they look like.
         seed: The seed of the training.
         step: Counted from 0.
         starts: Place in the step of the first example of each batch; None where each follows the one before.
@@ -67,7 +75,7 @@ def augmented(
     places = [sum(lengths[:number]) for number in range(len(lengths))] if starts is None else starts
     noise = _Noise(seed, step)
     return [
-        _varied(batch, spec, noise.of_rows(start, start + len(batch)))
+        _varied(batch, spec, signature, noise.of_rows(start, start + len(batch)))
         for batch, start in zip(batches, places, strict=True)
     ]
 
@@ -92,7 +100,7 @@ class _Noise:
         return draw
 
 
-def _varied(batch: Batch, spec: AugmentSpec, draw: Draw) -> Batch:
+def _varied(batch: Batch, spec: AugmentSpec, signature: Signature, draw: Draw) -> Batch:
     inputs = dict(batch.inputs)
     for name, value in batch.inputs.items():
         if isinstance(value, Tokens):
@@ -100,7 +108,9 @@ def _varied(batch: Batch, spec: AugmentSpec, draw: Draw) -> Batch:
         if value.is_floating_point():
             inputs[name] = cleared(_varied_images(value, spec, draw), batch.present[name])
         elif spec.word_dropout:
-            inputs[name] = drop_words(value, spec.word_dropout, draw)
+            kind = signature.inputs[name]
+            assert isinstance(kind, TextInput)
+            inputs[name] = drop_words(value, spec.word_dropout, kind, draw)
     varied = Batch(inputs, batch.present, batch.ids)
     return drop_modalities(varied, spec.modality_dropout, draw) if spec.modality_dropout else varied
 
@@ -170,10 +180,20 @@ def erase(x: Float[Tensor, "B C P P"], share: float, draw: Draw) -> Float[Tensor
     return torch.where(painted[:, None], numbers[:, 5:, None, None], x)
 
 
-def drop_words(ids: Int[Tensor, "B L"], share: float, draw: Draw) -> Int[Tensor, "B L"]:
-    """Turn a share of the pieces into the unknown one; padding, start and separators stay."""
+def drop_words(ids: Int[Tensor, "B L"], share: float, kind: TextInput, draw: Draw) -> Int[Tensor, "B L"]:
+    """Turn a share of the pieces into the one that stands for the unreadable; padding, start and separators stay.
+
+    Raises:
+        ConfigError: The tokenizer of the texts has no such piece.
+    """
+    if kind.blank is None:
+        raise ConfigError(
+            "train.augment.word_dropout: the tokenizer has neither a mask nor an unknown piece of its own, so that no "
+            "word can be dropped. Set it to 0."
+        )
     dropped = draw("words", ids.shape[1]).to(ids.device) < share
-    return ids.masked_fill(dropped & (ids > _SPECIAL), _UNKNOWN)
+    special = torch.isin(ids, torch.tensor((0, *kind.special), device=ids.device))
+    return ids.masked_fill(dropped & ~special, kind.blank)
 
 
 def drop_modalities(batch: Batch, share: float, draw: Draw) -> Batch:

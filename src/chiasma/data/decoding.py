@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from chiasma.core.errors import DataError
-from chiasma.data.image import Fit, decode, fitted, from_array, quiet_decoding, read_header
+from chiasma.data.image import decode, from_array, quiet_decoding, read_header
 
 TINY = 8
 """Images with a side below this many pixels are counted as tiny."""
@@ -137,7 +137,7 @@ def decode_all(
     *,
     load: Callable[[str], "bytes | np.ndarray"],
     out: np.ndarray,
-    fit: Fit,
+    shrink: Callable[[Image.Image], np.ndarray],
     max_pixels: int,
     progress: Callable[[str], None],
 ) -> Decoded:
@@ -147,11 +147,11 @@ def decode_all(
         pictures: ``U`` images with different digests.
         load: Returns a name's bytes, or its pixels where it is in memory.
         out: ``U 3 H W`` uint8, written in place.
-        fit: How an image of another shape is made to fit.
+        shrink: Returns an image as ``3 H W`` uint8.
         max_pixels: Larger ones are refused.
         progress: Told how far it is.
     """
-    count, (height, width) = len(pictures), out.shape[-2:]
+    count = len(pictures)
     problems: dict[str, str] = {}
     hashes, comparable = np.zeros(count, dtype=np.uint64), np.zeros(count, dtype=bool)
     thumbnails = np.zeros((count, 16, 16, 3), dtype=np.uint8)
@@ -163,7 +163,7 @@ def decode_all(
         except DataError as error:
             problems[pictures[index].digest] = str(error)
             return
-        out[index] = fitted(image, height=height, width=width, fit=fit)
+        out[index] = shrink(image)
         thumbnails[index] = np.asarray(image.resize((16, 16), Image.Resampling.BOX))
         if min(image.size) >= COMPARABLE and thumbnails[index].std() > 2:
             hashes[index] = int(str(imagehash.phash(image)), 16)

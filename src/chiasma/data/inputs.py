@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from tokenizers import Tokenizer
 
 from chiasma.core.errors import DataError
 from chiasma.data.features import import_file
@@ -13,10 +14,12 @@ from chiasma.data.findings import Findings
 from chiasma.data.manifest import DataSpec
 from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures
-from chiasma.data.preprocessing import TOKENIZER_FILE
+from chiasma.data.preprocessing import TOKENIZER_FILE, texts_to_ids
+from chiasma.data.published_images import PublishedImages
+from chiasma.data.published_text import SHIFT, PublishedTokenizer, published_length
 from chiasma.data.signature import ImageInput, TextInput, TokensInput
 from chiasma.data.strings import StringColumn
-from chiasma.data.text import automatic_length, encode_texts, train_tokenizer
+from chiasma.data.text import TEXT_SEPARATOR, automatic_length, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,33 +35,77 @@ class Inputs:
     words: str
 
 
-def image_inputs(numbers: np.ndarray, pictures: Pictures, *, folder: Path) -> Inputs:
+def image_inputs(numbers: np.ndarray, pictures: Pictures, *, published: PublishedImages | None, folder: Path) -> Inputs:
     """Index the images that are decoded already."""
     save_array(folder / "image.index.npy", numbers)
-    size = pictures.size
-    words = f"{len(np.unique(numbers[numbers >= 0])):,} distinct images of {size} x {size} pixels{_absent(numbers)}"
-    return Inputs("image", ImageInput(channels=3, height=size, width=size), words)
+    height, width = pictures.size
+    words = f"{len(np.unique(numbers[numbers >= 0])):,} distinct images of {width} x {height} pixels{_absent(numbers)}"
+    kind = ImageInput(channels=3, height=height, width=width)
+    if published is not None:
+        kind = kind.model_copy(update={"mean": published.mean, "deviation": published.deviation})
+    return Inputs("image", kind, words)
 
 
-def text_inputs(frame: pd.DataFrame, train: np.ndarray, spec: DataSpec, findings: Findings, *, folder: Path) -> Inputs:
-    """Learn the word pieces from the train split and encode every distinct text."""
+def text_inputs(
+    frame: pd.DataFrame,
+    train: np.ndarray,
+    spec: DataSpec,
+    findings: Findings,
+    *,
+    published: PublishedTokenizer | None,
+    folder: Path,
+) -> Inputs:
+    """Encode every distinct text, with a published tokenizer or with word pieces learned from the train split.
+
+    Raises:
+        DataError: Texts are to be longer than the published tokenizer allows.
+    """
     distinct = list(dict.fromkeys(frame["text"].dropna()))
     position = {text: number for number, text in enumerate(distinct)}
     index = np.array([-1 if text is None else position[text] for text in frame["text"]], dtype=np.int64)
     learnt_from = list(dict.fromkeys(frame.loc[train, "text"].dropna()))
-    tokenizer = train_tokenizer(learnt_from, vocabulary=spec.vocabulary, lowercase=spec.lowercase)
-    length = spec.text_length or automatic_length(tokenizer, learnt_from)
-    ids, shortened = encode_texts(tokenizer, distinct, length=length)
+    if published is None:
+        tokenizer = train_tokenizer(learnt_from, vocabulary=spec.vocabulary, lowercase=spec.lowercase)
+        length = spec.text_length or automatic_length(tokenizer, learnt_from)
+        kind = TextInput(vocabulary=tokenizer.get_vocab_size(), length=length)
+    else:
+        tokenizer = Tokenizer.from_str(published.json)
+        joined = [text.replace(TEXT_SEPARATOR, published.rules.separator) for text in learnt_from]
+        kind = _published_kind(published, tokenizer, joined, spec)
+    length, size = kind.length, kind.vocabulary
+    separator = None if published is None else published.rules.separator
+    ids, shortened = texts_to_ids(tokenizer, distinct, kind=kind, separator=separator)
     rows_cut = int(shortened[index[index >= 0]].sum())
     if rows_cut:
         findings.counts[f"texts cut to {length} token ids"] += rows_cut
-    size = tokenizer.get_vocab_size()
     save_array(folder / "text.data.npy", ids.astype(np.uint16) if size < 2**16 else ids)
     save_array(folder / "text.index.npy", index)
     StringColumn.write(folder, "texts", distinct)
-    (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
-    words = f"{len(distinct):,} distinct texts, {size:,} word pieces, {length} ids long{_absent(index)}"
-    return Inputs("text", TextInput(vocabulary=size, length=length), words)
+    kept = tokenizer.to_str() if published is None else published.json
+    (folder / TOKENIZER_FILE).write_text(kept, encoding="utf-8")
+    whose = "" if spec.tokenizer is None else f" of {spec.tokenizer.name}"
+    words = f"{len(distinct):,} distinct texts, {size:,} word pieces{whose}, {length} ids long{_absent(index)}"
+    return Inputs("text", kind, words)
+
+
+def _published_kind(
+    published: PublishedTokenizer, tokenizer: Tokenizer, texts: Sequence[str], spec: DataSpec
+) -> TextInput:
+    rules = published.rules
+    if spec.text_length is not None and rules.longest is not None and spec.text_length > rules.longest:
+        assert spec.tokenizer is not None
+        raise DataError(
+            f"The tokenizer {spec.tokenizer.name} allows texts of {rules.longest} ids at most, but "
+            f"data.text_length={spec.text_length}."
+        )
+    return TextInput(
+        vocabulary=rules.vocabulary + SHIFT,
+        length=spec.text_length or published_length(tokenizer, texts, most=rules.longest),
+        tokenizer=published.sha256,
+        padding=rules.padding,
+        blank=None if rules.blank is None else rules.blank + SHIFT,
+        special=tuple(each + SHIFT for each in rules.special),
+    )
 
 
 def ready_made_inputs(name: str, path: Path, frame: pd.DataFrame, findings: Findings, *, folder: Path) -> Inputs:

@@ -15,10 +15,10 @@ from chiasma.core.spec import Spec, suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
-from chiasma.data.layouts import Layout, layout_of
+from chiasma.data.layouts import LAYOUTS, Layout, layout_of
+from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
-
-TEXT_SEPARATOR = " [SEP] "
+from chiasma.data.text import TEXT_SEPARATOR
 
 _DEFAULT_NAMES = {
     "id": ("id",),
@@ -68,12 +68,16 @@ class DataSpec(Spec):
         image_dir: Where image names start; None for the manifest's own folder.
         task: ``auto`` decides from the label column and says so in the report.
         image_size: Height and width in pixels; None fits the images, at most 64.
-        image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``.
+        image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``; a published image processor has its own way.
+        image_processor: Size, fit and resampling of a published one, by its name on the hub or its folder; None is
+            that of a pretrained image encoder, where there is one.
         max_pixels: A larger image is set aside before it is decoded.
         missing_images: ``keep`` a row whose image file is missing with its text alone, or ``quarantine`` it.
-        vocabulary: Largest number of word pieces.
+        tokenizer: A published one, by its name on the hub or its folder; None is that of a pretrained text encoder,
+            and where there is none, word pieces are learned from the train split.
+        vocabulary: Largest number of word pieces that are learned.
         text_length: Token ids a text; None for the 99.5th percentile of the train split, at most 128.
-        lowercase: Also strips accents.
+        lowercase: Learned word pieces are of lower case, without accents.
         max_characters: Longer texts are truncated and counted.
         steer_fraction: Share of the rows for decisions inside a training, cut from train where the source has none.
         select_fraction: Share of the rows for comparing candidates, cut from train where the source has none.
@@ -94,8 +98,10 @@ class DataSpec(Spec):
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
     image_size: int | None = Field(default=None, ge=4, le=1024)
     image_fit: Literal["pad", "crop", "stretch"] = "pad"
+    image_processor: Published | None = None
     max_pixels: int = Field(default=50_000_000, ge=1)
     missing_images: Literal["keep", "quarantine"] = "keep"
+    tokenizer: Published | None = None
     vocabulary: int = Field(default=8000, ge=64, le=200_000)
     text_length: int | None = Field(default=None, ge=3, le=4096)
     lowercase: bool = True
@@ -109,6 +115,15 @@ class DataSpec(Spec):
     features: Mapping[str, str] = {}
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "DataSpec":
+        if self.image_size is not None and self.image_processor is not None:
+            raise ValueError(
+                f"an image processor decides the size, but image_size={self.image_size} and "
+                f"image_processor={self.image_processor.name}: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "DataSpec":
@@ -152,12 +167,8 @@ def read(spec: DataSpec) -> Table:
     """
     if spec.source in BUILT_IN:
         return _read_built_in(spec)
+    check_source(spec)
     path = Path(spec.source).expanduser()
-    if not path.exists() and "/" not in spec.source and not path.suffix:
-        raise DataError(
-            f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)})."
-            f"{suggestion(spec.source, list(BUILT_IN))}"
-        )
     layout = layout_of(path)
     if layout is not None:
         spec = _with_columns_of(layout, spec)
@@ -167,6 +178,27 @@ def read(spec: DataSpec) -> Table:
     if not root.is_dir():
         raise DataError(f"The image folder {root} does not exist (data.image_dir).")
     return table_from_records(records, spec, image_root=root, notes=notes)
+
+
+def check_source(spec: DataSpec) -> None:
+    """Refuse a source that is not there, before anything is spent on it.
+
+    Raises:
+        DataError: There is neither such a file or folder nor such built-in data; says what is meant, if that is known.
+    """
+    path = Path(spec.source).expanduser()
+    if spec.source in BUILT_IN or path.exists() or "/" in spec.source or path.suffix:
+        return
+    layout = next((layout for layout in LAYOUTS if spec.source == layout.name.lower().replace(" ", "_")), None)
+    if layout is not None:
+        raise DataError(
+            f"{layout.name} is not built in, and there is no folder {spec.source} here: name the folder that holds it "
+            f"as DATA, such as /path/to/{spec.source}."
+        )
+    raise DataError(
+        f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)})."
+        f"{suggestion(spec.source, list(BUILT_IN))}"
+    )
 
 
 def _with_columns_of(layout: Layout, spec: DataSpec) -> DataSpec:

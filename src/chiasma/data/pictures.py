@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors
 from chiasma.data import clean
 from chiasma.data.decoding import COMPARABLE, Decoded, Picture, decode_all, image_path, survey
+from chiasma.data.framing import Framing
+from chiasma.data.image import fitted
 from chiasma.data.manifest import DataSpec, Table
 from chiasma.data.mapped import create_mapped
 from chiasma.data.near_duplicates import near_duplicates
@@ -27,14 +31,14 @@ class Pictures:
         known: What each image name is.
         order: Number of each distinct image, by its digest.
         near: Pairs of these numbers that look the same.
-        size: Height and width of the decoded images; 0 where none were decoded.
+        size: Height and width of the decoded images; zeros where none were decoded.
     """
 
     frame: pd.DataFrame
     known: dict[str, Picture]
     order: dict[str, int]
     near: list[tuple[int, int]]
-    size: int = 0
+    size: tuple[int, int] = (0, 0)
 
     def numbers(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the number of each row's image, -1 for none."""
@@ -47,7 +51,13 @@ class Pictures:
 
 
 def look_at_images(
-    frame: pd.DataFrame, table: Table, spec: DataSpec, *, folder: Path, progress: Callable[[str], None]
+    frame: pd.DataFrame,
+    table: Table,
+    spec: DataSpec,
+    *,
+    framing: Framing | None,
+    folder: Path,
+    progress: Callable[[str], None],
 ) -> Pictures:
     """Check every image, decode the distinct ones into ``image.data.npy``, set aside the rows of those that fail."""
     ready_made = "image" in spec.features
@@ -71,8 +81,13 @@ def look_at_images(
                 "Images are not decoded, since tokens stand for them; near-duplicates are not sought."
             )
         return Pictures(frame, known, order, [])
-    size = spec.image_size or min(LARGEST_AUTOMATIC, max(max(p.width, p.height) for p in distinct))
-    decoded = _decode(distinct, table, spec, size=size, folder=folder, progress=progress)
+    if framing is None:
+        side = spec.image_size or min(LARGEST_AUTOMATIC, max(max(p.width, p.height) for p in distinct))
+        size = (side, side)
+        shrink = partial(fitted, height=side, width=side, fit=spec.image_fit)
+    else:
+        size, shrink = framing.size, framing.apply
+    decoded = _decode(distinct, table, spec, size=size, shrink=shrink, folder=folder, progress=progress)
     problems = {name: decoded.problems.get(picture.digest, "") for name, picture in known.items()}
     details = ["" if name is None else problems[name] for name in frame["image"]]
     frame = table.findings.quarantine(frame, [bool(d) for d in details], reason="unreadable image", details=details)
@@ -82,7 +97,14 @@ def look_at_images(
 
 
 def _decode(
-    distinct: list[Picture], table: Table, spec: DataSpec, *, size: int, folder: Path, progress: Callable[[str], None]
+    distinct: list[Picture],
+    table: Table,
+    spec: DataSpec,
+    *,
+    size: tuple[int, int],
+    shrink: Callable[[Image.Image], np.ndarray],
+    folder: Path,
+    progress: Callable[[str], None],
 ) -> Decoded:
     def load(name: str) -> bytes | np.ndarray:
         if name in table.arrays:
@@ -96,8 +118,8 @@ def _decode(
             raise DataError(f"The image {path} disappeared while it was read: {error.strerror}.") from None
 
     with storage_errors(folder):
-        out = create_mapped(folder / "image.data.npy", shape=(len(distinct), 3, size, size), dtype=np.uint8)
-    return decode_all(distinct, load=load, out=out, fit=spec.image_fit, max_pixels=spec.max_pixels, progress=progress)
+        out = create_mapped(folder / "image.data.npy", shape=(len(distinct), 3, *size), dtype=np.uint8)
+    return decode_all(distinct, load=load, out=out, shrink=shrink, max_pixels=spec.max_pixels, progress=progress)
 
 
 def _near(decoded: Decoded, table: Table, spec: DataSpec) -> list[tuple[int, int]]:

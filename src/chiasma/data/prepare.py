@@ -23,6 +23,9 @@ from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.manifest import DataSpec, Table, read, source_stamp
+from chiasma.data.published import Published
+from chiasma.data.published_images import read_image_processor
+from chiasma.data.published_text import read_tokenizer
 from chiasma.data.report import DataReport
 
 REPORT = "report.json"
@@ -49,9 +52,11 @@ def prepare(
 
     Raises:
         DataError: The source cannot be used; says why in a line.
+        ConfigError: The tokenizer or image processor that the settings name cannot be read.
         StorageError: The cache cannot be written to; nothing half-made is left.
     """
     cache = Path(cache).expanduser()
+    spec = with_published(spec)
     table, stamp = _stamped(spec, table, cache)
     key = hashlib.sha256(canonical_json([stamp, spec.to_dict(), seed, _code_stamp()]).encode()).hexdigest()[:20]
     folder = cache / "prepared" / key
@@ -69,6 +74,21 @@ def prepare(
         write_json(temporary / REPORT, finished.to_dict())
         write_json(temporary / MANIFEST, {**manifest, "key": key, "files": _inventory(temporary)})
     return Dataset.open(folder), finished
+
+
+def with_published(spec: DataSpec) -> DataSpec:
+    """Return the settings with the hashes of the published tokenizer and image processor that they name.
+
+    Raises:
+        ConfigError: One of them cannot be read.
+    """
+    found: dict[str, Published] = {}
+    if spec.tokenizer is not None and spec.tokenizer.sha256 is None:
+        found["tokenizer"] = spec.tokenizer.checked(read_tokenizer(spec.tokenizer).sha256, what="tokenizer")
+    if spec.image_processor is not None and spec.image_processor.sha256 is None:
+        sha256 = read_image_processor(spec.image_processor).sha256
+        found["image_processor"] = spec.image_processor.checked(sha256, what="image processor")
+    return spec.model_copy(update=found)
 
 
 def _stamped(spec: DataSpec, table: Table | None, cache: Path) -> tuple[Table | None, Any]:

@@ -12,9 +12,11 @@ from tokenizers import Tokenizer
 from chiasma.core.errors import CorruptFileError, DataError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample, Tokens
+from chiasma.data.framing import Framing
 from chiasma.data.image import Fit, decode_file, fitted, from_array, quiet_decoding
+from chiasma.data.published_text import encode_published
 from chiasma.data.signature import ImageInput, Signature, TextInput, TokensInput
-from chiasma.data.text import clipped, encode_texts
+from chiasma.data.text import TEXT_SEPARATOR, clipped, encode_texts
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -23,12 +25,16 @@ class PreprocessingSpec(Spec):
     """The settings that a raw sample's encoding depends on.
 
     Attributes:
+        framing: How a published image processor brings images to their size; None for ``image_fit``.
+        separator: What stands between joined texts for a published tokenizer; None for our own.
         target_mean: What was subtracted from each quantity; None unless the task is regression.
         target_deviation: What it was then divided by.
     """
 
     signature: Signature
     image_fit: Fit = "pad"
+    framing: Framing | None = None
+    separator: str | None = None
     max_pixels: int = 50_000_000
     max_characters: int = 20_000
     target_mean: tuple[float, ...] | None = None
@@ -40,7 +46,7 @@ class Preprocessing:
 
     Args:
         spec: The settings.
-        tokenizer: The word pieces' own JSON; None where there is no text.
+        tokenizer: The tokenizer's own JSON; None where there is no text.
     """
 
     def __init__(self, spec: PreprocessingSpec, tokenizer: str | None) -> None:
@@ -54,7 +60,7 @@ class Preprocessing:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Return the word pieces."""
+        """Return the tokenizer, learned or published."""
         assert self._tokenizer_json is not None
         return Tokenizer.from_str(self._tokenizer_json)
 
@@ -112,7 +118,7 @@ class Preprocessing:
                 raise DataError(f"Sample {identity!r}: text must be a string, but got {type(part).__name__}.")
             texts.append(clipped((part or "").replace("\0", ""), self.spec.max_characters))
         present = torch.tensor([bool(text) for text in texts], dtype=torch.bool)
-        encoded, _ = encode_texts(self.tokenizer, texts, length=kind.length)
+        encoded, _ = texts_to_ids(self.tokenizer, texts, kind=kind, separator=self.spec.separator)
         return torch.from_numpy(encoded).long() * present[:, None], present
 
     def _encode_images(
@@ -134,7 +140,19 @@ class Preprocessing:
                 image = from_array(np.asarray(part))
         except DataError as error:
             raise DataError(f"Sample {identity!r}: {error}") from None
+        if self.spec.framing is not None:
+            return self.spec.framing.apply(image)
         return fitted(image, height=kind.height, width=kind.width, fit=self.spec.image_fit)
+
+
+def texts_to_ids(
+    tokenizer: Tokenizer, texts: Sequence[str], *, kind: TextInput, separator: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids ``T L`` padded with 0, and which texts were cut."""
+    if kind.tokenizer is None:
+        return encode_texts(tokenizer, texts, length=kind.length)
+    joined = texts if separator is None else [text.replace(TEXT_SEPARATOR, separator) for text in texts]
+    return encode_published(tokenizer, joined, length=kind.length)
 
 
 def _encode_tokens(samples: Sequence[Sample], kind: TokensInput, name: str) -> tuple[Tokens, torch.Tensor]:

@@ -9,20 +9,41 @@ from chiasma.core.spec import Spec
 
 
 class ImageInput(Spec):
-    """Decoded images of one size."""
+    """Decoded images of one size.
+
+    Attributes:
+        mean: What a published image processor subtracts from each channel; None where the images are not its.
+        deviation: What it then divides by.
+    """
 
     kind: Literal["image"] = "image"
     channels: int = Field(ge=1)
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
 
 
 class TextInput(Spec):
-    """Token ids, padded with 0 to one length; id 1 is the unknown token, 2 the start of text (CLS), 3 the separator."""
+    """Token ids, padded with 0 to one length.
+
+    In our own word pieces id 1 is the unknown one, 2 the start of text (CLS), 3 the separator. Ids of a published
+    tokenizer are one higher than its own.
+
+    Attributes:
+        tokenizer: Hash of a published tokenizer; None for word pieces that were learned from the data.
+        padding: The id that such a tokenizer itself pads with; None where it does not.
+        blank: The id that stands for a word that cannot be read; None where there is none.
+        special: Ids that are not of words.
+    """
 
     kind: Literal["text"] = "text"
     vocabulary: int = Field(ge=4)
     length: int = Field(ge=1)
+    tokenizer: str | None = None
+    padding: int | None = None
+    blank: int | None = 1
+    special: tuple[int, ...] = (1, 2, 3)
 
 
 class TokensInput(Spec):

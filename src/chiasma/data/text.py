@@ -18,6 +18,9 @@ from tokenizers.trainers import WordPieceTrainer
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """In the order of their ids, 0 to 3."""
 
+TEXT_SEPARATOR = " [SEP] "
+"""Stands between the columns of a text."""
+
 LONGEST = 128
 """Most token ids a text gets where the length is automatic."""
 

@@ -18,6 +18,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment import planning, stages
 from chiasma.experiment.attention_result import SearchResult, conclude
+from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -86,13 +87,15 @@ def search_attention(
             "search.proposers: mechanisms come from attention or random, but it names only "
             f"{', '.join(config.search.proposers)}."
         )
+    config = with_backbones(config, console)
     dataset, report = prepare_data(config, console)
     slot = slot_path(config, dataset.signature)
     config = around_slot(config, dataset.signature)
     metric = deciding_metric(config, dataset)
     check_can_run(config, dataset)
-    companions = prepare_companions(also or {}, console)
-    facts = companion_facts(also or {}, companions)
+    further = {name: with_backbones(each, console) for name, each in (also or {}).items()}
+    companions = prepare_companions(further, console)
+    facts = companion_facts(further, companions)
     with begin_run(config, dataset, verb="search", command=command, facts=facts) as store, failing(store):
         surroundings = _Surroundings(config, dataset, report, companions, slot, metric)
         return _drive(surroundings, store=store, console=console, clock=clock)

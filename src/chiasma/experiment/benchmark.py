@@ -14,6 +14,7 @@ from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment.ablation import Trained, check_parts, train_ablated
+from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -65,13 +66,15 @@ def benchmark(order: Order, *, console: Console, command: Sequence[str] = ()) ->
     Raises:
         ChiasmaError: A task's data or settings cannot be used; nothing has been trained.
     """
-    prepared = {name: _prepare(order, config, console) for name, config in order.tasks.items()}
+    tasks = {name: with_backbones(config, console) for name, config in order.tasks.items()}
+    order = order.model_copy(update={"tasks": tasks})
+    prepared = {name: _prepare(order, config, console) for name, config in tasks.items()}
     for name, (config, dataset, _) in prepared.items():
         _check_fits(order, name, config, dataset)
     first = next(iter(order.tasks))
     config, (_, dataset, _) = order.tasks[first], prepared[first]
-    tasks = [data_fact(each, task=name) for name, (_, each, _) in prepared.items()]
-    facts = [("benchmark", order.to_dict()), *tasks]
+    noted = [data_fact(each, task=name) for name, (_, each, _) in prepared.items()]
+    facts = [("benchmark", order.to_dict()), *noted]
     with begin_run(config, dataset, verb="benchmark", command=command, facts=facts) as store, failing(store):
         return _drive(order, prepared, store, console=console, clock=Clock())
 

@@ -1,7 +1,7 @@
 """From presets, files and ``--set`` to one validated :class:`RunConfig`."""
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,28 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
         place = tree.get(section)
         if isinstance(place, dict) and isinstance(place.get(name), str):
             place[name] = _whole_path(place[name], built_in=name == "source")
+    for place in _published_places(tree):
+        if isinstance(place.get("name"), str) and Path(place["name"]).expanduser().is_dir():
+            place["name"] = str(Path(place["name"]).expanduser().resolve())
     features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
     if isinstance(features, dict):
         for modality, file in features.items():
             features[modality] = _whole_path(file, built_in=False) if isinstance(file, str) else file
     return tree
+
+
+def _published_places(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield where a name may be a folder: of pretrained encoders, a tokenizer, an image processor."""
+    encoders = tree["model"].get("encoders") if isinstance(tree.get("model"), dict) else None
+    for encoder in encoders.values() if isinstance(encoders, dict) else ():
+        if isinstance(encoder, dict) and encoder.get("kind") == "pretrained":
+            yield encoder
+    data = tree["data"] if isinstance(tree.get("data"), dict) else {}
+    for key in ("tokenizer", "image_processor"):
+        if isinstance(data.get(key), str):
+            data[key] = {"name": data[key]}
+        if isinstance(data.get(key), dict):
+            yield data[key]
 
 
 def _whole_path(text: str, *, built_in: bool) -> str:

@@ -10,7 +10,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import DataSpec
 from chiasma.data.signature import Signature
-from chiasma.model.encoders import EncoderSpec, usual_encoder
+from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative
 from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
@@ -126,7 +126,7 @@ class ModelSection(Spec):
         every = len(read) > 1 and self.fusion is not None and self.fusion.every_token
         usual = {name: usual_encoder(spec, every_token=every) for name, spec in signature.inputs.items()}
         chosen = {name: self.encoders.get(name, encoder) for name, encoder in usual.items()}
-        encoders = {name: encoder for name, encoder in chosen.items() if encoder is not None}
+        encoders = {name: _known(name, encoder) for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
         fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
@@ -297,6 +297,13 @@ class RunConfig(Spec):
         """
         training = TrainingSpec(optim=self.optim, loop=self.train, growth=self.growth, controller=self.controller)
         return Design(model=self.model.complete(signature), training=training)
+
+
+def _known(modality: str, encoder: Any) -> Any:
+    """Return an encoder's spec; of a pretrained one with what is found under its name, so that it can be built."""
+    if not isinstance(encoder, Pretrained):
+        return encoder
+    return encoder.found("text" if modality == "text" else "image")
 
 
 def default_design(signature: Signature) -> Design:

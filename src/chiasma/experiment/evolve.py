@@ -7,6 +7,7 @@ from pathlib import Path
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment import planning, stages
+from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
@@ -47,6 +48,7 @@ def evolve(
     """
     clock = Clock() if started is None else Clock(started=started)
     check_executor(config.run)
+    config = with_backbones(config, console)
     dataset, report = prepare_data(config, console)
     metric = deciding_metric(config, dataset)
     check_can_run(config, dataset)

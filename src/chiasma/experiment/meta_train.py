@@ -12,6 +12,7 @@ from chiasma.core.errors import ConfigError, NonFiniteError
 from chiasma.core.rng import derive_seed, numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Target
+from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
     StoppedTooSoonError,
     begin_run,
@@ -96,6 +97,7 @@ def meta_train(
     spec_of(config)
     if to is not None:
         _check_place(to)
+    config = with_backbones(config, console)
     dataset, _ = prepare_data(config, console)
     check_can_run(config, dataset)
     facts = [(FACT, {"runs": runs, "to": None if to is None else str(to.absolute())})]

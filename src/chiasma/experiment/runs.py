@@ -17,6 +17,7 @@ from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
 from chiasma.experiment.results import Results
 from chiasma.model.attention import DotProduct
+from chiasma.model.encoders.pretrained import Backbone
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import attention_slots, short_slot
@@ -303,6 +304,8 @@ def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, GraphAttention):
         return f"graph {formula(value.graph)}"
+    if isinstance(value, Backbone):
+        return value.words
     if isinstance(value, Spec):
         return describe_spec(value)
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -12,6 +12,7 @@ from chiasma.core.files import write_json
 from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
+from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
     begin_run,
     check_can_run,
@@ -54,6 +55,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
     with joined_ranks(config.run.device) as (ranks, device):
         heard = console if ranks.leads else Quiet(console)
         with ranks.leader_first():
+            config = with_backbones(config, heard)
             dataset, report = prepare_data(config, heard)
         ranks.check_same("prepared data", dataset.key)
         metric = deciding_metric(config, dataset)

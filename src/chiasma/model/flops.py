@@ -73,14 +73,17 @@ MATRIX: Mapping[str, Rule] = {
 }
 
 ONE = """
-abs add all amax amin any atan avg_pool2d bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
-bitwise_xor ceil clamp clamp_max clamp_min cos cumsum div elu eq erf exp expm1 floor floor_divide fmod ge gelu gt
-hardswish hardtanh isfinite isinf isnan le leaky_relu log log1p logical_and logical_not logical_or logical_xor lt
-masked_fill max max_pool2d_with_indices maximum mean min minimum mul ne neg pow reciprocal relu remainder rshift
-__and__ __or__ __xor__ __lshift__ __rshift__ round rsqrt rsub sgn sigmoid sign silu sin softplus sqrt square sub sum
-tan tanh tril triu where _adaptive_avg_pool2d _adaptive_avg_pool3d
+abs add all amax amin any argmax atan avg_pool2d bitwise_and bitwise_left_shift bitwise_not bitwise_or
+bitwise_right_shift bitwise_xor ceil clamp clamp_max clamp_min cos cumsum div elu eq erf exp expm1 floor floor_divide
+fmod ge gelu gt hardswish hardtanh isfinite isinf isnan le leaky_relu log log1p logical_and logical_not logical_or
+logical_xor lt masked_fill max max_pool2d_with_indices maximum mean min minimum mul ne neg pow reciprocal relu
+remainder rshift __and__ __or__ __xor__ __lshift__ __rshift__ round rsqrt rsub sgn sigmoid sign silu sin softplus sqrt
+square sub sum tan tanh tril triu where _adaptive_avg_pool2d _adaptive_avg_pool3d
 """
 MANY = {"_softmax": SOFTMAX, "_log_softmax": SOFTMAX, "_safe_softmax": SOFTMAX, "native_layer_norm": NORM}
+# In evaluation a batch norm has its mean and deviation ready; a bicubic pixel is a weighted sum of sixteen.
+MANY |= {"native_batch_norm": 4, "_native_batch_norm_legit_no_training": 4, "cudnn_batch_norm": 4}
+MANY |= {"upsample_bicubic2d": 32, "_upsample_bicubic2d_aa": 32, "upsample_bilinear2d": 8}
 MANY |= {"native_group_norm": NORM, "var": 4, "var_mean": 4, "std": 5, "linalg_vector_norm": 2, "addcmul": 3, "lerp": 3}
 
 POINTWISE: Mapping[str, int] = dict.fromkeys(ONE.split(), 1) | MANY

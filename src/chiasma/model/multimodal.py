@@ -15,6 +15,7 @@ from chiasma.data.signature import Signature
 from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
+from chiasma.model.encoders.pretrained import Pretrained
 from chiasma.model.fusion import FusionSpec
 from chiasma.model.gates import Gate, GatePlace, at
 from chiasma.model.heads import Classification, HeadSpec
@@ -57,11 +58,14 @@ class ModelSpec(Spec):
                 near = suggestion(name, list(signature.inputs))
                 raise ConfigError(f"encoders.{name}: the data has no modality {name!r}.{near} It has: {known}.")
             given = signature.inputs[name]
-            if not isinstance(given, resolve_encoder(spec).accepts):
+            settings = resolve_encoder(spec)
+            if not isinstance(given, settings.accepts):
                 fitting = ", ".join(encoder_kinds(given))
                 raise ConfigError(
                     f"encoders.{name}: kind {spec.kind!r} does not read {given.kind} inputs. Kinds that do: {fitting}."
                 )
+            if isinstance(settings, Pretrained):
+                settings.check(name, given)
         if self.whole is None and self.head.kind != signature.target.task:
             raise ConfigError(
                 f"head: kind must be the target's task {signature.target.task!r}, but it is {self.head.kind!r}."

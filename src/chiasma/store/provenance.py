@@ -19,7 +19,7 @@ from chiasma.core.spec import canonical_json
 from chiasma.store.secrets import mask_command
 
 # What the bits of a training depend on; other packages are recorded but not compared.
-_NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "tokenizers")
+_NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "tokenizers", "transformers")
 
 
 def provenance(command: Sequence[str], seed: int) -> dict[str, Any]:

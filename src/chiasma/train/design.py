@@ -157,6 +157,7 @@ class LoopSpec(Spec):
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
         evaluations: Evaluations on ``steer`` over the whole training, evenly spaced.
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
+        balance: Repeat examples of rarer classes until every class has as many as the largest (classification).
         train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
             to which more examples are worth more than the choice of the best moment. The last weights are kept.
         augment: How training examples are varied.
@@ -171,6 +172,7 @@ class LoopSpec(Spec):
     patience: int | None = Field(default=None, ge=1)
     evaluations: int = Field(default=10, ge=1)
     restore_best: bool = True
+    balance: bool = False
     train_on_steer: bool = False
     augment: AugmentSpec = AugmentSpec()
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from chiasma.core.errors import DataError
+from chiasma.core.errors import ConfigError, DataError
 from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.store.folders import cache_folder
 from chiasma.train.design import LoopSpec
@@ -78,13 +78,30 @@ def rows_of(data: Dataset, split: str) -> np.ndarray:
 
 
 def learnt_rows(data: Dataset, loop: LoopSpec) -> np.ndarray:
-    """Return the rows whose labels train a model: ``train``, and ``steer`` where the loop says so.
+    """Return the rows of an epoch: ``train``, with ``steer`` and with rarer classes repeated where the loop says so.
 
     Raises:
         DataError: There are none.
+        ConfigError: Classes are to be balanced where there are none.
     """
     rows = rows_of(data, "train")
-    return np.concatenate([rows, rows_of(data, "steer")]) if loop.train_on_steer else rows
+    rows = np.concatenate([rows, rows_of(data, "steer")]) if loop.train_on_steer else rows
+    return balanced(data, rows) if loop.balance else rows
+
+
+def balanced(data: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return rows in which every class that occurs has as many as the largest; repetitions are spread evenly.
+
+    Raises:
+        ConfigError: The task is not one class out of C.
+    """
+    task = data.signature.target.task
+    if task != "classification":
+        raise ConfigError(f"train.balance needs one class an example, but the task of {data.source} is {task}.")
+    labels = data.labels(rows).numpy()
+    of_each = [rows[labels == each] for each in np.unique(labels)]
+    most = max(len(own) for own in of_each)
+    return np.sort(np.concatenate([own[np.arange(most) * len(own) // most] for own in of_each]))
 
 
 def part_for(model: nn.Module, data: Dataset, rows: np.ndarray, *, device: torch.device) -> Part:

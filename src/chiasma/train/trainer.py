@@ -13,6 +13,7 @@ from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
 from chiasma.data.augment import augmented
 from chiasma.data.dataset import Dataset
+from chiasma.model.encoders.pretrained import load_published
 from chiasma.model.inherit import begin_with
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import Checkpoint, load_newest
@@ -167,7 +168,7 @@ class Trainer:
         if found is not None:
             self._state = saved_state(found, self._frame)
             self._saved_step = found.step
-        self._learner = self._fresh_learner()
+        self._learner = self._fresh_learner(published=found is None)
         if found is not None:
             self._best_weights = restore_tensors(found, self._learner, scaler=self._state.scaler)
             restore_callbacks(found, self.callbacks, self._state.callbacks)
@@ -183,7 +184,7 @@ class Trainer:
         self.ranks.check_same(f"newest checkpoint in {self.checkpoints}", None if found is None else found.step)
         return found
 
-    def _fresh_learner(self) -> Learner:
+    def _fresh_learner(self, *, published: bool) -> Learner:
         training = self.design.training
         loss = build_loss(
             training.loop.loss,
@@ -192,7 +193,7 @@ class Trainer:
             examples=len(self.data.rows("train")),
         )
         learner = Learner(
-            self._fresh_model(self._state.edits),
+            self._fresh_model(self._state.edits, published=published),
             loss.to(self.device),
             training=training,
             device=self.device,
@@ -205,10 +206,17 @@ class Trainer:
         learner.regulate(Regulation.from_dict(self._state.regulation))
         return learner
 
-    def _fresh_model(self, edits: Sequence[Mapping[str, Any]]) -> MultimodalModel:
-        """Return the model as initialised, after callbacks' edits in their order."""
+    def _fresh_model(self, edits: Sequence[Mapping[str, Any]], *, published: bool) -> MultimodalModel:
+        """Return the model as initialised, after callbacks' edits in their order.
+
+        Args:
+            edits: What callbacks changed.
+            published: Load the weights of pretrained backbones; a checkpoint brings its own.
+        """
         seed_torch(self.seed, "init")
         model = self.design.model.build(self.data.signature)
+        if published:
+            load_published(model)
         begin_with(model, self._initial)
         for position, entry in enumerate(edits):
             seed_torch(self.seed, "edit", position)
@@ -349,7 +357,7 @@ class Trainer:
         model = self._learner.model
         if loop.restore_best and state.best is not None:
             if state.best_edits != len(state.edits):
-                model = self._fresh_model(state.edits[: state.best_edits])
+                model = self._fresh_model(state.edits[: state.best_edits], published=False)
             model.load_state_dict(self._best_weights, strict=True)
             model.modulate(Regulation.from_dict(state.best_regulation).gates)
         elif self._learner.average is not None:
@@ -372,8 +380,9 @@ class Trainer:
     def _varied(self, slices: Sequence[Slice]) -> Sequence[Part]:
         """Return the micro-batches of the step that is due, augmented."""
         spec, parts = self.design.training.loop.augment, [self._part(each.rows) for each in slices]
-        starts = [each.start for each in slices]
-        batches = augmented([batch for batch, _ in parts], spec, seed=self.seed, step=self._state.step, starts=starts)
+        starts, given = [each.start for each in slices], [batch for batch, _ in parts]
+        seen = self.data.signature
+        batches = augmented(given, spec, seen, seed=self.seed, step=self._state.step, starts=starts)
         return [(batch, labels) for batch, (_, labels) in zip(batches, parts, strict=True)]
 
     def _batch_size(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from chiasma.experiment.report import wording
 from chiasma.experiment.report.rows import Fact, Table
 from chiasma.experiment.results import Results
+from chiasma.model.encoders.pretrained import Backbone
 
 
 def design_words(results: Results) -> str | None:
@@ -27,7 +28,9 @@ def parts(results: Results) -> Table:
     model = results.design.get("model") or {}
     found = [(f"{name} encoder", encoder) for name, encoder in sorted((model.get("encoders") or {}).items())]
     found += [(role, model[role]) for role in ("fusion", "trunk", "head") if model.get(role)]
-    rows = tuple((role, wording.kind_words(part), wording.flat_settings(part) or wording.NONE) for role, part in found)
+    rows = tuple(
+        (role, wording.kind_words(part), wording.flat_settings(_named(part)) or wording.NONE) for role, part in found
+    )
     return Table("Parts of the winner", ("part", "kind", "settings"), rows)
 
 
@@ -79,6 +82,14 @@ def _training_words(training: Mapping[str, Any]) -> list[str]:
 def _a(part: Mapping[str, Any]) -> str:
     kind = wording.kind_words(part)
     return f"{'an' if kind[0] in 'aeiou' or kind == 'n-gram' else 'a'} {kind}"
+
+
+def _named(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a part's settings; a pretrained backbone by what it is called rather than by all that it is."""
+    backbone = part.get("backbone")
+    if not backbone:
+        return part
+    return {**part, "backbone": Backbone.from_dict(backbone).words}
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from chiasma.model.encoders.encoder import Encoder, EncoderPlugin, resolve_encod
 from chiasma.model.encoders.features import Features
 from chiasma.model.encoders.ngram import NGram
 from chiasma.model.encoders.pixels import Pixels
+from chiasma.model.encoders.pretrained import Pretrained
 from chiasma.model.encoders.usual import usual_encoder
 from chiasma.model.encoders.vit import ViT
 
 EncoderSpec = Annotated[
-    Convolution | ViT | Pixels | Bert | NGram | Features | EncoderPlugin, Field(discriminator="kind")
+    Convolution | ViT | Pixels | Bert | NGram | Features | Pretrained | EncoderPlugin, Field(discriminator="kind")
 ]
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Features",
     "NGram",
     "Pixels",
+    "Pretrained",
     "ViT",
     "resolve_encoder",
     "usual_encoder",

@@ -12,7 +12,6 @@ from chiasma.data.batch import Tokens
 from chiasma.data.signature import ImageInput, TextInput, TokensInput
 from chiasma.model.encoders.encoder import Encoder, EncoderSettings
 
-START, SEPARATOR = 2, 3
 INITIAL_SCALE = 0.1
 
 
@@ -34,6 +33,7 @@ class NGramEncoder(Encoder):
         self.orders = spec.orders
         self.weighting = spec.weighting
         self.vocabulary = input.vocabulary
+        self.not_words = tuple(each for each in input.special if each != input.blank)
         self.buckets = spec.buckets
         rows = input.vocabulary + (spec.buckets if spec.orders > 1 else 0)
         self.table = nn.EmbeddingBag(rows, dim, mode="sum")
@@ -53,7 +53,8 @@ class NGramEncoder(Encoder):
         valid = (windows != 0).all(-1)
         if order == 1:
             rows = ids
-            valid = valid & (ids != START) & (ids != SEPARATOR)
+            for each in self.not_words:
+                valid = valid & (ids != each)
         else:
             rows = self.vocabulary + _hash(windows) % self.buckets
         same = (rows[:, :, None] == rows[:, None, :]) & valid[:, :, None] & valid[:, None, :]
