@@ -25,7 +25,7 @@ RANKS = {
     "cli": 8,
     "pipelines": 8,
     "api": 8,
-    "hydra": 8,
+    "hydra": 9,
     "__main__": 9,
 }
 
@@ -182,12 +182,15 @@ def test_a_file_is_one_idea():
 
 
 def test_errors_are_caught_broadly_only_at_the_process_boundary():
-    boundaries = {"cli", "evaluate"}
+    boundaries = {"cli", "evaluate", "hydra"}
+    # Other programs can fail in any way, and a training must go on without them.
+    guards = {SOURCE / "train" / name for name in ("trackers.py", "wandb_tracker.py")}
     hits = [
         (path, node.lineno)
         for path, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler)
+        and path not in guards
         and layer(module_of(path)) not in boundaries
         and not any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))

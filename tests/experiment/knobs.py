@@ -1,7 +1,8 @@
 """Law 8: how a change of each setting is seen.
 
-Three ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
-``read``: the drivers read the field (their own tests show what it does; running each would take minutes).
+Four ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
+``shown``: a tracker is told something else. ``read``: the drivers read the field (their own tests show what it does;
+running each would take minutes).
 """
 
 import ast
@@ -22,7 +23,13 @@ from chiasma.core.errors import ChiasmaError
 from chiasma.data.prepare import prepare
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import SilentConsole
+from chiasma.experiment.tracking import open_tracking, tracking_facts
+from chiasma.store.provenance import provenance
+from chiasma.store.run import RunStore
+from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
+from tests.experiment.wandb_files import sittings
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
 SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run")
@@ -37,6 +44,7 @@ _SMALL = {
 
 _FOLDERS = ("data.source", "data.image_dir", "data.image_processor", "data.tokenizer")
 _TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
+_OFFLINE = {"tracking.wandb.enabled": True, "tracking.wandb.mode": "offline"}
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,14 @@ KNOBS: dict[str, Knob] = {
     "train.augment.word_dropout": Knob((0.0, 0.3)),
     "train.augment.modality_dropout": Knob((0.0, 0.3)),
     "train.restore_best": Knob((True, False), {"train.epochs": 4, "train.evaluations": 8, "optim.lr": 0.1}),
+    "tracking.every_steps": Knob((2, 3), _OFFLINE),
+    "tracking.wandb.enabled": Knob((True, False), _OFFLINE),
+    "tracking.wandb.project": Knob((None, "memes"), _OFFLINE),
+    "tracking.wandb.run_name": Knob((None, "first try"), _OFFLINE),
+    "tracking.wandb.entity": Knob((None, "team"), _OFFLINE),
+    "tracking.wandb.group": Knob((None, "ablation"), _OFFLINE),
+    "tracking.wandb.tags": Knob(((), ("small", "fast")), _OFFLINE),
+    "tracking.wandb.mode": Knob(("offline", "disabled"), _OFFLINE),
 }
 """Every setting that is not read by the drivers alone."""
 
@@ -180,9 +196,10 @@ class Bench:
         """Return what shows the effect of one setting; what was observed before is remembered."""
         of_data = path.startswith("data.")
         config = self.config(values if of_data else {**_SMALL, **values})
-        key = f"{of_data} {config.to_json()}"
+        observe = self.prepared if of_data else self.shown if path.startswith("tracking.") else self.trained
+        key = f"{observe.__name__} {config.to_json()}"
         if key not in self._seen:
-            self._seen[key] = self.prepared(config) if of_data else self.trained(config)
+            self._seen[key] = observe(config)
         return self._seen[key]
 
     def prepared(self, config: RunConfig) -> Any:
@@ -214,6 +231,29 @@ class Bench:
         fit = Trainer(design, dataset, seed=0, device="cpu", callbacks=callbacks).fit()
         weights = {name: _digest(value.numpy()) for name, value in fit.model.state_dict().items()}
         return weights, [(row["step"], row["train_loss"]) for row in fit.history]
+
+    def shown(self, config: RunConfig) -> Any:
+        """Return what a tracker is told of six steps."""
+        dataset, _ = prepare(config.data, seed=0, cache=self.folder / "cache")
+        root = self.folder / "runs"
+        with RunStore.create(root, verb="train", config=config.to_dict(), provenance=provenance([], 0)) as store:
+            store.record_events(tracking_facts(config))
+            with open_tracking(config, dataset, store=store, console=SilentConsole(), resumed=False) as tracking:
+                tracking.start(6, done=0, history=())
+                for step in range(1, 7):
+                    tracking.advance(StepTaken(step, epoch=step, examples=8, loss=0.5, gradient_norm=1.0, rate=0.1))
+                tracking.finish("finished")
+            return [
+                (
+                    told.project,
+                    told.entity,
+                    told.name.replace(store.id, "the run"),
+                    told.group,
+                    told.tags,
+                    len(told.rows),
+                )
+                for told in sittings(store.path)
+            ]
 
     def _placed(self, path: str, value: Any) -> Any:
         if path in _FOLDERS and value is not None:

@@ -40,10 +40,15 @@ def test_a_package_is_missing_or_too_old(requirement, reason):
     assert found == reason if reason is None else reason in found
 
 
-def test_ray_is_optional_and_said_to_be_there_or_not(monkeypatch):
-    assert doctor.check_ray().state == "ok"
+@pytest.mark.parametrize(
+    ("check", "extra"),
+    [(doctor.check_ray, "ray"), (doctor.check_wandb, "tracking"), (doctor.check_hydra, "hydra")],
+)
+def test_an_optional_package_is_said_to_be_there_or_not(check, extra, monkeypatch):
+    assert check().state == "ok"
+    assert check().found[0].isdigit()
     monkeypatch.setattr(doctor, "_version", lambda name: None)
-    assert "pip install 'chiasma[ray]'" in doctor.check_ray().found
+    assert f"pip install 'chiasma[{extra}]'" in check().found
 
 
 def test_shared_memory_that_is_missing_is_no_problem(tmp_path):

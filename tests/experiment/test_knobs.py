@@ -39,5 +39,5 @@ def test_the_drivers_read_a_setting(path):
 
 
 def test_the_sections_are_those_of_the_design():
-    sections = ["data", "model", "optim", "train", "growth", "controller", "search", "evaluate", "run"]
+    sections = ["data", "model", "optim", "train", "growth", "controller", "search", "evaluate", "tracking", "run"]
     assert list(RunConfig.model_fields) == sections

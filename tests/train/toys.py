@@ -7,7 +7,7 @@ from torch import nn
 
 from chiasma.data.batch import Tokens
 from chiasma.train.callbacks import Action, Callback, EditModel, Moment
-from chiasma.train.progress import TrainingProgress
+from chiasma.train.progress import StepTaken, TrainingProgress
 from chiasma.train.trainer import Trainer
 
 
@@ -78,10 +78,10 @@ class StopAfter(TrainingProgress):
         self.done = 0
         self.trainer: Trainer | None = None
 
-    def start(self, total_steps: int, *, done: int) -> None:
+    def start(self, total_steps: int, *, done: int, history: Sequence[Mapping[str, float]]) -> None:
         self.done = done
 
-    def advance(self, *, examples: int, loss: float) -> None:
+    def advance(self, taken: StepTaken) -> None:
         self.done += 1
         if self.done == self.step:
             assert self.trainer is not None

@@ -32,7 +32,7 @@ class Verbs(TyperGroup):
             _refuse_ranks(words)
             code = super().main(args=words, prog_name=prog_name or "chiasma", **extra)
         except Exception as error:  # noqa: BLE001 the process boundary: whatever went wrong becomes one line
-            code = _report(error, debug="--debug" in words)
+            code = report_error(error, debug="--debug" in words)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -51,8 +51,14 @@ def spread_overrides(words: Sequence[str]) -> list[str]:
     return spread
 
 
-def _report(error: Exception, *, debug: bool) -> int:
-    """Print one line for an error and return the exit code."""
+def report_error(error: Exception, *, debug: bool, traceback_by: str = "--debug") -> int:
+    """Print one line for an error and return the exit code.
+
+    Args:
+        error: What went wrong.
+        debug: Print the traceback too.
+        traceback_by: How a user asks for it.
+    """
     if isinstance(error, BrokenPipeError):
         # The reader of a pipe is gone; a second complaint while Python flushes would help nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,7 +67,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         return INTERRUPTED
     if debug:
         traceback.print_exception(error, file=sys.stderr)
-    message, code = _one_line(error, debug=debug)
+    message, code = _one_line(error, hint="" if debug else f" Run again with {traceback_by} for the traceback.")
     if message:
         rank = f" of rank {os.environ['RANK']}" if _ranks() > 1 else ""
         print(f"chiasma: error{rank}: {message}", file=sys.stderr)
@@ -89,7 +95,7 @@ def _refuse_ranks(words: Sequence[str]) -> None:
         )
 
 
-def _one_line(error: Exception, *, debug: bool) -> tuple[str, int]:
+def _one_line(error: Exception, *, hint: str) -> tuple[str, int]:
     usage_error = typer.BadParameter.__mro__[1]
     if isinstance(error, usage_error):
         return _usage(error)
@@ -100,7 +106,6 @@ def _one_line(error: Exception, *, debug: bool) -> tuple[str, int]:
         return text, INTERRUPTED if isinstance(error, StoppedByUserError) else FAILURE
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + ".", FAILURE
-    hint = "" if debug else " Run again with --debug for the traceback."
     return f"{type(error).__name__}: {text}{hint}", FAILURE
 
 

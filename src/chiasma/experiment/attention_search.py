@@ -45,6 +45,7 @@ from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.plan import MECHANISMS, SearchPlan
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
+from chiasma.experiment.tracking import refuse_tracking
 from chiasma.search.allocator import SharesAllocator
 from chiasma.search.archive import SharedArchive
 from chiasma.search.nsga2 import excess
@@ -81,6 +82,7 @@ def search_attention(
         ChiasmaError: The data, the slot or a setting cannot be used; nothing has been trained.
     """
     clock = Clock() if started is None else Clock(started=started)
+    refuse_tracking(config, "search attention")
     check_executor(config.run)
     if not {"attention", CONTROL} & set(config.search.proposers):
         raise ConfigError(

@@ -44,6 +44,7 @@ from chiasma.experiment.mechanism import around_slot, slot_path
 from chiasma.experiment.runs import BENCHMARK_FILE
 from chiasma.experiment.search_loop import training_key
 from chiasma.experiment.setting import make_setting
+from chiasma.experiment.tracking import refuse_tracking
 from chiasma.model.attention import Mean
 from chiasma.model.cost import cost
 from chiasma.search.attention_space import attention_slots, short_slot
@@ -101,6 +102,7 @@ def read_benchmark(run: Path) -> Benchmark:
 
 
 def _prepare(order: Order, config: RunConfig, console: Console) -> tuple[RunConfig, Dataset, DataReport]:
+    refuse_tracking(config, "benchmark")
     check_executor(config.run)
     dataset, report = prepare_data(config, console)
     if order.attention is not None:

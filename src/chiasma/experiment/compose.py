@@ -47,16 +47,25 @@ def load_config(
     Raises:
         ConfigError: A key is unknown, a file is missing, or a value breaks its rule; names the path and the value.
     """
-    tree = _read_layer(name_or_path) if name_or_path else {}
+    tree = read_layer(name_or_path) if name_or_path else {}
     if data is not None:
-        tree = _merge(tree, {"data": {"source": data}})
+        tree = merge(tree, {"data": {"source": data}})
     for override in overrides:
-        tree = _merge(tree, parse_override(override))
+        tree = merge(tree, parse_override(override))
     for path, value in (values or {}).items():
-        tree = _merge(tree, _nested(path.split("."), value))
-    tree = with_discoveries(tree, run_folder=tree.get("run", {}).get("folder"))
-    resolved = _resolve(_merge(RunConfig().to_dict(), tree))
-    return RunConfig.from_dict(pinned(_absolute(resolved)))
+        tree = merge(tree, _nested(path.split("."), value))
+    return config_of(tree)
+
+
+def config_of(tree: Mapping[str, Any]) -> RunConfig:
+    """Return the settings of a composed tree over the defaults: discoveries looked up, ``${...}`` filled in, validated.
+
+    Raises:
+        ConfigError: A key is unknown or a value breaks its rule; names the path and the value.
+    """
+    section = tree.get("run")
+    found = with_discoveries(dict(tree), run_folder=section.get("folder") if isinstance(section, Mapping) else None)
+    return RunConfig.from_dict(pinned(_absolute(_resolve(merge(RunConfig().to_dict(), found)))))
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -96,8 +105,12 @@ def preset_title(name: str) -> str:
     return first.lstrip("# ").strip()
 
 
-def _read_layer(name_or_path: str, *, beside: Path | None = None, including: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return one file's tree over the trees it includes."""
+def read_layer(name_or_path: str, *, beside: Path | None = None, including: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the tree of one preset or file over the trees it includes, without the defaults.
+
+    Raises:
+        ConfigError: There is no such preset or file, or it is not YAML.
+    """
     name, text, folder = _find(name_or_path, beside)
     if name in including:
         raise ConfigError(f"Config {name} includes itself: {' -> '.join([*including, name])}.")
@@ -107,8 +120,8 @@ def _read_layer(name_or_path: str, *, beside: Path | None = None, including: tup
         raise ConfigError(f"Config {name}: include must be a list of names or files, but got {includes!r}.")
     merged: dict[str, Any] = {}
     for item in includes:
-        merged = _merge(merged, _read_layer(item, beside=folder, including=(*including, name)))
-    return _merge(merged, tree)
+        merged = merge(merged, read_layer(item, beside=folder, including=(*including, name)))
+    return merge(merged, tree)
 
 
 def _find(name_or_path: str, beside: Path | None) -> tuple[str, str, Path | None]:
@@ -140,7 +153,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one tree over another; a component of another kind replaces the one below it whole."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -149,7 +163,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         elif "kind" in value and "kind" in old and value["kind"] != old["kind"]:
             merged[key] = dict(value)
         else:
-            merged[key] = _merge(old, value)
+            merged[key] = merge(old, value)
     return merged
 
 

@@ -57,6 +57,8 @@ def examine(runs: Path, cache: Path) -> list[Check]:
         lambda: check_disk(runs),
         check_browser,
         check_ray,
+        check_wandb,
+        check_hydra,
     ]
     return [check() for check in checks]
 
@@ -161,10 +163,17 @@ def check_browser() -> Check:
 
 def check_ray() -> Check:
     """Say whether trainings can be spread over a Ray cluster."""
-    version = _version("ray")
-    if version is None:
-        return Check("ray", "ok", "not installed (optional: for --set run.executor=ray; pip install 'chiasma[ray]')")
-    return Check("ray", "ok", version)
+    return _optional("ray", "ray", use="--set run.executor=ray", extra="ray")
+
+
+def check_wandb() -> Check:
+    """Say whether trainings can be shown in Weights & Biases."""
+    return _optional("wandb", "wandb", use="--set tracking.wandb.enabled=true", extra="tracking")
+
+
+def check_hydra() -> Check:
+    """Say whether trainings can be started through Hydra."""
+    return _optional("hydra", "hydra-core", use="python -m chiasma.hydra", extra="hydra")
 
 
 def unmet(requirement: str) -> str | None:
@@ -180,6 +189,14 @@ def unmet(requirement: str) -> str | None:
     if least and _numbers(installed) < _numbers(least):
         return f"{name} {installed} is older than {least}"
     return None
+
+
+def _optional(name: str, package: str, *, use: str, extra: str) -> Check:
+    """Return what there is of a package that one feature alone needs."""
+    version = _version(package)
+    if version is None:
+        return Check(name, "ok", f"not installed (optional: for {use}; pip install 'chiasma[{extra}]')")
+    return Check(name, "ok", version)
 
 
 def _version(name: str) -> str | None:

@@ -27,6 +27,7 @@ from chiasma.experiment.judge import Evidence, judge
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.setting import Setting, make_setting
+from chiasma.experiment.tracking import refuse_tracking
 from chiasma.search.archive import SharedArchive
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -47,6 +48,7 @@ def evolve(
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     clock = Clock() if started is None else Clock(started=started)
+    refuse_tracking(config, "evolve")
     check_executor(config.run)
     config = with_backbones(config, console)
     dataset, report = prepare_data(config, console)

@@ -23,6 +23,7 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.tracking import refuse_tracking
 from chiasma.experiment.watching import WatchedTraining
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -95,6 +96,7 @@ def meta_train(
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     spec_of(config)
+    refuse_tracking(config, VERB)
     if to is not None:
         _check_place(to)
     config = with_backbones(config, console)

@@ -1,7 +1,6 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of, told
@@ -28,6 +27,8 @@ from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
+from chiasma.experiment.together import Group, joined
+from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
 from chiasma.model.cost import cost
 from chiasma.store.logs import log_to
@@ -35,7 +36,7 @@ from chiasma.store.run import RunStore
 from chiasma.train.fit import Fit
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import predict_logits
-from chiasma.train.ranks import Ranks, joined_ranks
+from chiasma.train.progress import SharedProgress, TrainingProgress
 from chiasma.train.trainer import Trainer
 
 
@@ -52,19 +53,20 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
     Raises:
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
-    with joined_ranks(config.run.device) as (ranks, device):
-        heard = console if ranks.leads else Quiet(console)
-        with ranks.leader_first():
-            config = with_backbones(config, heard)
-            dataset, report = prepare_data(config, heard)
-        ranks.check_same("prepared data", dataset.key)
+    with joined(config.run.device, console) as group:
+        if group.ranks.leads:
+            check_tracking(config)
+        with group.ranks.leader_first():
+            config = with_backbones(config, group.console)
+            dataset, report = prepare_data(config, group.console)
+        group.ranks.check_same("prepared data", dataset.key)
         metric = deciding_metric(config, dataset)
         check_can_run(config, dataset)
-        group = Group(ranks, device, heard)
-        if not ranks.leads:
+        if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
-        with begin_run(config, dataset, verb="train", command=command) as store, failing(store):
-            return _train(config, dataset, report, metric=metric, store=store, group=group)
+        facts = tracking_facts(config)
+        with begin_run(config, dataset, verb="train", command=command, facts=facts) as store, failing(store):
+            return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=False)
 
 
 def resume(path: Path, *, console: Console) -> RunResult | None:
@@ -79,56 +81,17 @@ def resume(path: Path, *, console: Console) -> RunResult | None:
     """
     with RunStore.open(path) as store:
         config = RunConfig.from_dict(store.config)
-    with joined_ranks(config.run.device) as (ranks, device):
-        heard = console if ranks.leads else Quiet(console)
-        group = Group(ranks, device, heard)
-        if not ranks.leads:
-            with ranks.leader_first():
-                dataset, _ = prepare_data(config, heard)
+    with joined(config.run.device, console) as group:
+        if not group.ranks.leads:
+            with group.ranks.leader_first():
+                dataset, _ = prepare_data(config, group.console)
             return _assist(config, dataset, metric=deciding_metric(config, dataset), group=group)
         with RunStore.open(path, write=True) as store:
-            with ranks.leader_first():
-                dataset, report = reopen_data(store, config, heard)
+            with group.ranks.leader_first():
+                dataset, report = reopen_data(store, config, group.console)
             metric = deciding_metric(config, dataset)
             with failing(store):
-                return _train(config, dataset, report, metric=metric, store=store, group=group)
-
-
-@dataclass(frozen=True)
-class Group:
-    """The processes that train together, as one of them sees it.
-
-    Attributes:
-        ranks: Its place among them.
-        device: Its own.
-        console: Where it says what happens.
-    """
-
-    ranks: Ranks
-    device: str
-    console: Console
-
-
-class Quiet:
-    """The console of a rank that does not lead: nothing is shown, Ctrl-C is heard.
-
-    Args:
-        heard: Who knows of Ctrl-C.
-    """
-
-    def __init__(self, heard: Console) -> None:
-        self._heard = heard
-
-    def say(self, text: str) -> None:
-        """Drop the line."""
-
-    def status(self, text: str) -> None:
-        """Drop the line."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Return whether the user asked to stop."""
-        return self._heard.interrupted
+                return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=True)
 
 
 def _assist(config: RunConfig, dataset: Dataset, *, metric: str, group: Group) -> None:
@@ -137,7 +100,15 @@ def _assist(config: RunConfig, dataset: Dataset, *, metric: str, group: Group) -
     _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group).fit()
 
 
-def _trainer(config: RunConfig, dataset: Dataset, *, metric: str, checkpoints: Path, group: Group) -> Trainer:
+def _trainer(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    metric: str,
+    checkpoints: Path,
+    group: Group,
+    beside: Sequence[TrainingProgress] = (),
+) -> Trainer:
     watched = WatchedTraining(group.console)
     design = config.design(dataset.signature)
     trainer = Trainer(
@@ -151,25 +122,36 @@ def _trainer(config: RunConfig, dataset: Dataset, *, metric: str, checkpoints: P
         ranks=group.ranks,
         callbacks=callbacks_of(design, dataset, seed=config.run.seed, precision=config.run.precision),
         checkpoints=checkpoints,
-        progress=watched,
+        progress=SharedProgress([watched, *beside]),
     )
     watched.trainer = trainer
     return trainer
 
 
 def _train(
-    config: RunConfig, dataset: Dataset, report: DataReport, *, metric: str, store: RunStore, group: Group
+    config: RunConfig,
+    dataset: Dataset,
+    report: DataReport,
+    *,
+    metric: str,
+    store: RunStore,
+    group: Group,
+    resumed: bool,
 ) -> RunResult:
     store.set_status("running")
-    together = "" if group.ranks.alone else f", {group.ranks.size} processes together"
-    group.console.say(f"run {store.id} in {store.path}{together}")
+    group.console.say(f"run {store.id} in {store.path}{group.words}")
     checkpoints = Path(group.ranks.told(str(store.checkpoints_folder.absolute())))
-    trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group)
-    say_memory(trainer.design, dataset, config, console=group.console)
-    with log_to(store.path):
+    with (
+        log_to(store.path),
+        open_tracking(config, dataset, store=store, console=group.console, resumed=resumed) as tracking,
+    ):
+        trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group, beside=[tracking])
+        say_memory(trainer.design, dataset, config, console=group.console)
         fit = trainer.fit()
-    result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
-    store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
+        result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
+        # Before trackers are told: whatever they do now, the run is over.
+        store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
+        summarise(tracking, result)
     return result
 
 

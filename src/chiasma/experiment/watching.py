@@ -1,10 +1,10 @@
 """Show a training on the run's console, and let Ctrl-C end it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chiasma.experiment.console import Console
-from chiasma.train.progress import TrainingProgress
+from chiasma.train.progress import StepTaken, TrainingProgress
 from chiasma.train.trainer import Trainer
 
 SECONDS_BETWEEN_UPDATES = 0.2
@@ -23,17 +23,17 @@ class WatchedTraining(TrainingProgress):
         self._total = self._steps = self._first = self._examples = 0
         self._started = self._shown = 0.0
 
-    def start(self, total_steps: int, *, done: int) -> None:
+    def start(self, total_steps: int, *, done: int, history: Sequence[Mapping[str, float]]) -> None:
         """Begin, or continue after ``done`` steps."""
         self._total, self._steps, self._first, self._examples = total_steps, done, done, 0
         self._started = self._shown = time.monotonic()
         if done:
             self.console.say(f"continuing after step {done} of {total_steps}")
 
-    def advance(self, *, examples: int, loss: float) -> None:
+    def advance(self, taken: StepTaken) -> None:
         """Show the step now and then; look for Ctrl-C at each."""
         self._steps += 1
-        self._examples += examples
+        self._examples += taken.examples
         if self.console.interrupted and self.trainer is not None:
             self.trainer.request_stop("interrupted")
         now = time.monotonic()
@@ -43,7 +43,7 @@ class WatchedTraining(TrainingProgress):
         seconds = now - self._started
         left = (self._total - self._steps) * seconds / max(1, self._steps - self._first)
         self.console.status(
-            f"step {self._steps}/{self._total}, loss {loss:.3f}, {self._examples / seconds:,.0f} examples/s, "
+            f"step {self._steps}/{self._total}, loss {taken.loss:.3f}, {self._examples / seconds:,.0f} examples/s, "
             f"{left:.0f} s left"
         )
 

@@ -38,7 +38,7 @@ from chiasma.train.metrics import primary_metric
 from chiasma.train.order import DataOrder, Slice, evaluation_steps, micro_batches
 from chiasma.train.pace import Pace
 from chiasma.train.predicting import evaluating
-from chiasma.train.progress import TrainingProgress
+from chiasma.train.progress import StepTaken, TrainingProgress
 from chiasma.train.ranks import ALONE, Ranks
 from chiasma.train.regulation import Regulation
 from chiasma.train.resuming import Frame, restore_callbacks, restore_tensors, save_training, saved_state
@@ -173,7 +173,7 @@ class Trainer:
             self._best_weights = restore_tensors(found, self._learner, scaler=self._state.scaler)
             restore_callbacks(found, self.callbacks, self._state.callbacks)
         if self.progress is not None:
-            self.progress.start(self.total_steps, done=self._state.step)
+            self.progress.start(self.total_steps, done=self._state.step, history=self._state.history)
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         """Return what to continue from; ranks must see the same folder."""
@@ -251,7 +251,7 @@ class Trainer:
         state.loss_sum += done.loss
         state.loss_steps += 1
         if self.progress is not None:
-            self.progress.advance(examples=len(rows), loss=done.loss)
+            self.progress.advance(self._taken(done, examples=len(rows), rate=rate))
         return done
 
     def _evaluate(self, rate: float) -> Row:
@@ -293,6 +293,16 @@ class Trainer:
             "train_loss": state.loss_sum / max(1, state.loss_steps),
             **self._steering.metrics(logits),
         }
+
+    def _taken(self, done: Progressed, *, examples: int, rate: float) -> StepTaken:
+        return StepTaken(
+            step=self._state.step,
+            epoch=self._state.step / self._order.steps_per_epoch,
+            examples=examples,
+            loss=done.loss,
+            gradient_norm=done.gradient_norm,
+            rate=rate,
+        )
 
     def _moment(self, done: Progressed, *, rate: float, metrics: Row | None) -> Moment:
         return Moment(
