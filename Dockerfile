@@ -20,6 +20,8 @@
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${BASE}
 
+# Without versions, which differ from base to base.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
@@ -37,11 +39,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip install --no-cache-dir --constraint constraints.txt '.[tracking,hydra]'
 
-# An ordinary user who owns nothing but /work.
+# An ordinary user who owns nothing but /work; by number, so that a cluster can see that it is not root.
 RUN useradd --uid 10001 --create-home chiasma \
     && mkdir --parents /work/runs /work/cache /work/state \
     && chown --recursive chiasma: /work
-USER chiasma
+USER 10001
 WORKDIR /work
 VOLUME /work
 

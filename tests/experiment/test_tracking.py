@@ -250,7 +250,7 @@ def test_ctrl_c_in_a_terminal_ends_the_run_there_too(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_training_whose_tracker_dies_goes_on_with_one_warning(tmp_path: Path):
-    with run_in_background(tmp_path, "train.epochs=60", "train.evaluations=60") as process:
+    with run_in_background(tmp_path, "train.epochs=20", "train.evaluations=20") as process:
         wait_for(process, "on steer")
         (core,) = (
             child for child in psutil.Process(process.pid).children(recursive=True) if child.name() == "wandb-core"
@@ -264,7 +264,7 @@ def test_a_training_whose_tracker_dies_goes_on_with_one_warning(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_is_shown_once_after_all(tmp_path: Path):
-    with run_in_background(tmp_path, "train.epochs=60", "train.evaluations=60") as process:
+    with run_in_background(tmp_path, "train.epochs=24", "train.evaluations=24") as process:
         wait_for(process, "step 20/")
         process.kill()
     time.sleep(1)
@@ -272,4 +272,4 @@ def test_a_training_that_is_killed_is_shown_once_after_all(tmp_path: Path):
     train_run.resume(run, console=Console())
     steps = [row["_step"] for sitting in sittings(run) for row in sitting.rows]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 240
+    assert steps[-1] == 96
