@@ -29,7 +29,7 @@ for fusion in ("FUSIONS").split():
     ("image", "text", "fusions"),
     [
         ("convolution", "ngram", "concat gated multiplicative bilinear late"),
-        ("vit", "bert", "film cross_attention early"),
+        ("vit", "bert", "film cross_attention alternating early"),
     ],
 )
 def test_every_fusion_is_traced_as_one_graph(image: str, text: str, fusions: str):

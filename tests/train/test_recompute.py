@@ -118,10 +118,9 @@ def test_a_member_that_is_born_later_is_recomputed_too():
     assert count() == 2
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_less_is_kept_for_the_backward_pass_in_every_part(fusion: str):
+def test_less_is_kept_for_the_backward_pass_in_every_part():
     kept, recomputed = (
-        pass_memory(spec(fusion), signature(), rows=8, recompute=recompute).stored for recompute in (False, True)
+        pass_memory(spec("alternating"), signature(), rows=8, recompute=recompute).stored for recompute in (False, True)
     )
     parts = ("image", "text", "fusion", "trunk")
     assert [name for name in parts if recomputed[name] > 0.7 * kept[name]] == []

@@ -151,7 +151,7 @@ class LoopSpec(Spec):
         batch_size: Examples an optimiser step sees.
         accumulation: Micro-batches a step; ``batch_size`` must be divisible by it.
         recompute: Compute what happens inside transformer blocks and members of the trunk again in the backward pass
-            instead of keeping it: much less memory, about a third more time, the same results.
+            instead of keeping it: much less memory for one more forward pass, and the same results.
         loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
         ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
