@@ -16,8 +16,8 @@ from chiasma.train.design import Design
 SPEED_FRACTION = 0.2
 """Part of its epochs from which an arm's speed is measured."""
 
-PRESETS: Mapping[Part, str] = {"growth": "growth", "controller": "double_loop"}
-"""Settings that have a part."""
+SETTINGS: Mapping[Part, str] = {"growth": "--config growth", "controller": "--set controller.kind=lstm"}
+"""What gives a training a part."""
 
 Trained = Mapping[str, Mapping[str, TrainedArm]]
 TrainArms = Callable[[Sequence[BenchmarkTask]], Trained]
@@ -28,13 +28,11 @@ def check_parts(parts: Sequence[Part], design: Design) -> None:
     """Refuse to leave out what is not there.
 
     Raises:
-        ConfigError: Names the part, and a preset that has it.
+        ConfigError: Names the part, and what gives it.
     """
     for part in parts:
         if getattr(design.training, part) is None:
-            raise ConfigError(
-                f"--ablate {part}: the settings have no {part} to leave out. Give it, such as --config {PRESETS[part]}."
-            )
+            raise ConfigError(f"--ablate {part}: the settings have no {part} to leave out. Give it: {SETTINGS[part]}.")
 
 
 def train_ablated(
