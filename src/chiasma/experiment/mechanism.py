@@ -65,7 +65,8 @@ def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
         )
     standard = replace_at(design, path, DotProduct()).model.to_dict()
     left_out = {modality: None for modality in signature.inputs if modality not in standard["encoders"]}
-    whole = ModelSection.from_dict({**standard, "encoders": {**standard["encoders"], **left_out}})
+    settable = {name: standard[name] for name in ModelSection.model_fields}
+    whole = ModelSection.from_dict({**settable, "encoders": {**standard["encoders"], **left_out}})
     searched = config.search.model_copy(update={"slot": short_slot(path)})
     return config.model_copy(update={"model": whole, "search": searched})
 
