@@ -18,7 +18,9 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.mechanism import around_slot
 from chiasma.experiment.saved import SavedModel
+from chiasma.model.multimodal import ModelSpec
 from chiasma.store.checkpoint import load_newest
+from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
 from tests.published import save_backbone, write_memes
 
@@ -152,10 +154,10 @@ class StopsAt:
         self.steps, self.taken = steps, 0
         self.trainer: Trainer | None = None
 
-    def start(self, total: int, *, done: int) -> None:
+    def start(self, total_steps: int, *, done: int, history) -> None:
         self.taken = done
 
-    def advance(self, *, examples: int, loss: float) -> None:
+    def advance(self, taken: StepTaken) -> None:
         self.taken += 1
         if self.taken == self.steps:
             assert self.trainer is not None
@@ -165,10 +167,10 @@ class StopsAt:
 
     def edited(self, reason: str, *, step: int) -> None: ...
 
-    def finish(self, reason: str) -> None: ...
+    def finish(self, stopped: str) -> None: ...
 
 
-def test_a_resumed_training_is_the_same_to_the_last_bit_and_needs_no_folder(ready, place, tmp_path):
+def test_a_resumed_training_is_the_same_to_the_last_bit_and_needs_no_folder(ready, trained, place, tmp_path):
     config, dataset = ready
     whole = trainer_of(config, dataset).fit()
     stops = StopsAt(7)
@@ -180,8 +182,8 @@ def test_a_resumed_training_is_the_same_to_the_last_bit_and_needs_no_folder(read
         shutil.move(place / name, hidden / name)
     try:
         resumed = trainer_of(config, dataset, checkpoints=tmp_path / "kept").fit()
-        SavedModel.load(next((place / "runs").glob("*tiny*")) / "model", device="cpu")
-        again = invoke("evaluate", str(next((place / "runs").glob("*tiny*"))), "--on", "select")
+        SavedModel.load(trained / "model", device="cpu")
+        again = invoke("evaluate", str(trained), "--on", "select")
         assert again.exit_code == 0, again.output
         with pytest.raises(ConfigError, match=r"The folder .*clip does not exist"):
             trainer_of(config, dataset).fit()
@@ -206,6 +208,29 @@ def test_frozen_weights_are_the_published_ones_after_training(ready, place):
     same = {name for name, value in published.items() if torch.equal(ours[name], value)}
     assert {name for name in published if "layer.0." in name or "embeddings" in name} <= same
     assert not any("layer.1." in name or "layer.2." in name for name in same if "weight" in name)
+
+
+def test_the_best_weights_are_restored_whole_and_frozen_ones_are_kept_once(ready, place, tmp_path):
+    config, dataset = ready
+    first = config.train.model_copy(update={"restore_best": True})
+    config = config.model_copy(update={"train": first, "optim": config.optim.model_copy(update={"lr": 0.05})})
+    fit = trainer_of(config, dataset, checkpoints=tmp_path / "kept").fit()
+    checkpoint = load_newest(tmp_path / "kept")
+    last, best = checkpoint.tensors("model"), checkpoint.tensors("best")
+    frozen = {name for name, parameter in fit.model.named_parameters() if not parameter.requires_grad}
+    assert any("embeddings" in name for name in frozen)
+    assert not frozen & best.keys()
+    after = fit.model.state_dict()
+    assert best.keys() == after.keys() - frozen
+    assert all(torch.equal(after[name], value) for name, value in best.items())
+    assert all(torch.equal(after[name], last[name]) for name in frozen)
+    # Also where the best moment was before the trunk's last change, so that the model is built anew.
+    assert fit.best["step"] < fit.history[-1]["step"]
+    assert fit.model.trunk.spec != first_trunk(checkpoint)
+
+
+def first_trunk(checkpoint):
+    return ModelSpec.from_dict(checkpoint.documents["design"]["model"]).trunk
 
 
 def test_a_training_may_begin_with_the_weights_of_another(ready, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,10 +216,16 @@ def test_the_last_layers_and_the_final_norm_learn_and_nothing_else_moves(folders
     assert all(any(part in name for part in parts) for name in statistics), statistics
 
 
-def test_everything_learns_where_nothing_is_frozen(folders):
-    encoder = encoder_of(folders["bert"], "text", freeze="none")
-    assert learning(encoder) == {name for name, _ in encoder.named_parameters()}
-    assert learning(encoder) <= step(encoder, tokenized(folders["bert"], TEXTS))
+@pytest.mark.parametrize(
+    ("kind", "reads"), [*((kind, "image") for kind in IMAGE_KINDS), *((kind, "text") for kind in TEXT_KINDS)]
+)
+def test_everything_that_makes_tokens_learns_where_nothing_is_frozen(folders, kind, reads):
+    encoder = encoder_of(folders[kind], reads, freeze="none")
+    inputs = seen(folders[kind]) if reads == "image" else tokenized(folders[kind], TEXTS)
+    still = {name for name, _ in encoder.named_parameters()} - learning(encoder)
+    assert still == ({"backbone.embeddings.mask_token"} if kind == "dinov2" else set())
+    assert learning(encoder) <= step(encoder, inputs)
+    assert all(parameter.grad is not None for parameter in encoder.parameters() if parameter.requires_grad)
 
 
 def test_frozen_parts_stay_in_evaluation_mode_while_the_rest_trains(folders):
@@ -259,6 +266,12 @@ def test_a_model_without_class_token_cannot_be_pooled_by_it(folders, kind, reads
 def test_a_tower_that_transformers_does_not_offer_alone_is_refused(folders):
     with pytest.raises(ConfigError, match=r"has no model of kind 'siglip_text_model' that makes tokens"):
         Pretrained(name=str(folders["siglip"])).found("text")
+
+
+def test_without_transformers_it_says_what_to_install(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"needs transformers: pip install 'chiasma\[pretrained\]'"):
+        Pretrained(name=str(folders["bert"])).found("text")
 
 
 def test_an_image_model_cannot_read_texts(folders):

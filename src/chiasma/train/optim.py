@@ -172,6 +172,17 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def frozen(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that no step changes, by name: those of a frozen backbone."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def changeable(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all else that a model's state holds: what learns, and buffers."""
+    kept = frozen(model)
+    return {name: value.detach().clone() for name, value in model.state_dict().items() if name not in kept}
+
+
 def decayed_names(model: nn.Module) -> frozenset[str]:
     """Return the names of the parameters to which weight decay applies, chosen by the type of their module."""
     return frozenset(

@@ -53,7 +53,7 @@ def save_training(
         design: What the model is now; true after edits.
         state: Where the training is.
         learner: Its tensors.
-        best: The best weights so far; empty before the first evaluation.
+        best: The best weights so far, without frozen ones; empty before the first evaluation.
         callbacks: Those of the training; the tensors that they keep are saved too.
 
     Raises:

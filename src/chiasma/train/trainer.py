@@ -35,6 +35,7 @@ from chiasma.train.initial import kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
 from chiasma.train.losses import build_loss
 from chiasma.train.metrics import primary_metric
+from chiasma.train.optim import changeable, frozen
 from chiasma.train.order import DataOrder, Slice, evaluation_steps, micro_batches
 from chiasma.train.pace import Pace
 from chiasma.train.predicting import evaluating
@@ -262,7 +263,7 @@ class Trainer:
             row = self._measured(rate)
             score = self._steering.score(row)
             if state.best is None or score > self._steering.score(state.best):
-                self._best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                self._best_weights = changeable(model)
                 state.best, state.best_edits, state.stale = row, len(state.edits), 0
                 state.best_regulation = state.regulation
             else:
@@ -368,7 +369,7 @@ class Trainer:
         if loop.restore_best and state.best is not None:
             if state.best_edits != len(state.edits):
                 model = self._fresh_model(state.edits[: state.best_edits], published=False)
-            model.load_state_dict(self._best_weights, strict=True)
+            model.load_state_dict({**frozen(self._learner.model), **self._best_weights}, strict=True)
             model.modulate(Regulation.from_dict(state.best_regulation).gates)
         elif self._learner.average is not None:
             self._learner.average.keep(model)

@@ -264,6 +264,9 @@ def load_published(model: nn.Module) -> None:
 
 def _thaw(backbone: nn.Module, spec: Pretrained) -> tuple[str, ...]:
     """Let those parts of a backbone learn that should, and return their names; none where everything learns."""
+    for name, parameter in backbone.named_parameters():
+        # Stands for hidden patches in pretraining alone: it never gets a gradient.
+        parameter.requires_grad_(name.rpartition(".")[2] != "mask_token")
     if spec.freeze == "none":
         return ()
     backbone.requires_grad_(False)
