@@ -9,23 +9,34 @@ import pytest
 import torch
 
 from chiasma.adapt.callbacks import callbacks_of, told
-from chiasma.adapt.controller import LOOKS, Controller, interval
+from chiasma.adapt.controller import Controller, interval
 from chiasma.adapt.growth import Growth
 from chiasma.adapt.signals import INPUTS
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
+from chiasma.model.multimodal import ModelSpec
 from chiasma.train.callbacks import Moment
 from chiasma.train.controlling import LSTMController
-from chiasma.train.design import Design
+from chiasma.train.design import Design, LoopSpec, OptimSpec, TrainingSpec
 from chiasma.train.fit import Fit
 from chiasma.train.trainer import Trainer
 from tests.adapt.test_growth import EVENTFUL, growing, same
-from tests.train.conftest import claims, design, model
+from tests.train.conftest import claims, model
 from tests.train.test_resuming import assert_same_fit, fit_in_parts
 from tests.train.toys import Each
 
-__all__ = ["claims", "design", "model"]
+__all__ = ["claims", "model"]
+
+
+@pytest.fixture
+def design(model: ModelSpec) -> Design:
+    """Return a design of some twenty steps."""
+    optim = OptimSpec.from_dict({"lr": 5e-3, "warmup": 0.1})
+    return Design(
+        model=model, training=TrainingSpec(optim=optim, loop=LoopSpec(epochs=3, batch_size=32, evaluations=3))
+    )
+
 
 BUSY = {"every": 3, "share": 1.0, "sample": 32, "window": 2, "hidden": 8}
 ALL = ["rate", "rates", "dropout", "decay", "gates", "structure"]
@@ -109,7 +120,8 @@ def test_what_was_learned_survives_a_stop_to_the_last_bit(design: Design, claims
 
 
 def test_a_trunk_that_grows_under_a_controller_grows_on_to_the_same_bits(claims: Dataset, tmp_path: Path):
-    chosen = controlled(growing(**EVENTFUL), controls=["rate", "gates", "structure"], every=4)
+    brief = replace_at(growing(**EVENTFUL), "training.loop.epochs", 2.0)
+    chosen = controlled(brief, controls=["rate", "gates", "structure"])
     whole, controller = trained(chosen, claims)
     assert whole.callbacks["growth"]["events"]
     assert "structure" in controller.settings
@@ -175,21 +187,21 @@ def test_a_roll_back_makes_the_action_less_likely(design: Design, claims: Datase
 
 def test_no_gradient_reaches_the_controller_and_its_memory_does_not_grow(design: Design, claims: Dataset):
     sizes: list[int] = []
-    chosen = controlled(replace_at(design, "training.loop.epochs", 8.0), controls=ALL)
+    chosen = controlled(replace_at(design, "training.loop.epochs", 5.0), controls=ALL)
     spec = chosen.training.controller
     assert isinstance(spec, LSTMController)
     controller = Controller(spec, chosen, claims, seed=0)
 
     def see(moment: Moment) -> None:
         state = controller.state_dict()
-        held = [*state["window"]["inputs"], *state["past"], *state["looks"]]
+        held = [*state["window"]["inputs"], *state["past"]]
         sizes.append(len(held))
         memory = {name: value for name, value in controller.tensors().items() if not name.startswith("policy")}
         assert not any(value.requires_grad for value in memory.values())
         assert all(value.grad_fn is None for value in controller.tensors().values())
 
     Trainer(chosen, claims, device="cpu", callbacks=[controller, Each(see)]).fit()
-    assert max(sizes) <= 2 * spec.window + 1 + LOOKS
+    assert max(sizes) <= 2 * spec.window + 1
     assert all(parameter.grad is None for parameter in controller.critic.policy.parameters())
 
 
@@ -284,9 +296,27 @@ def test_every_setting_is_tried():
 def test_changing_a_setting_changes_what_the_controller_does(
     observed: dict[str, Any], design: Design, claims: Dataset, setting: str
 ):
-    short = replace_at(design, "training.loop.epochs", 2.0)
+    # A rate at which losses go up and down, so that also the limit of a rise is seen.
+    short = replace_at(replace_at(design, "training.loop.epochs", 2.0), "training.optim.lr", 0.05)
     base = controlled(short, controls=["rate", "gates"])
     if "usual" not in observed:
         observed["usual"] = trained(base, claims)[0].callbacks["controller"]["trace"]
     changed = replace_at(base, f"training.controller.{setting}", CHANGES[setting])
     assert trained(changed, claims)[0].callbacks["controller"]["trace"] != observed["usual"]
+
+
+def test_nobody_is_born_while_a_controller_wants_fewer_members(claims: Dataset):
+    happened = {}
+    for push in (-50.0, 0.0):
+        brief = replace_at(growing(**EVENTFUL), "training.loop", {"epochs": 2, "batch_size": 32, "evaluations": 4})
+        chosen = controlled(brief, controls=["structure"])
+        spec, rules = chosen.training.controller, chosen.training.growth
+        assert isinstance(spec, LSTMController)
+        assert rules is not None
+        controller = Scripted(spec, chosen, claims, seed=0)
+        controller.script = (push,)
+        growth = Growth(rules, claims, seed=0, urging=controller)
+        Trainer(chosen, claims, device="cpu", callbacks=[controller, growth]).fit()
+        happened[push] = {event["event"] for event in growth.events}
+    assert "birth" not in happened[-50.0]
+    assert "birth" in happened[0.0]

@@ -9,7 +9,7 @@ from torch import nn
 
 from chiasma.adapt.callbacks import callbacks_of
 from chiasma.adapt.hypergradient import FollowHypergradient
-from chiasma.adapt.slopes import Slopes
+from chiasma.adapt.slopes import LARGEST, Slopes
 from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.train.callbacks import Moment
@@ -17,7 +17,8 @@ from chiasma.train.controlling import HypergradientController
 from chiasma.train.design import Design
 from chiasma.train.regulation import Regulation
 from chiasma.train.trainer import Trainer
-from tests.train.conftest import claims, design, model
+from tests.adapt.test_controller import design
+from tests.train.conftest import claims, model
 from tests.train.test_resuming import assert_same_fit, fit_in_parts
 
 __all__ = ["claims", "design", "model"]
@@ -152,3 +153,34 @@ def test_one_rate_for_all_is_a_regulation_of_all():
         actions += callback.review(Moment(step, 9, 0.0, 1.0, 1.0, 1e-3, None, (), bowl))
     assert actions[0].regulation == Regulation(rate=actions[0].regulation.rate)
     assert actions[0].regulation.rate > 1
+
+
+def test_a_look_compares_the_displacement_of_a_period_with_the_gradient_after_it():
+    bowl, slopes = Bowl(), Slopes()
+    places = []
+    for step in range(1, 11):
+        descend(bowl, 0.01)
+        places.append(bowl.head["w"].detach().clone())
+        found = slopes.look(bowl, left=-step % 5, period=5)
+        assert (found is not None) == (step % 5 == 0)
+        if found is not None:
+            moved = places[step - 2] - places[step - 5]
+            gradient = bowl.head["w"].grad
+            assert gradient is not None
+            assert found["head"].product == pytest.approx(float(gradient @ moved), rel=1e-5)
+
+
+def test_rows_of_a_large_parameter_stand_for_the_rest():
+    model = nn.ModuleDict({"fusion": nn.Embedding(4096, 64)})
+    parameter = model["fusion"].weight
+    slopes = Slopes()
+    slopes.remember(model)
+    assert sum(value.numel() for value in slopes.tensors().values()) <= LARGEST
+    parameter.grad = torch.ones_like(parameter)
+    with torch.no_grad():
+        parameter -= 0.5 * parameter.grad
+    slopes.displaced(model)
+    found = slopes.read(model)
+    assert found is not None
+    assert found["fusion"].product == pytest.approx(-0.5 * parameter.numel(), rel=1e-4)
+    assert found["fusion"].cosine == pytest.approx(1.0, rel=1e-5)

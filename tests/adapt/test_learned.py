@@ -15,8 +15,8 @@ from chiasma.store.checkpoint import save_checkpoint
 from chiasma.train.controlling import LSTMController
 from chiasma.train.design import Design
 from chiasma.train.trainer import Trainer
-from tests.adapt.test_controller import BUSY, controlled, trained
-from tests.train.conftest import claims, design, model
+from tests.adapt.test_controller import BUSY, controlled, design, trained
+from tests.train.conftest import claims, model
 from tests.train.test_resuming import assert_same_fit
 
 __all__ = ["claims", "design", "model"]

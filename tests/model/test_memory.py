@@ -109,3 +109,12 @@ class Peeking(ModelSpec):
 def test_a_part_that_needs_contents_is_named_as_the_reason():
     with pytest.raises(UntraceableError, match="a part of the model needs to see contents"):
         pass_memory(Peeking.from_dict(BASE.to_dict()), signature(), rows=2)
+
+
+def test_a_part_that_looks_at_contents_while_it_is_built_is_told_of(monkeypatch: pytest.MonkeyPatch):
+    def build(spec: ModelSpec, seen: Any) -> MultimodalModel:
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(ModelSpec, "build", build)
+    with pytest.raises(UntraceableError, match=r"a part cannot be built without contents \(RuntimeError: Tensor.item"):
+        at_the_very_most(BASE, signature(), rows=3)

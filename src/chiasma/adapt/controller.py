@@ -14,12 +14,12 @@ from chiasma.adapt.controls import NAMES, STRUCTURE, in_use, moved, regulation, 
 from chiasma.adapt.learned import Card, Knowledge
 from chiasma.adapt.measure import constant_loss, losses
 from chiasma.adapt.policy import ActorCritic, Lesson, within
-from chiasma.adapt.signals import Normaliser, Smoothed, logarithm, mean_slopes, signals
+from chiasma.adapt.signals import Normaliser, Smoothed, logarithm, signals
 from chiasma.adapt.slopes import Slope, Slopes
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.train.callbacks import Action, Moment, Regulate, TensorCallback
-from chiasma.train.controlling import SHORTEST, LSTMController
+from chiasma.train.controlling import LSTMController
 from chiasma.train.design import Design
 from chiasma.train.devices import Precision
 from chiasma.train.pace import FORWARD_SHARE_OF_STEP
@@ -30,8 +30,6 @@ NAME = "controller"
 LARGEST_REWARD = 3.0
 SMALLEST_SCALE = 1e-3
 SCALE_MEMORY = 0.9
-# Looks at the slopes in each interval: one is noise of a single batch.
-LOOKS = 2
 LONGEST_REST = 8
 # Train losses of a step vary; a rise of their average counts beyond so many of their usual deviations.
 DEVIATIONS = 3.0
@@ -98,7 +96,7 @@ class Controller(TensorCallback):
         self._actions: list[list[float]] = []
         self._rewards: list[float] = []
         self._past: list[dict[str, float]] = []
-        self._looks: list[dict[str, Slope]] = []
+        self._seen: dict[str, Slope] = {}
         self._smoothed = Smoothed()
         self._train_before: float | None = None
         self._loss_before: float | None = None
@@ -140,15 +138,11 @@ class Controller(TensorCallback):
         raise AssertionError(f"{self.name} proposes no edits, but was given {dict(edit)}.")
 
     def _watch(self, moment: Moment) -> None:
-        """Take note of the train loss, and now and then of the slopes."""
+        """Take note of the train loss, and of the slopes at the end of each interval."""
         self._smoothed.add(moment.loss)
-        left = -moment.step % self.every % max(SHORTEST, self.every // LOOKS)
-        if left == 2:
-            self.slopes.remember(moment.model)
-        elif left == 1:
-            self.slopes.displaced(moment.model)
-        elif left == 0 and (found := self.slopes.read(moment.model)) is not None:
-            self._looks = [*self._looks[1 - LOOKS :], found]
+        found = self.slopes.look(moment.model, left=-moment.step % self.every, period=self.every)
+        if found is not None:
+            self._seen = found
 
     def _rise_in_training(self) -> str | None:
         """Return why the smoothed train loss says that the last action was bad, or None."""
@@ -187,9 +181,9 @@ class Controller(TensorCallback):
 
     def _look(self, moment: Moment, *, loss: float, trend: float) -> list[float]:
         now = self._smoothed.value
-        seen = signals(
+        return signals(
             moment,
-            slopes=mean_slopes(self._looks),
+            slopes=self._seen,
             loss=loss,
             trend=trend,
             train=(now, self._train_before if self._train_before is not None else now),
@@ -199,8 +193,6 @@ class Controller(TensorCallback):
             settings=self.settings,
             normalise=self.normalise,
         )
-        self._looks = []
-        return seen
 
     def _act(self, inputs: list[float]) -> list[float]:
         """Return what to do, tried out around what the policy thinks best where it learns."""
@@ -270,7 +262,7 @@ class Controller(TensorCallback):
             "settings": dict(self.settings),
             "past": [dict(each) for each in self._past],
             "window": {"inputs": self._inputs, "actions": self._actions, "rewards": self._rewards},
-            "looks": [{name: [s.product, s.cosine] for name, s in each.items()} for each in self._looks],
+            "seen": {name: [each.product, each.cosine] for name, each in self._seen.items()},
             "smoothed": self._smoothed.to_dict(),
             "before": [self._train_before, self._loss_before],
             "counts": [self._decisions, self._resting, self._rest, self.runs],
@@ -293,7 +285,7 @@ class Controller(TensorCallback):
         self._inputs = [list(each) for each in window["inputs"]]
         self._actions = [list(each) for each in window["actions"]]
         self._rewards = list(window["rewards"])
-        self._looks = [{name: Slope(*values) for name, values in each.items()} for each in state["looks"]]
+        self._seen = {name: Slope(*values) for name, values in state["seen"].items()}
         self._smoothed = Smoothed(state["smoothed"])
         self._train_before, self._loss_before = state["before"]
         self._decisions, self._resting, self._rest, self.runs = state["counts"]

@@ -32,14 +32,8 @@ class FollowHypergradient(TensorCallback):
     def review(self, moment: Moment) -> Sequence[Action]:
         """Note places, then displacements, and change rates at the end of each interval."""
         with self.seconds.computing(moment):
-            left = -moment.step % self.spec.every
-            if left == 2:
-                self.slopes.remember(moment.model)
-            elif left == 1:
-                self.slopes.displaced(moment.model)
-            elif left == 0 and (found := self.slopes.read(moment.model)) is not None:
-                return [self._changed(found, moment)]
-            return ()
+            found = self.slopes.look(moment.model, left=-moment.step % self.spec.every, period=self.spec.every)
+            return () if found is None else [self._changed(found, moment)]
 
     def _changed(self, found: Mapping[str, Slope], moment: Moment) -> Regulate:
         highest = math.log(self.spec.reach)

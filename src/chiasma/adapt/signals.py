@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from chiasma.adapt.controls import NAMES, STRUCTURE
 from chiasma.adapt.slopes import PARTS, WHOLE, Slope
@@ -93,7 +92,7 @@ def signals(
 
     Args:
         moment: The step.
-        slopes: Of each part, averaged since the last decision.
+        slopes: Of each part, over the last interval.
         loss: Just measured on steer.
         trend: By how much its logarithm has risen since the last decision.
         train: The smoothed train loss, now and at the last decision.
@@ -128,13 +127,3 @@ def logarithm(value: float) -> float:
 def bounded(value: float) -> float:
     """Return a value within the bounds of an input."""
     return min(FARTHEST, max(-FARTHEST, value))
-
-
-def mean_slopes(seen: Sequence[Mapping[str, Slope]]) -> dict[str, Slope]:
-    """Return the mean of several looks at the slopes, part by part."""
-    names = {name for each in seen for name in each}
-    found: dict[str, Any] = {name: [each[name] for each in seen if name in each] for name in sorted(names)}
-    return {
-        name: Slope(sum(s.product for s in each) / len(each), sum(s.cosine for s in each) / len(each))
-        for name, each in found.items()
-    }

@@ -33,7 +33,9 @@ class Slopes:
     """Sees hypergradients: it remembers where the weights are, then how they moved, then compares with a gradient.
 
     With ``theta' = theta - rate * u`` the derivative of ``loss(theta')`` with respect to the rate is ``-g' u``: the
-    gradient after the step times the step itself, divided by the rate (Baydin et al. 2018, equation 2). Clipping
+    gradient after the step times the step itself, divided by the rate (Baydin et al. 2018, equation 2). Unlike there,
+    the displacement is that of several steps together, as if the rate had been the same in all and the path straight:
+    that of one is mostly the noise of its batch, which all but drowns the answer. Clipping
     changes the length of a gradient and not its angle. Of large parameters evenly spread rows are looked at and count
     for the rest. One copy of what is looked at is held for two steps.
     """
@@ -41,6 +43,20 @@ class Slopes:
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
         self._moved = False
+
+    def look(self, model: nn.Module, *, left: int, period: int) -> dict[str, Slope] | None:
+        """Do what is due after a step, and return what was seen at the end of each period, else None.
+
+        Args:
+            model: After the step, with the step's gradients.
+            left: Steps until the period ends.
+            period: Steps from one look to the next; all but two of them are displaced together.
+        """
+        if left == period - 1:
+            self.remember(model)
+        elif left == 1:
+            self.displaced(model)
+        return self.read(model) if left == 0 else None
 
     @torch.no_grad()
     def remember(self, model: nn.Module) -> None:

@@ -20,10 +20,10 @@ def say_memory(design: Design, dataset: Dataset, config: RunConfig, *, console: 
     """Say what a training takes where that is much of what the device has; refuse nothing."""
     device = pick_device(config.run.device)
     available = device_memory(device)
-    if is_small(design, dataset.signature, limit=int(LARGE * available)):
-        return
     rows = max(len(dataset.rows(split)) for split in ("steer", "select"))
     try:
+        if is_small(design, dataset.signature, limit=int(LARGE * available)):
+            return
         memory = _estimate(design, dataset.signature, config, evaluated_rows=rows)
     except UntraceableError as error:
         console.say(f"what memory the training takes cannot be told: {error}")

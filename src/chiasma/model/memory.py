@@ -148,8 +148,13 @@ def _without_contents(spec: ModelSpec, signature: Signature) -> MultimodalModel:
 
 def _on_meta(spec: ModelSpec, signature: Signature) -> MultimodalModel:
     # Elsewhere some initialisations look at the values that they draw.
-    with torch.device("meta"):
-        return spec.build(signature)
+    try:
+        with torch.device("meta"):
+            return spec.build(signature)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        # What can be built can be built here too, but for a part of somebody else's that needs to see contents.
+        reason = str(error).partition("\n")[0]
+        raise UntraceableError(f"a part cannot be built without contents ({type(error).__name__}: {reason})") from error
 
 
 def _learn(
