@@ -21,7 +21,8 @@ class FusionContract(ComponentContract):
         return spec.build(DIM)
 
     def call(self, module: nn.Module, seed: int = 0) -> torch.Tensor:
-        return module(*self.inputs(seed)).mean()
+        joint = module(*self.inputs(seed))
+        return torch.cat([joint.mean(), joint.mask.sum(1, keepdim=True)], dim=1)
 
     def inputs(self, seed: int = 0) -> tuple[Tokens, Tokens]:
         return tokens(6, seed=seed), tokens(5, seed=seed + 1)

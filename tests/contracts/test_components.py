@@ -29,7 +29,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "features": [{"norm": False}, {"hidden": 8, "positions": True, "dropout": 0.1}, {"pool": "mean", "dropout": 0.1}],
     "concat": [{"hidden": 8}],
     "multiplicative": [{"sums": False, "width": 24}],
-    "cross_attention": [{"direction": "image_to_text"}, {"direction": "text_to_image", "depth": 1}],
+    "cross_attention": [
+        {"direction": "image_to_text"},
+        {"direction": "text_to_image", "depth": 1},
+        {"pool": "none"},
+        {"direction": "image_to_text", "pool": "none"},
+    ],
     "alternating": [{"depth": 1}, {"depth": 3}],
     "late": [{"method": "concat"}, {"method": "weighted"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
     "residual_convolution": [{"depth": 2}],

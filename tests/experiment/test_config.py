@@ -10,6 +10,9 @@ from chiasma.data.signature import ImageInput, Signature, Target, TextInput
 from chiasma.experiment.compose import load_config, preset_names, preset_title
 from chiasma.experiment.config import Budget, RunConfig, default_design
 from chiasma.experiment.config_schema import config_schema
+from chiasma.model.cost import example_batch
+from chiasma.model.fusion import CrossAttention
+from tests.experiment.toy_run import SIGNATURE
 from tests.published import save_backbone
 
 BOTH = Signature(
@@ -219,3 +222,12 @@ def test_the_schema_describes_every_setting_of_a_run():
         and not field.get("description")
     ]
     assert not bare
+
+
+def test_a_trunk_that_grows_looks_at_the_tokens_of_both_modalities():
+    spec = load_config("growth").design(SIGNATURE).model
+    model = spec.build(SIGNATURE).eval()
+    fused = model.fuse(model.encode(example_batch(SIGNATURE, 3)))
+    assert (fused.mask.sum(1) > 4).all()
+    memes = load_config("hateful_memes").model.fusion
+    assert memes == CrossAttention(pool="none", depth=1, heads=8, expansion=2, dropout=0.2)

@@ -99,3 +99,12 @@ def test_the_direction_says_who_asks():
                 torch.nn.init.zeros_(block.bias)
         normed = torch.nn.functional.layer_norm(asking.x, (DIM,))
         torch.testing.assert_close(fusion(image, text).x[:, 0], Tokens(normed, asking.mask).mean())
+
+
+def test_every_token_that_asked_can_be_handed_on():
+    image, text = tokens(4), tokens(6, seed=1)
+    out = CrossAttention(heads=2, pool="none").build(DIM)(image, text)
+    assert out.x.shape == (ROWS, 10, DIM)
+    torch.testing.assert_close(out.mask, torch.cat([image.mask, text.mask], dim=1))
+    alone = CrossAttention(heads=2, pool="none", direction="text_to_image").build(DIM)(image, text)
+    assert alone.x.shape == (ROWS, 6, DIM)

@@ -14,29 +14,35 @@ from chiasma.model.fusion.pooled import either
 
 
 class CrossAttentionFusion(Fusion):
-    """Tokens of one modality are queries, those of the other keys; the queries' mean comes out.
+    """Tokens of one modality are queries, those of the other keys; the queries come out, or their mean.
 
     Where the asking modality is absent, one zero token asks in its place.
 
     Args:
         dim: Width D of both modalities and of the output.
-        spec: Direction, depth and what the blocks are made of.
+        spec: Direction, depth, what comes out, and what the blocks are made of.
     """
 
     def __init__(self, dim: int, spec: "CrossAttention") -> None:
         super().__init__()
+        self.pool = spec.pool
         self.image_asks = Transformer(dim, spec, crossed=True) if spec.direction != "text_to_image" else None
         self.text_asks = Transformer(dim, spec, crossed=True) if spec.direction != "image_to_text" else None
-        self.mix = nn.Linear(2 * dim, dim) if spec.direction == "both" else nn.Identity()
+        mixed = spec.direction == "both" and spec.pool == "mean"
+        self.mix = nn.Linear(2 * dim, dim) if mixed else nn.Identity()
 
     def forward(self, image: Tokens, text: Tokens) -> Tokens:
-        """Return one token."""
-        answers = []
+        """Return the tokens that asked, those of the image first; or one token."""
+        answers: list[Tokens] = []
         if self.image_asks is not None:
-            answers.append(self.image_asks(at_least_one(image), text).mean())
+            answers.append(self.image_asks(at_least_one(image), text))
         if self.text_asks is not None:
-            answers.append(self.text_asks(at_least_one(text), image).mean())
-        return Tokens.single(self.mix(torch.cat(answers, dim=-1)), either(image, text))
+            answers.append(self.text_asks(at_least_one(text), image))
+        if self.pool == "mean":
+            means = torch.cat([each.mean() for each in answers], dim=-1)
+            return Tokens.single(self.mix(means), either(image, text))
+        x, mask = (torch.cat([getattr(each, part) for each in answers], dim=1) for part in ("x", "mask"))
+        return Tokens(x, mask).only(either(image, text))
 
 
 class CrossedSpec(TransformerSpec, FusionSettings):
@@ -56,10 +62,12 @@ class CrossAttention(CrossedSpec):
 
     Attributes:
         direction: ``image_to_text``: image tokens are queries, text tokens keys; ``text_to_image``: the reverse.
+        pool: Hand on every token that asked, or their mean; a trunk can look at tokens only where there are several.
     """
 
     kind: Literal["cross_attention"] = "cross_attention"
     direction: Literal["image_to_text", "text_to_image", "both"] = "both"
+    pool: Literal["none", "mean"] = "mean"
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""
