@@ -13,7 +13,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/chiasma evolve --budget 3m
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

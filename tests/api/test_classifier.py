@@ -15,6 +15,9 @@ from sklearn.utils import estimator_checks
 from chiasma import Classifier
 from chiasma.core.errors import ConfigError, DataError
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("classifier")
+
 QUICK = {"model.dim": 16, "train.epochs": 4, "evaluate.seeds": 1, "evaluate.finalists": 1, "evaluate.resamples": 200}
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 

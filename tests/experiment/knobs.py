@@ -29,7 +29,7 @@ from chiasma.store.provenance import provenance
 from chiasma.store.run import RunStore
 from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
-from tests.experiment.wandb_files import sittings
+from tests.experiment.wandb_files import ended
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
 SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run")
@@ -252,7 +252,7 @@ class Bench:
                     told.tags,
                     len(told.rows),
                 )
-                for told in sittings(store.path)
+                for told in ended(store.path)
             ]
 
     def _placed(self, path: str, value: Any) -> Any:

@@ -36,6 +36,9 @@ from chiasma.store.run import RunStore
 from tests.experiment.test_evolve import TalkingConsole, home
 from tests.experiment.toy_run import SIGNATURE
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("attention_search")
+
 __all__ = ["home"]
 SETTINGS = (
     "data.rows=320",

@@ -20,6 +20,9 @@ from chiasma.store.run import RunStore
 from tests.experiment.test_evolve import TalkingConsole, home
 from tests.experiment.toy_run import SIGNATURE
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("benchmark")
+
 __all__ = ["home"]
 SMALL = ("data.rows=320", "train.epochs=1", "model.dim=16", "evaluate.resamples=200")
 SIGMOID = AttentionGraph.from_dict(

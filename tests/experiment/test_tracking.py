@@ -26,6 +26,9 @@ from chiasma.store.folders import list_runs
 from chiasma.store.run import RunStore
 from tests.experiment.wandb_files import Sitting, sittings
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("tracking")
+
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 TRACKED = ("tracking.wandb.enabled=true", "tracking.wandb.mode=offline", "tracking.every_steps=2")
 SMALL = ("data.rows=320", "train.epochs=2", "train.evaluations=2", "model.encoders.text.kind=ngram", "run.device=cpu")

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,15 @@ class Sitting:
     summary: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
+
+
+def ended(run: Path, *, within_seconds: float = 30.0) -> list[Sitting]:
+    """Return every sitting of a run once all have ended: W&B's service writes its last block when it likes."""
+    deadline = time.monotonic() + within_seconds
+    while (found := sittings(run)) and any(each.exit_code is None for each in found):
+        assert time.monotonic() < deadline, "W&B's service has not written the end of a run"
+        time.sleep(0.1)
+    return found
 
 
 def sittings(run: Path) -> list[Sitting]:

@@ -131,7 +131,7 @@ def grown(folder: Path, ranks: Ranks) -> dict[str, Any]:
     """
     data = claims(folder, ranks)
     found = {}
-    for births in ("guided", "random", "written"):
+    for births in ("guided", "written"):
         made = design(accumulation=2 if ranks.alone else 1, births="none" if births == "written" else births)
         written = [Written(made.training.growth, data, seed=0)]
         callbacks = written if births == "written" else callbacks_of(made, data, seed=0)

@@ -19,16 +19,15 @@ from chiasma.train.design import Design
 from chiasma.train.memory import TrainingMemory, device_memory, training_memory
 from chiasma.train.trainer import Trainer
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("memory")
+
 FACTOR = 1.2
 """By how much an estimate and a measured training may differ, either way."""
 
 CASES: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "recomputed": {"training.loop.recompute": True},
     "bfloat16": {"precision": "bfloat16"},
-    "deeper": {"model.encoders.text.depth": 6},
     "deeper, recomputed": {"model.encoders.text.depth": 6, "training.loop.recompute": True},
-    "smaller batches": {"training.loop.batch_size": 16},
     "accumulated and averaged": {"model.dim": 256, "training.loop.accumulation": 4, "training.loop.ema": 0.9},
     "attention that is not fused": {"model.fusion": {"kind": "early", "attention": {"kind": "graph"}}},
 }

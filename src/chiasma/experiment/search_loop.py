@@ -135,6 +135,7 @@ class SearchLoop:
         self.ledger: list[Spend] = []
         self.rows: list[RungRow] = []
         self.anytime: list[Point] = []
+        self._ended = 0.0
         self.asked = 0
         self.finished: list[Finished] = []
         self._numbered = 0
@@ -337,8 +338,9 @@ class SearchLoop:
         scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
         best = self._best_error()
         shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
-        # Trainings of a later generation may have ended before this one's.
-        more = self.progress(max(item.elapsed for item in self.finished)) if generation.finished else ""
+        # What ended meanwhile of a later generation differs between a run and its resumption.
+        self._ended = max([self._ended, *(item.elapsed for _, item in generation.finished)])
+        more = self.progress(self._ended) if generation.finished else ""
         self.driver.console.say(
             f"generation {generation.number + 1}: {len(generation.candidates)} candidates, {scored} of "
             f"{len(generation.finished)} trainings scored; {shown}; {more and more + '; '}"

@@ -95,14 +95,13 @@ class DesignSpace:
         model = first.model.to_dict() | _plain(
             {"dim": dim, "encoders": encoders, "fusion": fusion, "head": either(first.model.head, second.model.head)}
         )
-        training = TrainingSpec(
-            optim=either(first.training.optim, second.training.optim),
-            loop=either(first.training.loop, second.training.loop),
-        )
+        optim = either(first.training.optim, second.training.optim)
+        loop = either(first.training.loop, second.training.loop)
         rules = first.training.growth
         calm = second.training.model_copy(update={"growth": None})
         fallback = growing(Design(model=first.model, training=calm), rules)
         try:
+            training = TrainingSpec(optim=optim, loop=loop)
             crossed = growing(Design(model=ModelSpec.from_dict(model), training=training), rules)
         except (ChiasmaError, ValidationError):
             return fallback
