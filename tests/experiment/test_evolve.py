@@ -166,7 +166,8 @@ def test_a_killed_run_on_ray_leaves_no_worker_and_resumes_to_the_result_of_local
     before = psutil.Process().children(recursive=True)
     finished = resume(path, console=TalkingConsole())
     assert trace(finished.run_path) == trace(reference.run_path)
-    assert psutil.Process().children(recursive=True) == before
+    # What other tests left behind may end meanwhile.
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
 def test_a_larger_budget_goes_on_is_remembered_and_counts_as_another_look_at_test(home, tmp_path):
