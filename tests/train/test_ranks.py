@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from chiasma.core.errors import ConfigError
+from chiasma.core.launch import launched_ranks
 from chiasma.train.order import DataOrder, micro_batches
-from chiasma.train.ranks import rank_device, ranks_asked_for
+from chiasma.train.ranks import rank_device
 
 # What all share is made once: by one of the processes that run tests.
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -164,6 +165,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
 def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert ranks_asked_for() == 1
+    assert launched_ranks() == 1
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert ranks_asked_for() == 4
+    assert launched_ranks() == 4

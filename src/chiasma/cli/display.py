@@ -19,6 +19,7 @@ from rich.table import Table
 
 from chiasma.cli.main import INTERRUPTED, StoppedByUserError
 from chiasma.core.errors import ChiasmaError
+from chiasma.core.launch import is_launched, own_rank
 from chiasma.store.logs import log_to_console
 
 _PLAIN_SECONDS = 15.0
@@ -57,7 +58,7 @@ class TerminalConsole:
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGINT and SIGTERM."""
-        if self.interrupted and "LOCAL_RANK" in os.environ:
+        if self.interrupted and is_launched():
             return  # torchrun passes on what the terminal has sent to all, and kills whoever takes too long.
         if self.interrupted:
             _end_at_once()
@@ -65,7 +66,7 @@ class TerminalConsole:
         # While the interpreter shuts down, Python's handlers are gone, and SIGINT would change the exit code.
         atexit.register(signal.signal, number, signal.SIG_IGN)
         # Not through rich: the handler may have interrupted it while it holds its lock.
-        if os.environ.get("RANK", "0") == "0":
+        if own_rank() == 0:
             os.write(2, b"\nStopping cleanly; press Ctrl-C again to end at once.\n")
 
 

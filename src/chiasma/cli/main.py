@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.launch import launched_ranks, own_rank
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 TOGETHER = ("train", "resume")
@@ -30,6 +31,7 @@ class Verbs(TyperGroup):
         extra["standalone_mode"] = False
         try:
             _refuse_ranks(words)
+            _quieten_ranks()
             code = super().main(args=words, prog_name=prog_name or "chiasma", **extra)
         except Exception as error:  # noqa: BLE001 the process boundary: whatever went wrong becomes one line
             code = report_error(error, debug="--debug" in words)
@@ -69,14 +71,9 @@ def report_error(error: Exception, *, debug: bool, traceback_by: str = "--debug"
         traceback.print_exception(error, file=sys.stderr)
     message, code = _one_line(error, hint="" if debug else f" Run again with {traceback_by} for the traceback.")
     if message:
-        rank = f" of rank {os.environ['RANK']}" if _ranks() > 1 else ""
+        rank = f" of rank {own_rank()}" if launched_ranks() > 1 else ""
         print(f"chiasma: error{rank}: {message}", file=sys.stderr)
     return code
-
-
-def _ranks() -> int:
-    """Return how many processes ``torchrun`` started; asked without importing torch, which is slow."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _refuse_ranks(words: Sequence[str]) -> None:
@@ -85,14 +82,18 @@ def _refuse_ranks(words: Sequence[str]) -> None:
     Raises:
         ConfigError: ``torchrun`` started several, and the verb is not one that they do together.
     """
-    if _ranks() > 1:
-        # Torch, which is not imported yet, would warn on each rank that no part of the model has been idle so far.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if _ranks() > 1 and words and not words[0].startswith("-") and words[0] not in TOGETHER:
+    ranks = launched_ranks()
+    if ranks > 1 and words and not words[0].startswith("-") and words[0] not in TOGETHER:
         raise ConfigError(
-            f"torchrun started {_ranks()} processes, but chiasma {words[0]} is done by one: start it without torchrun. "
+            f"torchrun started {ranks} processes, but chiasma {words[0]} is done by one: start it without torchrun. "
             f"Several processes do {' and '.join(TOGETHER)}."
         )
+
+
+def _quieten_ranks() -> None:
+    """Keep torch, which is not imported yet, from warning on each rank that no part of the model has been idle."""
+    if launched_ranks() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _one_line(error: Exception, *, hint: str) -> tuple[str, int]:

@@ -73,7 +73,7 @@ def augmented(
         return batches
     lengths = [len(batch) for batch in batches]
     places = [sum(lengths[:number]) for number in range(len(lengths))] if starts is None else starts
-    noise = _Noise(seed, step)
+    noise = _Noise(seed, step, count=max((s + n for s, n in zip(places, lengths, strict=True)), default=0))
     return [
         _varied(batch, spec, signature, noise.of_rows(start, start + len(batch)))
         for batch, start in zip(batches, places, strict=True)
@@ -81,19 +81,19 @@ def augmented(
 
 
 class _Noise:
-    """Numbers for all examples of a step, by purpose."""
+    """Numbers for the first examples of a step, by purpose; a stream begins alike however many are drawn."""
 
-    def __init__(self, seed: int, step: int) -> None:
+    def __init__(self, seed: int, step: int, *, count: int) -> None:
         self._path = (seed, "augment", step)
+        self._count = count
         self._drawn: dict[str, Tensor] = {}
 
     def of_rows(self, start: int, end: int) -> Draw:
         """Return how the numbers of some examples are drawn."""
 
         def draw(purpose: str, width: int) -> Tensor:
-            # A stream begins with the same numbers however many are drawn.
-            if len(self._drawn.get(purpose, ())) < end:
-                values = numpy_rng(*self._path, purpose).random((end, width), dtype="float32")
+            if purpose not in self._drawn:
+                values = numpy_rng(*self._path, purpose).random((self._count, width), dtype="float32")
                 self._drawn[purpose] = torch.from_numpy(values)
             return self._drawn[purpose][start:end]
 

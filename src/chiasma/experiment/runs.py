@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
+from chiasma.core.launch import launched_ranks
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec, value_at
 from chiasma.data.manifest import Columns, DataSpec
@@ -228,7 +229,6 @@ def resume_run(
     """
     from chiasma.experiment import attention_search, benchmark, evolve, meta_train, train_run
     from chiasma.experiment.config import Budget
-    from chiasma.train.ranks import ranks_asked_for
 
     if budget is not None:
         Budget.parse(budget)
@@ -243,7 +243,7 @@ def resume_run(
             raise ConfigError(f"--executor: {run.name} is a training, which has no workers.")
         if verbs == ["train"]:
             return train_run.resume(run, console=console)
-    if ranks_asked_for() > 1:
+    if launched_ranks() > 1:
         raise ConfigError(f"{run.name} is not a training, so one process continues it: start it without torchrun.")
     if verbs == [meta_train.VERB]:
         return meta_train.resume(run, console=console)

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from chiasma.core.errors import ChiasmaError
-from chiasma.core.spec import replace_at
+from chiasma.core.spec import Spec, replace_at
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import Place, PopulationSpec
 from chiasma.model.trunk.members import ConvolutionMemberSpec, PerceptronSpec, TransformerMemberSpec
@@ -81,9 +81,9 @@ class GrowthSpace:
         members: dict[str, Place] = {}
         for _ in range(pick(FIRST_MEMBERS, rng)):
             _join(members, design, rng)
-        rules = {name: pick(values, rng) for name, values in RULES.items()}
+        rules = _drawn_rules(rng)
         spec = PopulationSpec(members=members, heads=_heads(design), routing=pick(TRUNK["routing"], rng))
-        grown = growing(_with_trunk(design, spec), _rules(GrowthSpec(), rules))
+        grown = growing(_with_trunk(design, spec), rules)
         return grown, f"growth: none -> {_kinds(members)} that grow"
 
     def _fell(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
@@ -92,24 +92,19 @@ class GrowthSpace:
         return _with_trunk(growing(design, None), None), f"growth: {_kinds(design.model.trunk.members)} -> none"
 
     def _let_grow(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
-        rules = {name: pick(values, rng) for name, values in RULES.items()}
-        return growing(design, _rules(GrowthSpec(), rules)), "growth: fixed -> guided"
+        return growing(design, _drawn_rules(rng)), "growth: fixed -> guided"
 
     def _edit_rule(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
         rules = design.training.growth
         assert rules is not None
-        name = pick(list(RULES), rng)
-        now = getattr(rules, name)
-        after = other(RULES[name], now, rng)
-        return growing(design, _rules(rules, {name: after})), _change(name, now, after)
+        change, edit = _another(rules, RULES, rng)
+        return growing(design, _rules(rules, change)), edit
 
     def _edit_trunk(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
         trunk = design.model.trunk
         assert trunk is not None
-        name = pick(list(TRUNK), rng)
-        now = getattr(trunk, name)
-        after = other(TRUNK[name], now, rng)
-        return _with_trunk(design, trunk.model_copy(update={name: after})), _change(name, now, after)
+        change, edit = _another(trunk, TRUNK, rng)
+        return _with_trunk(design, trunk.model_copy(update=change)), edit
 
     def _edit_members(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
         """Return the design with one first member more, or one fewer."""
@@ -140,6 +135,18 @@ def _heads(design: Design) -> int:
     return next(heads for heads in (4, 2, 1) if design.model.dim % heads == 0)
 
 
+def _drawn_rules(rng: np.random.Generator) -> GrowthSpec:
+    return _rules(GrowthSpec(), {name: pick(values, rng) for name, values in RULES.items()})
+
+
+def _another(spec: Spec, table: Mapping[str, Sequence[Any]], rng: np.random.Generator) -> tuple[dict[str, Any], str]:
+    """Return another value for one field of a table, and the change in words."""
+    name = pick(list(table), rng)
+    now = getattr(spec, name)
+    after = other(table[name], now, rng)
+    return {name: after}, f"growth: {name.replace('_', ' ')} {words(now)} -> {words(after)}"
+
+
 def _rules(rules: GrowthSpec, changes: Mapping[str, Any]) -> GrowthSpec:
     """Return the rules with some changed; a probation is never longer than a newcomer may stay."""
     changed = {**rules.to_dict(), **changes}
@@ -157,7 +164,3 @@ def _join(members: dict[str, Place], design: Design, rng: np.random.Generator) -
 
 def _kinds(members: Mapping[str, Place]) -> str:
     return ", ".join(sorted(members))
-
-
-def _change(name: str, now: Any, after: Any) -> str:
-    return f"growth: {name.replace('_', ' ')} {words(now)} -> {words(after)}"

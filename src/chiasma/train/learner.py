@@ -104,7 +104,7 @@ class Learner:
         gradients = self.optimizer.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         done = Progressed(float(self.ranks.mean(own)), float(norm))
-        self._check(done, parts, step=step, own=float(own))
+        self._check(done, parts, step=step, own=own)
         clip = self.training.optim.clip
         if clip is not None and done.gradient_norm > clip:
             torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), clip, norm)
@@ -190,10 +190,10 @@ class Learner:
         loss = self.loss(output.logits, labels)
         return loss if output.penalty is None else loss + output.penalty
 
-    def _check(self, done: Progressed, parts: Sequence[Part], *, step: int, own: float) -> None:
+    def _check(self, done: Progressed, parts: Sequence[Part], *, step: int, own: Tensor) -> None:
         if not math.isfinite(done.loss):
             # The rank whose own loss is at fault can say what it was.
-            said = None if math.isfinite(own) else str(self.explain(parts, step=step))
+            said = None if math.isfinite(float(own)) else str(self.explain(parts, step=step))
             raise NonFiniteError(self.ranks.first(said) or f"Step {step}: the loss holds a NaN or an infinity.")
         overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
         if not math.isfinite(done.gradient_norm) and not overflowed:

@@ -143,7 +143,8 @@ class NamedOptimizer:
         if not isinstance(self.spec.algorithm, SGD) or not self.spec.algorithm.momentum:
             return
         for parameter in self._all:
-            self.algorithm.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            if "momentum_buffer" not in self.algorithm.state[parameter]:
+                self.algorithm.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _group(self) -> None:
         """Put parameters of one factor and one weight decay together; the state stays with the parameters."""

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.launch import launched_ranks
 from chiasma.train.devices import pick_device
 
 # A rank that waits longer than this for the others takes them for dead.
@@ -187,11 +188,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def ranks_asked_for() -> int:
-    """Return how many processes ``torchrun`` started to train together; 1 where it did not start this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-
-
 @contextmanager
 def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     """Find the other processes that ``torchrun`` started, and this one's device.
@@ -205,7 +201,7 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     Raises:
         ConfigError: There are fewer GPUs than processes, or the device cannot be shared out.
     """
-    size = ranks_asked_for()
+    size = launched_ranks()
     if size == 1:
         yield ALONE, device
         return
