@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of training together; writes what it saw into a file."""
+"""What each of two processes does in the tests of training together; writes what it saw into files."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from chiasma.model.multimodal import ModelSpec
 from chiasma.train.callbacks import Action, EditModel, Moment, Stop
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 from chiasma.train.fit import Fit
-from chiasma.train.ranks import ALONE, Ranks, joined_ranks
+from chiasma.train.ranks import Ranks, joined_ranks
 from chiasma.train.steering import Steering
 from chiasma.train.trainer import Trainer
 from tests.train.toys import At, StopAfter
@@ -211,10 +211,15 @@ def error_of(work: Callable[[], object]) -> str:
     return "none"
 
 
+TASKS = {"grown": grown, "stopped": stopped, "differing": differing}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    task, where = sys.argv[1], Path(sys.argv[2])
+    where = Path(sys.argv[1])
     with joined_ranks("cpu") as (joined, _):
-        result = {"grown": grown, "stopped": stopped, "differing": differing}[task](where, joined)
-        (where / f"{task}-{joined.rank}-of-{joined.size}.json").write_text(json.dumps(result))
-        assert joined is ALONE or not joined.alone
+        assert not joined.alone
+        for name, task in TASKS.items():
+            (where / name).mkdir(exist_ok=True)
+            result = task(where / name, joined)
+            (where / name / f"{joined.rank}.json").write_text(json.dumps(result))

@@ -17,7 +17,10 @@ import torch
 from chiasma.core.errors import ConfigError
 from chiasma.core.launch import launched_ranks
 from chiasma.train.order import DataOrder, micro_batches
-from chiasma.train.ranks import rank_device
+from chiasma.train.ranks import ALONE, rank_device
+from chiasma.train.trainer import Trainer
+from tests.train import ranks_program
+from tests.train.ranks_program import Written, claims, design
 
 # What all share is made once: by one of the processes that run tests.
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -32,21 +35,22 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def together(task: str, folder: Path, *, size: int) -> list[Seen]:
-    """Run a task of the program in so many processes, and return what each saw."""
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "tests.train.ranks_program", task, str(folder)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which two processes wrote, task by task, what they saw and made."""
+    folder = tmp_path_factory.mktemp("together")
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", "tests.train.ranks_program", str(folder)],
             cwd=ROOT,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(size)
+        for rank in range(2)
     ]
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while None in [process.poll() for process in started]:
         # What one that failed has left waiting would wait for long.
         if any(process.poll() for process in started) or time.monotonic() > deadline:
@@ -56,23 +60,21 @@ def together(task: str, folder: Path, *, size: int) -> list[Seen]:
     for process in started:
         process.kill()
     errors = [process.communicate()[1][-2000:] for process in started]
-    assert codes == [0] * size, "\n".join(errors)
-    return [json.loads((folder / f"{task}-{rank}-of-{size}.json").read_text()) for rank in range(size)]
+    assert codes == [0, 0], "\n".join(errors)
+    return folder
+
+
+def seen_by_both(folder: Path, task: str) -> tuple[Seen, Seen]:
+    """Return what each of the two saw in a task."""
+    first, second = (json.loads((folder / task / f"{rank}.json").read_text()) for rank in range(2))
+    return first, second
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Seen, Seen]:
+def grown(folder: Path) -> tuple[Seen, Seen, Seen]:
     """Return what one process alone, and each of two, came to."""
-    folder = tmp_path_factory.mktemp("grown")
-    (alone,) = together("grown", folder, size=1)
-    first, second = together("grown", folder, size=2)
-    return alone, first, second
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Seen], Path]:
-    folder = tmp_path_factory.mktemp("stopped")
-    return together("stopped", folder, size=2), folder
+    alone = json.loads(json.dumps(ranks_program.grown(folder, ALONE)))
+    return alone, *seen_by_both(folder, "grown")
 
 
 @pytest.mark.slow
@@ -103,8 +105,8 @@ def test_the_outputs_on_steer_are_those_of_one_process_although_each_rank_comput
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_told_to_stop_stops_both_and_both_continue_to_the_same_bits(stopped: tuple[list[Seen], Path]):
-    (first, second), _ = stopped
+def test_a_rank_that_is_told_to_stop_stops_both_and_both_continue_to_the_same_bits(folder: Path):
+    first, second = seen_by_both(folder, "stopped")
     assert first["first"] == second["first"] == {"stopped": "interrupted", "steps": 6}
     assert first["parts"] == first["whole"]
     assert second["parts"]["hash"] == first["whole"]["hash"]
@@ -112,25 +114,19 @@ def test_a_rank_that_is_told_to_stop_stops_both_and_both_continue_to_the_same_bi
 
 
 @pytest.mark.slow
-def test_what_two_ranks_began_one_process_continues_with_a_warning(stopped: tuple[list[Seen], Path]):
-    from chiasma.train.ranks import ALONE
-    from chiasma.train.trainer import Trainer
-    from tests.train.ranks_program import Written, claims, design
-
-    _, folder = stopped
-    data, made = claims(folder, ALONE), design(accumulation=2)
-    trainer = Trainer(
-        made, data, device="cpu", callbacks=[Written(made.training.growth, data, seed=0)], checkpoints=folder / "left"
-    )
+def test_what_two_ranks_began_one_process_continues_with_a_warning(folder: Path):
+    here = folder / "stopped"
+    data, made = claims(here, ALONE), design(accumulation=2)
+    written = Written(made.training.growth, data, seed=0)
+    trainer = Trainer(made, data, device="cpu", callbacks=[written], checkpoints=here / "left")
     with pytest.warns(UserWarning, match="ranks 2 there, 1 here"):
         fit = trainer.fit()
     assert (fit.stopped, sorted(fit.model.spec.trunk.members)) == ("finished", ["perceptron_9", "transformer_1"])
 
 
 @pytest.mark.slow
-def test_what_differs_between_ranks_is_an_error_on_both_and_what_the_leader_says_is_done_by_both(tmp_path: Path):
-    first, second = together("differing", tmp_path, size=2)
-    for seen in (first, second):
+def test_what_differs_between_ranks_is_an_error_on_both_and_what_the_leader_says_is_done_by_both(folder: Path):
+    for seen in seen_by_both(folder, "differing"):
         assert "RanksDifferError: All ranks must have the same parameters" in seen["edit"]
         assert seen["told"] == "enough"
         assert "NonFiniteError: Step 0: input 'image' of example" in seen["nan"]
