@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,12 +171,13 @@ def test_a_killed_run_on_ray_leaves_no_worker_and_resumes_to_the_result_of_local
     assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
-def test_a_larger_budget_goes_on_is_remembered_and_counts_as_another_look_at_test(home, tmp_path):
-    first = evolve(config(tmp_path), console=TalkingConsole())
-    more = resume(first.run_path, budget="7", console=TalkingConsole())
+def test_a_larger_budget_goes_on_is_remembered_and_counts_as_another_look_at_test(home, reference, tmp_path):
+    path = tmp_path / reference.run_path.name
+    shutil.copytree(reference.run_path, path)
+    more = resume(path, budget="7", console=TalkingConsole())
     assert more.results.budget["candidates"] == 7
-    assert more.results.opening == first.results.opening + 1
-    again = resume(first.run_path, console=TalkingConsole())
+    assert more.results.opening == reference.results.opening + 1
+    again = resume(path, console=TalkingConsole())
     assert again.results.budget["candidates"] == 7
     assert again.results.opening == more.results.opening
 
@@ -216,23 +218,19 @@ def test_a_run_whose_data_changed_is_not_resumed(home, reference, tmp_path):
         resume(stopped.run_path, console=TalkingConsole())
 
 
-def test_a_finished_run_that_is_resumed_keeps_its_floors_its_winner_and_its_plan(home, tmp_path):
+def test_a_time_budget_is_kept_and_a_resumed_run_keeps_its_floors_its_winner_and_its_plan(home, tmp_path):
+    started = time.monotonic()
     first = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())
+    assert time.monotonic() - started < 25 + 10
+    assert first.stopped == "finished"
     again = resume(first.run_path, console=TalkingConsole())
     assert [arm.name for arm in again.results.arms] == [arm.name for arm in first.results.arms]
     assert again.results.design == first.results.design
-    more = resume(first.run_path, budget="50s", console=TalkingConsole())
+    more = resume(first.run_path, budget="40s", console=TalkingConsole())
     assert {arm.name for arm in more.results.arms} >= {"majority", "tfidf_logistic", "winner"}
     with RunStore.open(first.run_path) as store:
         plans = [event.data["value"] for event in store.events("decision") if event.data["name"].startswith("plan for")]
     assert len({(plan["visits"], tuple(plan["rungs"]), plan["top"]) for plan in plans}) == 1
-
-
-def test_a_time_budget_is_kept(home, tmp_path):
-    started = time.monotonic()
-    result = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())
-    assert time.monotonic() - started < 25 + 10
-    assert result.stopped == "finished"
 
 
 def _finished_jobs(path: Path) -> int:

@@ -22,8 +22,10 @@ from chiasma.data.signature import ImageInput, Signature, Target, TextInput
 from chiasma.evaluate.probe import probe
 from chiasma.model.cost import cost
 from chiasma.model.encoders import Pretrained
+from chiasma.model.encoders.backbone import repeated_layers
 from chiasma.model.encoders.pretrained import PretrainedEncoder, load_published
 from chiasma.model.multimodal import ModelSpec
+from chiasma.model.recompute import recompute_activations
 from tests.contracts.encoders import EncoderContract
 from tests.published import IMAGE_KINDS, PADDING, SIDE, TEXT_KINDS, save_backbone
 
@@ -250,6 +252,32 @@ def test_no_gradient_is_kept_below_the_layers_that_learn(folders):
     values = {place: given[0] if isinstance(given, tuple) else given for place, given in out.items()}
     assert not values[1].requires_grad
     assert values[2].requires_grad
+
+
+@pytest.mark.parametrize("freeze", ["none", "last_n"])
+@pytest.mark.parametrize(
+    ("kind", "reads"), [*((kind, "image") for kind in IMAGE_KINDS), *((kind, "text") for kind in TEXT_KINDS)]
+)
+def test_layers_that_learn_are_recomputed_to_the_same_gradients_where_that_is_wanted(folders, kind, reads, freeze):
+    inputs = seen(folders[kind]) if reads == "image" else tokenized(folders[kind], TEXTS)
+    calls, gradients = [], []
+    for recompute in (False, True):
+        encoder = encoder_of(folders[kind], reads, freeze=freeze, trainable_layers=1).train()
+        recompute_activations(encoder, recompute)
+        called: list[nn.Module] = []
+        for part in repeated_layers(encoder.backbone)[-1].modules():
+            if next(part.children(), None) is None:
+                part.register_forward_pre_hook(lambda part, _, called=called: called.append(part))
+        torch.manual_seed(2)
+        encoder(inputs).x.square().sum().backward()
+        calls.append(len(called))
+        gradients.append({name: each.grad for name, each in encoder.named_parameters() if each.grad is not None})
+        gradients[-1] |= dict(encoder.named_buffers())
+        assert not any("forward" in vars(module) for module in encoder.modules())
+    # Means over batches must not see a batch twice.
+    assert calls[1] == calls[0] if kind == "resnet" else calls[1] > 1.5 * calls[0]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
 def test_more_layers_than_there_are_cannot_learn(folders):

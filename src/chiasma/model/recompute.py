@@ -1,6 +1,8 @@
 """Gradient checkpointing: what happens inside a block is computed again in the backward pass instead of being kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -37,6 +39,20 @@ class Passage(nn.Module):
         # Torch restores the generators of those devices alone whose tensors it is given by themselves.
         tensors = [tensor for each in sequences for tensor in _tensors(each)]
         return checkpoint(run, *tensors, use_reentrant=False)
+
+    @contextmanager
+    def through(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        """Do the same with the layers of a network that calls them itself, because somebody else has written it."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            yield
+            return
+        try:
+            for layer in layers:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+            yield
+        finally:
+            for layer in layers:
+                vars(layer).pop("forward", None)
 
 
 def recompute_activations(model: nn.Module, recompute: bool) -> None:

@@ -150,8 +150,9 @@ class LoopSpec(Spec):
         epochs: Passes over the train split; a ladder rung trains a fraction of them.
         batch_size: Examples an optimiser step sees.
         accumulation: Micro-batches a step; ``batch_size`` must be divisible by it.
-        recompute: Compute what happens inside transformer blocks and members of the trunk again in the backward pass
-            instead of keeping it: much less memory for one more forward pass, and the same results.
+        recompute: Compute what happens inside transformer blocks, members of the trunk and the learning layers of
+            pretrained backbones (without batch norms) again in the backward pass instead of keeping it: much less
+            memory for one more forward pass, and the same results.
         loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
         ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.

@@ -100,7 +100,7 @@ def layers_of(network: nn.Module) -> tuple[str, list[nn.Module]]:
     Raises:
         ConfigError: It has no list of layers.
     """
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    found = _lists(network)
     if not found:
         raise ConfigError(f"{type(network).__name__} has no list of layers, so freeze must be all or none, not last_n.")
     depth = min(name.count(".") for name, _ in found)
@@ -108,6 +108,15 @@ def layers_of(network: nn.Module) -> tuple[str, list[nn.Module]]:
         ((name, module) for name, module in found if name.count(".") == depth), key=lambda pair: len(pair[1])
     )
     return name, list(layers)
+
+
+def repeated_layers(network: nn.Module) -> list[nn.Module]:
+    """Return the layers of a backbone; none where it has no list of them."""
+    return layers_of(network)[1] if _lists(network) else []
+
+
+def _lists(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
 
 
 def after_layers(network: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

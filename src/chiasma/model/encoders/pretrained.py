@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
@@ -23,10 +24,12 @@ from chiasma.model.encoders.backbone import (
     build_network,
     layers_of,
     read_architecture,
+    repeated_layers,
     width_of,
 )
 from chiasma.model.encoders.encoder import Encoder, EncoderSettings
 from chiasma.model.encoders.published_weights import load_published_weights, weight_files, weights_sha256
+from chiasma.model.recompute import Passage
 
 
 class Backbone(Spec):
@@ -72,6 +75,7 @@ class PretrainedEncoder(Encoder):
         self.spec = spec
         self.backbone = build_network(spec.backbone.architecture, spec.name)
         self._learning = _thaw(self.backbone, spec)
+        self._passage = Passage()
         self.project = nn.Linear(width_of(self.backbone), dim)
         self.padding = input.padding if isinstance(input, TextInput) else None
         self.mean: Tensor
@@ -86,7 +90,8 @@ class PretrainedEncoder(Encoder):
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
         """Return the backbone's tokens in the model's width, or one in all if pooled."""
         assert isinstance(inputs, Tensor)
-        tokens = self.see(inputs) if inputs.is_floating_point() else self.read(inputs)
+        with self._passage.through(self._learning_layers()):
+            tokens = self.see(inputs) if inputs.is_floating_point() else self.read(inputs)
         chosen = self._pooled(tokens)
         return Tokens(self.project(chosen.x), chosen.mask)
 
@@ -136,6 +141,12 @@ class PretrainedEncoder(Encoder):
             revision=self.spec.revision,
             sha256=found.weights,
         )
+
+    def _learning_layers(self) -> list[nn.Module]:
+        """Return the layers that keep something for the backward pass and may be computed again without a trace."""
+        if self.spec.freeze == "all":
+            return []
+        return [layer for layer in repeated_layers(self.backbone) if _learns(layer) and not _counts_batches(layer)]
 
     def _pooled(self, tokens: Tokens) -> Tokens:
         assert self.spec.backbone is not None
@@ -260,6 +271,15 @@ def load_published(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, PretrainedEncoder):
             module.load_published()
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def _counts_batches(layer: nn.Module) -> bool:
+    """Return whether a layer holds means over batches, which a second look at a batch would move twice."""
+    return any(isinstance(module, _BatchNorm) for module in layer.modules())
 
 
 def _thaw(backbone: nn.Module, spec: Pretrained) -> tuple[str, ...]:
