@@ -35,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"pool": "none"},
         {"direction": "image_to_text", "pool": "none"},
     ],
+    "film": [{"depth": 1}, {"pool": "none"}],
     "alternating": [{"depth": 1}, {"depth": 3}],
     "late": [{"method": "concat"}, {"method": "weighted"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
     "residual_convolution": [{"depth": 2}],

@@ -4,7 +4,7 @@ import torch
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import zero_padding
 from chiasma.model.components import members
-from chiasma.model.fusion import Alternating, CrossAttention, Gated, Late, Multiplicative
+from chiasma.model.fusion import Alternating, CrossAttention, FiLM, Gated, Late, Multiplicative
 from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from tests.contracts.inputs import DIM, ROWS, tokens
 
@@ -99,6 +99,14 @@ def test_the_direction_says_who_asks():
                 torch.nn.init.zeros_(block.bias)
         normed = torch.nn.functional.layer_norm(asking.x, (DIM,))
         torch.testing.assert_close(fusion(image, text).x[:, 0], Tokens(normed, asking.mask).mean())
+
+
+def test_film_hands_on_every_modulated_token_of_the_image_or_their_mean():
+    image, text = tokens(4), tokens(6, seed=1)
+    mean, whole = (built(FiLM(pool=pool))(image, text) for pool in ("mean", "none"))
+    assert whole.x.shape == (ROWS, 4, DIM)
+    torch.testing.assert_close(whole.mask, image.mask)
+    torch.testing.assert_close(whole.mean(), mean.x[:, 0])
 
 
 def test_every_token_that_asked_can_be_handed_on():

@@ -171,23 +171,26 @@ class FiLMFusion(Fusion):
     Args:
         dim: Width D of both modalities and of the output.
         depth: Modulated layers.
+        pool: Return the mean of the modulated tokens, or all of them.
     """
 
-    def __init__(self, dim: int, depth: int) -> None:
+    def __init__(self, dim: int, depth: int, *, pool: Literal["none", "mean"]) -> None:
         super().__init__()
+        self.pool = pool
         self.modulation = nn.Linear(dim, depth * 2 * dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(depth))
         self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(depth))
 
     def forward(self, image: Tokens, text: Tokens) -> Tokens:
-        """Return one token: the mean of the modulated ones."""
+        """Return the modulated tokens, or their mean."""
         modulation = self.modulation(text.mean()).masked_fill(~text.present()[:, None], 0.0)
         seen = at_least_one(image)
         x = seen.x
         for norm, layer, part in zip(self.norms, self.maps, modulation.chunk(len(self.maps), dim=-1), strict=True):
             scale, shift = part[:, None].chunk(2, dim=-1)
             x = x + torch.relu(layer(norm(x)) * (1 + scale) + shift)
-        return Tokens.single(Tokens(x, seen.mask).mean(), either(image, text))
+        modulated, there = Tokens(x, seen.mask), either(image, text)
+        return modulated.only(there) if self.pool == "none" else Tokens.single(modulated.mean(), there)
 
 
 class FiLM(FusionSettings):
@@ -195,14 +198,22 @@ class FiLM(FusionSettings):
 
     Attributes:
         depth: Modulated layers.
+        pool: Hand on every modulated image token, or their mean; a trunk can look at tokens only where there are
+            several.
     """
 
     kind: Literal["film"] = "film"
     depth: int = Field(default=2, ge=1)
+    pool: Literal["none", "mean"] = "mean"
+
+    @property
+    def every_token(self) -> bool:
+        """Return whether single tokens of the image are wanted, because they go on as such."""
+        return self.pool == "none"
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion."""
-        return FiLMFusion(dim, self.depth)
+        return FiLMFusion(dim, self.depth, pool=self.pool)
 
 
 def either(image: Tokens, text: Tokens) -> Bool[Tensor, " B"]:
