@@ -37,7 +37,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt torch
 
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir --constraint constraints.txt '.[tracking,hydra]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[tracking,hydra,pretrained]'
 
 # An ordinary user who owns nothing but /work; by number, so that a cluster can see that it is not root.
 RUN useradd --uid 10001 --create-home chiasma \

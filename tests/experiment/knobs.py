@@ -121,7 +121,7 @@ KNOBS: dict[str, Knob] = {
     "train.loss": Knob((None, {"kind": "focal"})),
     "train.ema": Knob((None, 0.9)),
     "train.patience": Knob((None, 1), {"train.epochs": 8, "train.evaluations": 16, "optim.lr": 0.3}),
-    "train.evaluations": Knob((1, 3)),
+    "train.evaluations": Knob((1, "every_epoch")),
     "train.balance": Knob((False, True), {"data.rows": 37}),
     "train.train_on_steer": Knob((False, True), {"train.restore_best": False}),
     "train.augment.crop": Knob((0.0, 0.2)),

@@ -53,7 +53,6 @@ def small(place: Path, **more) -> dict:
         "data.text_length": 16,
         "data.steer_fraction": 0.25,
         "train.epochs": 4,
-        "train.evaluations": 4,
         "train.batch_size": 8,
         "run.folder": str(place / "runs"),
         "run.cache": str(place / "cache"),
@@ -292,6 +291,13 @@ def test_attention_is_set_in_the_fusion_and_not_sought_in_a_pretrained_encoder(p
     assert around.model.fusion.kind == "cross_attention"
     with pytest.raises(ConfigError, match=r"model.encoders.text is 'pretrained', which has no attention"):
         around_slot(preset(place, **{"search.slot": "text.attention"}), dataset.signature)
+
+
+@pytest.mark.parametrize("epochs", [3, 10, 50])
+def test_the_preset_evaluates_once_an_epoch_whatever_their_number(epochs: int):
+    config = load_config("hateful_memes", overrides=[f"train.epochs={epochs}"])
+    assert config.train.evaluations_in(1.0) == epochs
+    assert load_config("hateful_memes_ddp").train.evaluations == "every_epoch"
 
 
 def test_the_preset_for_two_devices_sees_as_many_examples_on_each():

@@ -49,6 +49,13 @@ def test_history_has_a_row_for_each_evaluation_and_best_is_the_best_of_them(desi
     assert (done.stopped, done.steps) == ("finished", 32)
 
 
+@pytest.mark.parametrize(("fraction", "steps"), [(1.0, [8, 16, 24, 32]), (0.5, [8, 16]), (0.1, [3])])
+def test_an_evaluation_may_come_with_every_epoch(design: Design, claims: Dataset, fraction: float, steps: list[int]):
+    each = replace_at(design, "training.loop.evaluations", "every_epoch")
+    done = fit(each, claims, fraction=fraction)
+    assert [row["step"] for row in done.history] == steps
+
+
 def test_the_model_that_is_returned_is_the_one_that_was_measured_as_best(design: Design, claims: Dataset):
     done = fit(design, claims)
     steer = claims.rows("steer")

@@ -1,6 +1,5 @@
 """The plan of a run: what a warm-up measured and what follows, recorded as decisions so that a resume repeats them."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -150,15 +149,15 @@ def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
     for finished in setting.driver.finish_all(until + GRACE_SECONDS):
         if isinstance(finished.outcome, Scored):
             metrics, loop = finished.outcome.metrics, design.training.loop
-            evaluation = 0.0 if loop.train_on_steer else len(setting.dataset.rows("steer")) / TRAIN_OVER_PREDICT
+            evaluation = len(setting.dataset.rows("steer")) / TRAIN_OVER_PREDICT
             trained = metrics["steps"] * loop.batch_size
-            evaluated = math.ceil(loop.evaluations * job.fraction) * evaluation
+            evaluated = loop.evaluations_in(job.fraction) * evaluation
             elsewhere = sum(metrics[on_task("train_seconds", each.name)] for each in setting.companions)
             alone = (metrics["train_seconds"] - elsewhere) / (trained + evaluated)
             epochs = _named_epochs(setting)
             full = affordable_visits(budget, alone, setting.config.run.workers) if epochs is None else epochs * rows
             full = max(full, WARMUP_VISITS)
-            return alone * (1 + loop.evaluations * evaluation / full) + elsewhere / job.fraction / full
+            return alone * (1 + loop.evaluations_in(1.0) * evaluation / full) + elsewhere / job.fraction / full
     return WARMUP_SHARE * budget / WARMUP_VISITS
 
 

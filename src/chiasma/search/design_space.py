@@ -268,10 +268,10 @@ def growing(design: Design, rules: GrowthSpec | None) -> Design:
     """Return the design grown by these rules; they need a steer split that is not learned from, seen often enough."""
     optim, loop = design.training.optim, design.training.loop
     if rules is not None:
-        loop = LoopSpec.from_dict(
-            learning_from_steer(loop, False).to_dict()
-            | {"restore_best": loop.restore_best or loop.train_on_steer, "evaluations": max(loop.evaluations, REVIEWS)}
-        )
+        steered = learning_from_steer(loop, False)
+        reviews = max(steered.evaluations_in(1.0), REVIEWS)
+        kept = {"restore_best": loop.restore_best or loop.train_on_steer, "evaluations": reviews}
+        loop = LoopSpec.from_dict(steered.to_dict() | kept)
     return Design(model=design.model, training=TrainingSpec(optim=optim, loop=loop, growth=rules))
 
 

@@ -1,5 +1,6 @@
 """The value that is searched: an architecture and how it is trained."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -156,7 +157,7 @@ class LoopSpec(Spec):
         loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
         ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
-        evaluations: Evaluations on ``steer`` over the whole training, evenly spaced.
+        evaluations: Evaluations on ``steer`` over the whole training, evenly spaced; or ``every_epoch``.
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
         balance: Repeat examples of rarer classes until every class has as many as the largest (classification).
         train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
@@ -171,11 +172,18 @@ class LoopSpec(Spec):
     loss: LossSpec | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
-    evaluations: int = Field(default=10, ge=1)
+    evaluations: Annotated[int, Field(ge=1)] | Literal["every_epoch"] = 10
     restore_best: bool = True
     balance: bool = False
     train_on_steer: bool = False
     augment: AugmentSpec = AugmentSpec()
+
+    def evaluations_in(self, fraction: float) -> int:
+        """Return how many evaluations a part of the training has; none where nothing is held out."""
+        if self.train_on_steer:
+            return 0
+        whole = self.epochs if self.evaluations == "every_epoch" else self.evaluations
+        return math.ceil(whole * fraction)
 
     @model_validator(mode="after")
     def _undecided(self) -> "LoopSpec":

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ class Trainer:
         self._order = DataOrder(learnt_rows(self.data, loop), batch_size=loop.batch_size, seed=seed)
         self._order.check_shares(loop.accumulation, ranks=ranks.size)
         self.total_steps = max(1, round(loop.epochs * fraction * self._order.steps_per_epoch))
-        evaluations = 0 if loop.train_on_steer else math.ceil(loop.evaluations * fraction)
+        evaluations = loop.evaluations_in(fraction)
         self._evaluate_after = evaluation_steps(total_steps=self.total_steps, evaluations=evaluations)
         identity = Identity(
             design=design.content_hash(),
