@@ -20,6 +20,8 @@ from chiasma.experiment.mechanism import around_slot
 from chiasma.experiment.saved import SavedModel
 from chiasma.model.multimodal import ModelSpec
 from chiasma.store.checkpoint import load_newest
+from chiasma.train.memory import training_memory
+from chiasma.train.optim import changeable
 from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
 from tests.published import save_backbone, write_memes
@@ -226,6 +228,16 @@ def test_the_best_weights_are_restored_whole_and_frozen_ones_are_kept_once(ready
     # Also where the best moment was before the trunk's last change, so that the model is built anew.
     assert fit.best["step"] < fit.history[-1]["step"]
     assert fit.model.trunk.spec != first_trunk(checkpoint)
+
+
+def test_copies_of_weights_that_do_not_learn_are_not_estimated_because_none_are_made(ready):
+    config, dataset = ready
+    config = config.model_copy(update={"train": config.train.model_copy(update={"ema": None})})
+    design = config.design(dataset.signature)
+    memory = training_memory(design, dataset.signature)
+    model = design.model.build(dataset.signature)
+    copied = sum(value.nbytes for value in changeable(model).values())
+    assert copied <= memory.copies < 1.05 * copied < 0.8 * memory.weights
 
 
 def first_trunk(checkpoint):

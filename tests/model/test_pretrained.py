@@ -22,12 +22,12 @@ from chiasma.data.signature import ImageInput, Signature, Target, TextInput
 from chiasma.evaluate.probe import probe
 from chiasma.model.cost import cost
 from chiasma.model.encoders import Pretrained
-from chiasma.model.encoders.backbone import repeated_layers
+from chiasma.model.encoders.backbone import repeated_layers, width_of
 from chiasma.model.encoders.pretrained import PretrainedEncoder, load_published
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.recompute import recompute_activations
 from tests.contracts.encoders import EncoderContract
-from tests.published import IMAGE_KINDS, PADDING, SIDE, TEXT_KINDS, save_backbone
+from tests.published import IMAGE_KINDS, PADDING, SIDE, TEXT_KINDS, VIT_PROCESSOR, save_backbone, save_processor
 
 DIM = 12
 LENGTH = 12
@@ -278,6 +278,45 @@ def test_layers_that_learn_are_recomputed_to_the_same_gradients_where_that_is_wa
     assert calls[1] == calls[0] if kind == "resnet" else calls[1] > 1.5 * calls[0]
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def saved(folder: Path, model) -> Path:
+    """Save a model of another kind with an image processor, and return its folder."""
+    model.eval().save_pretrained(folder)
+    save_processor(folder, **VIT_PROCESSOR)
+    return folder
+
+
+def test_a_network_that_does_not_say_how_wide_its_tokens_are_is_looked_at(tmp_path):
+    import transformers as t
+
+    config = t.MobileNetV2Config(image_size=SIDE, depth_multiplier=0.25)
+    encoder = encoder_of(saved(tmp_path, t.MobileNetV2ForImageClassification(config)), "image")
+    tokens = encoder(seen(tmp_path))
+    assert tokens.x.shape[::2] == (len(pictures()), DIM)
+    assert tokens.x.isfinite().all()
+    assert width_of(t.EfficientNetModel(t.EfficientNetConfig(width_coefficient=0.5, hidden_dim=640))) == 640
+
+
+def test_a_network_that_hides_patches_at_random_is_refused(tmp_path):
+    import transformers as t
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = t.ViTMAEConfig(
+        image_size=SIDE, patch_size=8, decoder_hidden_size=16, decoder_num_attention_heads=2, **shape
+    )
+    folder = saved(tmp_path / "mae", t.ViTMAEForPreTraining(config))
+    with pytest.raises(ConfigError, match=r"vit_mae\) hides patches at random even when it only looks"):
+        Pretrained(name=str(folder)).found("image")
+
+
+def test_last_layers_are_not_guessed_where_several_lists_could_be_the_layers(tmp_path):
+    import transformers as t
+
+    folder = saved(tmp_path / "pvt", t.PvtForImageClassification(t.PvtConfig(image_size=SIDE, depths=[1, 1, 1, 1])))
+    with pytest.raises(ConfigError, match=r"several lists of layers .*freeze must be all or none"):
+        encoder_of(folder, "image", freeze="last_n", trainable_layers=1, loaded=False)
+    assert encoder_of(folder, "image", freeze="none", loaded=False)
 
 
 def test_more_layers_than_there_are_cannot_learn(folders):

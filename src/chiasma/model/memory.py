@@ -36,6 +36,7 @@ class PassMemory:
         parameters: How many numbers are learned.
         weights: Parameters and buffers.
         learned: Those parameters that learn; their gradients take as much.
+        buffers: What changes without being learned, such as means over batches.
         inputs: The rows themselves.
         stored: What the forward pass leaves behind for the backward pass, by part of the model.
         most: The most that is alive at one moment beside weights, inputs and gradients of earlier rows.
@@ -45,6 +46,7 @@ class PassMemory:
     parameters: int
     weights: int
     learned: int
+    buffers: int
     inputs: int
     stored: Mapping[str, int]
     most: int
@@ -102,6 +104,7 @@ def pass_memory(
             parameters=sum(parameter.numel() for parameter in learned),
             weights=_bytes(weights),
             learned=_bytes(learned),
+            buffers=_bytes(list(model.buffers())),
             inputs=_bytes(inputs),
             stored=stored,
             most=alive.most,

@@ -83,7 +83,7 @@ def training_memory(
         device=device,
     )
     optimiser = step.learned * _moments(design.training.optim)
-    best = 0 if loop.train_on_steer else step.weights
+    best = 0 if loop.train_on_steer else step.learned + step.buffers
     copies = best + (step.learned if loop.ema else 0)
     gradients, activations = _fullest(step, accumulating=loop.accumulation > 1)
     evaluating = 0

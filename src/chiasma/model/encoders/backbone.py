@@ -1,10 +1,12 @@
 """The architecture of a pretrained backbone, built by transformers from its configuration alone."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from chiasma.core.errors import ConfigError, CorruptFileError
@@ -28,6 +30,12 @@ LAST = frozenset({"clip_text_model"})
 
 INTERPOLATED = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})
 """Kinds of model whose positions fit images of every size."""
+
+RANDOM = frozenset({"vit_mae"})
+"""Kinds of model that hide parts of what they see at random, even when they only look."""
+
+PICTURE = 256
+"""Height and width of a picture on which a network can be tried."""
 
 _NOT_SHAPE = (
     "_name_or_path",
@@ -61,6 +69,11 @@ def read_architecture(folder: Path, *, reads: Reads, name: str) -> dict[str, Any
     kept = {key: value for key, value in config.to_dict().items() if key not in _NOT_SHAPE}
     if "vision_use_head" in kept:
         kept["vision_use_head"] = False
+    if config.model_type in RANDOM:
+        raise ConfigError(
+            f"{name} ({config.model_type}) hides patches at random even when it only looks, so that it would say "
+            "something else of the same image each time. Its encoder alone, saved as a vit, can be used."
+        )
     main = _class_of(config, name).main_input_name
     if main != MAIN_INPUT[reads]:
         raise ConfigError(f"{name} ({config.model_type}) reads {main}, so that it cannot encode {reads}s.")
@@ -89,44 +102,68 @@ def without_pooler(found: Any) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(found.__init__).parameters else {}
 
 
-def width_of(network: Any) -> int:
-    """Return the width of a backbone's tokens."""
-    return int(getattr(network.config, "hidden_size", None) or network.config.hidden_sizes[-1])
+def width_of(network: nn.Module) -> int:
+    """Return the width of a backbone's tokens; of one that does not say so, it is seen on a picture without contents.
+
+    Raises:
+        ConfigError: It cannot be seen.
+    """
+    config: Any = network.config
+    if said := getattr(config, "hidden_size", None):
+        return int(said)
+    if sizes := getattr(config, "hidden_sizes", None):
+        return int(sizes[-1])
+    # As large as any was trained on: networks that shrink it many times make nothing of a small one.
+    picture = torch.empty(1, getattr(config, "num_channels", 3), PICTURE, PICTURE)
+    try:
+        with torch.no_grad():
+            tokens = copy.deepcopy(network).eval().to("meta")(pixel_values=picture.to("meta")).last_hidden_state
+    except Exception as error:
+        raise ConfigError(f"It cannot be seen how wide the tokens of {config.model_type} are: {error}") from error
+    return int(tokens.shape[1] if tokens.ndim == 4 else tokens.shape[-1])
 
 
 def layers_of(network: nn.Module) -> tuple[str, list[nn.Module]]:
     """Return the name of the outermost list of layers of a backbone, and the layers.
 
     Raises:
-        ConfigError: It has no list of layers.
+        ConfigError: It has no list of layers, or several of which none is the longest.
     """
-    found = _lists(network)
-    if not found:
-        raise ConfigError(f"{type(network).__name__} has no list of layers, so freeze must be all or none, not last_n.")
-    depth = min(name.count(".") for name, _ in found)
-    name, layers = max(
-        ((name, module) for name, module in found if name.count(".") == depth), key=lambda pair: len(pair[1])
-    )
-    return name, list(layers)
+    found = _longest_lists(network)
+    if len(found) != 1:
+        how = "no list of layers" if not found else f"several lists of layers ({', '.join(found)})"
+        raise ConfigError(f"{type(network).__name__} has {how}, so freeze must be all or none, not last_n.")
+    return next(iter(found.items()))
 
 
 def repeated_layers(network: nn.Module) -> list[nn.Module]:
-    """Return the layers of a backbone; none where it has no list of them."""
-    return layers_of(network)[1] if _lists(network) else []
-
-
-def _lists(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    """Return the layers of a backbone; none where it is not plain which they are."""
+    found = _longest_lists(network)
+    return next(iter(found.values())) if len(found) == 1 else []
 
 
 def after_layers(network: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules with parameters of their own that follow the layers: the final norm, if there is one."""
+    """Yield the norms that follow the layers."""
     passed = False
     for path, module in network.named_modules():
         inside = path == name or path.startswith(f"{name}.")
-        if passed and not inside and next(module.parameters(recurse=False), None) is not None:
+        if passed and not inside and _is_norm(module):
             yield path, module
         passed = passed or inside
+
+
+def _longest_lists(network: nn.Module) -> dict[str, list[nn.Module]]:
+    """Return the longest lists of modules among the outermost ones, by name."""
+    found = {name: list(module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)}
+    depth = min((name.count(".") for name in found), default=0)
+    outermost = {name: layers for name, layers in found.items() if name.count(".") == depth}
+    most = max(map(len, outermost.values()), default=0)
+    return {name: layers for name, layers in outermost.items() if len(layers) == most}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm that learns, ours or transformers' own."""
+    return type(module).__name__.endswith("Norm") and next(module.parameters(recurse=False), None) is not None
 
 
 def _config(values: Mapping[str, Any], name: str) -> Any:
