@@ -4,10 +4,10 @@
 
 For each seed, a trunk grows over the given epochs. The others get as much time as that took, each in epochs of its own
 speed: document 000's initial population, left as it is; the trunk that growth began with, left as it is; a trunk of the
-members that growth ended with, trained from scratch; and a trunk whose births are drawn at random. Decisions are made on ``steer``,
-everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm, and time is
-that thread's processor time, so that other work on the machine does not count. The preset's fusion, ``film``, hands on
-every token of the image; a multiplicative one hands on one token, and learns this problem in fewer epochs.
+members that growth ended with, trained from scratch; and a trunk whose births are drawn at random. Decisions are made
+on ``steer``, everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm,
+and time is that thread's processor time, so that other work on the machine does not count. The preset's fusion,
+``film``, hands on every token of the image; a multiplicative one hands on one token, and learns in fewer epochs.
 """
 
 import argparse
