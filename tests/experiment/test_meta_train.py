@@ -1,10 +1,12 @@
 """Meta-training: many short, varied trainings, one controller, and neither select nor test is looked at."""
 
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
+import torch
 
-from chiasma.adapt.learned import load_knowledge
+from chiasma.adapt.learned import content_of, load_knowledge
 from chiasma.core.errors import ConfigError, StorageError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import prepare
@@ -14,6 +16,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.meta_train import FOLDER, MetaResult, lesson, meta_train, resume, spec_of
 from chiasma.experiment.runs import read_results, resume_run
+from chiasma.store.checkpoint import save_checkpoint
 from chiasma.train.controlling import LSTMController
 
 
@@ -116,6 +119,43 @@ def test_a_meta_training_stopped_before_its_first_training_can_be_continued(tmp_
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("meta-train"))
     assert not (run / FOLDER).exists()
     assert resume(run, console=Told()).runs == 2
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return everything in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_that_another_run_has_made_is_deleted(tmp_path: Path):
+    place = tmp_path / "kept"
+    save_checkpoint(place, 0, tensors={"model": {"weight": torch.ones(2)}}, documents={"design": {}})
+    before = files_of(place)
+    with pytest.raises(ConfigError, match=r"holds other things \(step-00000000\).* choose an empty folder"):
+        meta_train(config(tmp_path), runs=1, to=place, console=Told())
+    assert not (tmp_path / "runs").exists()
+    first = meta_train(config(tmp_path), runs=1, to=tmp_path / "learned", console=Told())
+    with pytest.raises(ConfigError, match="holds other things"):
+        meta_train(config(tmp_path), runs=1, to=tmp_path / "learned", console=Told())
+    assert content_of(tmp_path / "learned") == first.content
+    assert files_of(place) == before
+
+
+def test_a_resumed_run_replaces_its_own_controller_and_no_other(tmp_path: Path):
+    place = tmp_path / "learned"
+    place.mkdir()
+    first = meta_train(config(tmp_path), runs=2, to=place, console=Told(stop_after=1))
+    assert (first.runs, load_knowledge(place).card.runs) == (1, 1)
+    (place / "step-00000002.tmp").mkdir()
+    assert resume(first.run_path, console=Told()).runs == 2
+    assert load_knowledge(place).card.runs == 2
+    other = meta_train(config(tmp_path), runs=2, to=tmp_path / "other", console=Told(stop_after=1))
+    rmtree(tmp_path / "other")
+    copytree(place, tmp_path / "other")
+    console = Told()
+    with pytest.raises(ConfigError, match=r"holds other things \(step-00000002\)"):
+        resume(other.run_path, console=console)
+    assert not any(line.startswith("training ") for line in console.lines)
+    assert content_of(tmp_path / "other") == content_of(place)
 
 
 def test_what_cannot_learn_or_has_no_place_is_refused_before_anything_is_trained(tmp_path: Path):

@@ -7,8 +7,8 @@ from typing import Any
 
 from chiasma.adapt.callbacks import callbacks_of
 from chiasma.adapt.controller import Controller
-from chiasma.adapt.learned import Knowledge, content_of, knowledge_for, load_knowledge
-from chiasma.core.errors import ConfigError, NonFiniteError
+from chiasma.adapt.learned import DOCUMENT, Knowledge, content_of, knowledge_for, load_knowledge
+from chiasma.core.errors import ConfigError, CorruptFileError, NonFiniteError
 from chiasma.core.rng import derive_seed, numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Target
@@ -25,6 +25,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.tracking import refuse_tracking
 from chiasma.experiment.watching import WatchedTraining
+from chiasma.store.checkpoint import load_checkpoint
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.controlling import LSTMController
@@ -98,7 +99,7 @@ def meta_train(
     spec_of(config)
     refuse_tracking(config, VERB)
     if to is not None:
-        _check_place(to)
+        _check_place(to, run=None)
     config = with_backbones(config, console)
     dataset, _ = prepare_data(config, console)
     check_can_run(config, dataset)
@@ -116,6 +117,7 @@ def resume(path: Path, *, console: Console) -> MetaResult:
     Raises:
         RunBusyError: Another process is writing to the run.
         DataError: The data have changed since.
+        ConfigError: Other things lie now where the controller was to go.
     """
     with RunStore.open(path, write=True) as store:
         config = RunConfig.from_dict(store.config)
@@ -162,6 +164,9 @@ def _learn(config: RunConfig, dataset: Dataset, *, store: RunStore, console: Con
     console.say(f"run {store.id} in {store.path}")
     asked = store.events(FACT)[0].data
     folder = store.path / FOLDER
+    place = folder if asked["to"] is None else Path(asked["to"])
+    if place != folder:
+        _check_place(place, run=store.id)
     known = _kept(folder)
     done = _done(known)
     known = knowledge_for(spec_of(config)) if known is None else known
@@ -179,8 +184,9 @@ def _learn(config: RunConfig, dataset: Dataset, *, store: RunStore, console: Con
     store.set_status("finished" if stopped == "finished" else "stopped")
     if not done:
         raise StoppedTooSoonError(f"Stopped before the first training had ended. Continue: chiasma resume {store.path}")
-    place = folder if asked["to"] is None else Path(asked["to"])
     if place != folder and known is not None:
+        # Once more: others may have put something there meanwhile. What was learned lies in the run.
+        _check_place(place, run=store.id)
         known.save(place)
     return MetaResult(store.path, place, content_of(place), done, stopped)
 
@@ -253,17 +259,36 @@ def _numbered(known: Knowledge, done: int, *, config: RunConfig, store: RunStore
     return Knowledge(known.card.model_copy(update={"runs": known.card.runs + 1, "facts": facts}), known.tensors)
 
 
-def _check_place(to: Path) -> None:
-    """Refuse a folder that holds something else.
+def _check_place(to: Path, *, run: str | None) -> None:
+    """Refuse a folder that holds anything but what this run has put there: saving deletes older checkpoints.
+
+    Args:
+        to: Where a controller is to lie.
+        run: The id of a run that has begun; None for a new one, which has put nothing anywhere.
 
     Raises:
         ConfigError: It is a file, its parent does not exist, or other things lie in it.
     """
     if to.is_file() or not to.absolute().parent.is_dir():
         raise ConfigError(f"--to: {to} must be a folder inside one that exists.")
-    others = [path.name for path in to.iterdir() if not path.name.startswith("step-")] if to.is_dir() else []
+    others = sorted(path.name for path in to.iterdir() if run is None or not _is_of(run, path)) if to.is_dir() else []
     if others:
-        raise ConfigError(f"--to: {to} holds other things ({', '.join(sorted(others)[:3])}); choose an empty folder.")
+        raise ConfigError(
+            f"--to: {to} holds other things ({', '.join(others[:3])}), which are not deleted: choose an empty folder, "
+            "or move them away."
+        )
+
+
+def _is_of(run: str, path: Path) -> bool:
+    """Return whether a run has put a file or folder there: its controller, or a draft of it that a kill left."""
+    if path.name.startswith("step-") and path.name.endswith(".tmp"):
+        return True
+    try:
+        card = load_checkpoint(path).documents.get(DOCUMENT)
+    except CorruptFileError:
+        return False
+    facts = card.get("facts") if isinstance(card, dict) else None
+    return isinstance(facts, dict) and facts.get("run") == run
 
 
 class _Quiet:
