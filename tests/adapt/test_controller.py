@@ -1,5 +1,6 @@
 """The double loop in real trainings: neutral, bounded, rolled back, detached, and resumed to the same bits."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from chiasma.adapt.callbacks import callbacks_of, told
 from chiasma.adapt.controller import Controller, interval
 from chiasma.adapt.growth import Growth
+from chiasma.adapt.policy import Policy
 from chiasma.adapt.signals import INPUTS
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at
@@ -183,6 +185,46 @@ def test_a_roll_back_makes_the_action_less_likely(design: Design, claims: Datase
     assert controller.returns
     means, _, _ = controller.critic.decide([0.0] * len(INPUTS), controller.critic.policy.fresh_memory())
     assert means[0] < 0
+
+
+def test_a_loss_that_falls_is_a_reward_and_one_that_rises_is_not(design: Design, claims: Dataset):
+    chosen = controlled(replace_at(design, "training.loop.epochs", 6.0), window=1000, limit=1e6, explore=0.01)
+    _, controller = trained(chosen, claims)
+    losses = [point["loss"] for point in controller.trace]
+    assert losses[-1] < losses[0]
+    falls = [before - after for before, after in itertools.pairwise(losses)]
+    assert len(controller._rewards) == len(falls) > 10
+    assert [reward > 0 for reward in controller._rewards] == [fall > 0 for fall in falls]
+    assert max(controller._rewards) > 0
+
+
+def test_a_lesson_sees_the_decisions_as_they_were_made(design: Design, claims: Dataset):
+    chosen = controlled(replace_at(design, "training.loop.epochs", 4.0), lr=0.05, window=3, limit=1e6)
+    spec = chosen.training.controller
+    assert isinstance(spec, LSTMController)
+    controller = Controller(spec, chosen, claims, seed=0)
+    policy = controller.critic.policy
+    decided: list[torch.Tensor] = []
+    differences: list[float] = []
+    forgetful: list[float] = []
+
+    def see(module, inputs, outputs) -> None:
+        rows, _ = inputs
+        if not torch.is_grad_enabled():
+            decided.append(outputs[0][0])
+            return
+        told = torch.stack(decided[-spec.window :])
+        differences.append(float((outputs[0][: spec.window] - told).detach().abs().max()))
+        with torch.no_grad():
+            fresh = Policy.forward(policy, rows, policy.fresh_memory())[0][: spec.window]
+        forgetful.append(float((fresh - told).abs().max()))
+
+    policy.register_forward_hook(see)
+    Trainer(chosen, claims, device="cpu", callbacks=[controller]).fit()
+    assert len(differences) >= 3
+    assert max(differences) < 1e-5
+    # With a memory that began anew they would be others.
+    assert max(forgetful) > 1e-3
 
 
 def test_no_gradient_reaches_the_controller_and_its_memory_does_not_grow(design: Design, claims: Dataset):
