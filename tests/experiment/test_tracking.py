@@ -126,6 +126,13 @@ def test_w_and_b_sees_the_settings_the_data_and_the_result(shown):
     assert sitting.exit_code == 0
 
 
+def test_w_and_b_is_sent_the_settings_and_these_words_about_the_run_and_nothing_else(shown):
+    _, sitting, _ = shown
+    assert set(sitting.config) - {"_wandb"} == {*RunConfig.model_fields, "chiasma"}
+    assert set(sitting.config["chiasma"]) == {"run", "fingerprint", "version", "commit", "command"}
+    assert sitting.config["chiasma"]["command"] == "chiasma train"
+
+
 def test_the_user_is_told_where_to_look(shown):
     result, _, console = shown
     (line,) = [line for line in console.said if line.startswith("W&B: ")]

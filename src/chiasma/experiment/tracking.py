@@ -123,6 +123,7 @@ def wandb_mode(settings: WandbSection) -> Literal["online", "offline"] | None:
 def _open_wandb(
     settings: WandbSection, dataset: Dataset, *, mode: Literal["online", "offline"], store: RunStore
 ) -> WandbTracker:
+    """Return a tracker that is told settings, command line and commit, with the paths that are in them."""
     known = {event.data["name"]: str(event.data["run"]) for event in store.events(FACT)}
     provenance = store.provenance
     about = {
@@ -141,6 +142,6 @@ def _open_wandb(
         group=settings.group,
         tags=settings.tags,
         mode=mode,
-        # As it was stored, where no text holds a secret.
+        # As they were stored, where no text holds a secret.
         config={**store.config, "chiasma": about},
     )

@@ -68,7 +68,8 @@ class WandbTracker(Tracker):
     """Shows a training as a run of W&B.
 
     Everything that wandb writes lies below the folder. Sent are what :class:`~chiasma.train.trackers.Tracker` is told,
-    the settings, and how busy the machine is; neither console output nor code, command line or state of git.
+    ``config`` as it is given, and how busy the machine is. What W&B would collect by itself is not: console output,
+    code, command line, packages and state of git. A command line or a commit is sent where ``config`` holds it.
 
     Args:
         folder: The run's folder; files lie in ``wandb`` in it.
@@ -79,7 +80,7 @@ class WandbTracker(Tracker):
         group: Runs of one group are shown together; None for W&B's default.
         tags: To filter runs by.
         mode: ``online`` sends as it goes, ``offline`` leaves it to ``wandb sync``.
-        config: The settings, as plain JSON.
+        config: The settings and what else is shown beside them, as plain JSON.
 
     Raises:
         ConfigError: W&B cannot be reached or refuses the run.
