@@ -8,7 +8,8 @@ learning rates: a tenth of a good one, a good one, ten times it. ``fresh`` is th
 ``learned`` begins with a controller that ``meta-train`` has learned before, on another split, with other seeds and
 designs; ``every control`` is fresh and sets everything that a controller can. Decisions are made on ``steer``,
 everything is measured on ``select``, which decides nothing here. What was trained is kept in FOLDER and not trained
-again. Times are of one thread each, with several trainings at a time.
+again; the arm ``learned`` is kept apart for each number of lessons. Times are of one thread each, with several
+trainings at a time.
 """
 
 import argparse
@@ -49,6 +50,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "every control": {"controller": {"kind": "lstm", "controls": EVERYTHING}},
     "learned": {"controller": {"kind": "lstm"}},
 }
+LESSONS = 40
+EPOCHS = 15.0
 META_SEED = 7
 SHORT = 1500
 
@@ -65,6 +68,7 @@ class Job:
         rows: Of the data; None for all.
         out: Where what was trained is kept.
         start: Folder of the learned controller.
+        lessons: Trainings that it has learned from.
     """
 
     arm: str
@@ -74,12 +78,15 @@ class Job:
     rows: int | None
     out: str
     start: str
+    lessons: int = LESSONS
 
     @property
     def place(self) -> Path:
         """Return the file of its figures; its outputs lie beside it."""
         name = f"{self.arm.replace(' ', '_')}-{self.rate}-{self.seed}-{self.epochs:g}-{self.rows or 'all'}"
-        return Path(self.out) / f"{name}.json"
+        # Figures of another controller are other figures; the other arms have none.
+        learned = f"-lessons{self.lessons}" if self.arm == "learned" and self.lessons != LESSONS else ""
+        return Path(self.out) / f"{name}{learned}.json"
 
 
 def main() -> None:
@@ -87,8 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[51, 52, 53, 54, 55])
-    parser.add_argument("--epochs", type=float, default=15.0)
-    parser.add_argument("--lessons", type=int, default=40)
+    parser.add_argument("--epochs", type=float, default=EPOCHS)
+    parser.add_argument("--lessons", type=int, default=LESSONS)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
@@ -97,11 +104,11 @@ def main() -> None:
         options.seeds, options.epochs, options.lessons = options.seeds[:2], 4.0, 2
     rows = SHORT if options.quick else None
     options.out.mkdir(parents=True, exist_ok=True)
-    start = options.out / f"controller-{options.lessons}-{rows or 'all'}"
+    start = learned_folder(options.out, lessons=options.lessons, rows=rows, epochs=options.epochs)
     if "learned" in options.arms:
         learn(start, lessons=options.lessons, rows=rows, epochs=options.epochs, out=options.out)
     jobs = [
-        Job(arm, rate, seed, options.epochs, rows, str(options.out), str(start))
+        Job(arm, rate, seed, options.epochs, rows, str(options.out), str(start), options.lessons)
         for seed in options.seeds
         for rate in RATES
         for arm in options.arms
@@ -111,6 +118,12 @@ def main() -> None:
         for line in pool.map(train, waiting):
             print(line, flush=True)
     report(jobs, options.arms, options.seeds)
+
+
+def learned_folder(out: Path, *, lessons: int, rows: int | None, epochs: float) -> Path:
+    """Return where a controller lies; one for every length of the trainings that it has learned from."""
+    longer = "" if epochs == EPOCHS else f"-{epochs:g}"
+    return out / f"controller-{lessons}-{rows or 'all'}{longer}"
 
 
 def settings(rows: int | None, epochs: float) -> dict[str, Any]:
