@@ -1,6 +1,7 @@
 """A learned controller as a folder: saved and loaded equal, identified by content, refused where it does not fit."""
 
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from chiasma.train.design import Design
 from chiasma.train.trainer import Trainer
 from tests.adapt.test_controller import BUSY, controlled, design, trained
 from tests.train.conftest import claims, model
-from tests.train.test_resuming import assert_same_fit
+from tests.train.test_resuming import assert_same_fit, fit_in_parts
 
 __all__ = ["claims", "design", "model"]
 
@@ -67,6 +68,32 @@ def test_a_controller_that_no_longer_learns_is_left_as_it_is_and_tries_nothing(
     assert controller.trace == second.callbacks["controller"]["trace"]
     again, _ = trained(chosen, claims)
     assert_same_fit(first, again)
+
+
+def test_a_training_that_goes_on_does_not_read_what_it_began_with(
+    design: Design, claims: Dataset, learned: Knowledge, tmp_path: Path
+):
+    start, checkpoints = tmp_path / "start", tmp_path / "checkpoints"
+    learned.save(start)
+    chosen = started(design, start)
+    whole, controller = trained(chosen, claims)
+    made: list[Controller] = []
+
+    def callbacks():
+        if checkpoints.exists():
+            rmtree(start, ignore_errors=True)
+        found = callbacks_of(chosen, claims, seed=0, checkpoints=checkpoints)
+        made.extend(each for each in found if isinstance(each, Controller))
+        return found
+
+    parts = fit_in_parts(chosen, claims, checkpoints, stops=(7, 16), callbacks=callbacks)
+    assert not start.exists()
+    assert_same_fit(whole, parts)
+    one, other = controller.knowledge, made[-1].knowledge
+    assert one.card == other.card
+    assert all(torch.equal(one.tensors[name], value) for name, value in other.tensors.items())
+    with pytest.raises(StorageError, match="holds no controller"):
+        callbacks_of(chosen, claims, seed=0, checkpoints=tmp_path / "nothing saved")
 
 
 def test_another_content_is_another_design_and_a_changed_folder_is_refused(

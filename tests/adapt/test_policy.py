@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from chiasma.adapt.controls import DROPOUT_REACH, NAMES, RATES, STRUCTURE, in_use, moved, regulation
+from chiasma.adapt.controls import DROPOUT_REACH, NAMES, RATES, STRUCTURE, in_use, moved, regulation, without_place
 from chiasma.adapt.lifecycle import Life, Prune, review
 from chiasma.adapt.policy import ActorCritic, Lesson, Policy
 from chiasma.adapt.signals import FARTHEST, INPUTS, SLOPES, Normaliser, Smoothed
+from chiasma.core.errors import ConfigError
 from chiasma.model.multimodal import ModelSpec
 from chiasma.train.controlling import LSTMController
 from chiasma.train.design import GrowthSpec
@@ -102,6 +103,28 @@ def test_it_learns_to_raise_a_rate_where_higher_is_better_and_to_lower_it_where_
     assert teach(-1.0, seed=seed) < -0.1
 
 
+def test_advantages_are_the_generalised_estimate_with_what_follows():
+    critic = ActorCritic(LSTMController(discount=0.5, trace=0.8), ("rate",), seed=0)
+    memory = critic.policy.fresh_memory()
+    rows = [[0.0] * len(INPUTS)] * 2
+    # By hand: surprises 1 + 0.5 * 3 - 2 = 0.5 and -1 + 0.5 * 4 - 3 = -2; the first looks ahead with 0.5 * 0.8.
+    found = critic._advantages(Lesson(rows, rows, [1.0, -1.0], rows[0], memory), [2.0, 3.0, 4.0])
+    assert found == pytest.approx([0.5 + 0.4 * -2.0, -2.0])
+    # Where the past ends, nothing follows: -1 - 3 = -4.
+    ended = critic._advantages(Lesson(rows, rows, [1.0, -1.0], None, memory), [2.0, 3.0])
+    assert ended == pytest.approx([0.5 + 0.4 * -4.0, -4.0])
+
+
+def test_entropy_asks_for_wider_tries_of_what_is_in_use():
+    critic = ActorCritic(LSTMController(entropy=0.25), ("rate", "decay"), seed=0)
+    # A fresh critic expects nothing, so that without a reward there is no advantage, and only entropy is left.
+    lesson = Lesson([[0.3] * len(INPUTS)], [[0.5] * len(NAMES)], [0.0], None, critic.policy.fresh_memory())
+    critic._loss(lesson).backward()
+    assert critic.policy.spread.grad is not None
+    wanted = [-0.25 if name in ("rate", "decay") else 0.0 for name in NAMES]
+    assert critic.policy.spread.grad.tolist() == pytest.approx(wanted)
+
+
 def test_what_is_not_in_use_is_not_learned():
     spec = LSTMController()
     critic = ActorCritic(spec, ("rate",), seed=0)
@@ -134,6 +157,20 @@ def test_only_what_the_design_has_is_set():
     assert not {"rate_trunk", "trunk_scale", STRUCTURE} & set(in_use(ALL, fused, grows=False))
     assert "rate_fusion" in in_use(ALL, fused, grows=False)
     assert "rate_fusion" not in in_use(ALL, alone, grows=False)
+
+
+def test_a_controller_that_would_set_nothing_is_refused_and_one_that_sets_less_is_told():
+    model = ModelSpec.from_dict({"encoders": {"text": {"kind": "ngram"}}})
+    idle = LSTMController(controls=("structure",))
+    with pytest.raises(ConfigError, match=r"would set nothing in this design: structure needs a trunk that grows"):
+        in_use(idle, model, grows=False)
+    assert in_use(idle, model, grows=True) == (STRUCTURE,)
+    assert without_place(idle, model, grows=True) is None
+    line = without_place(ALL, model, grows=False)
+    assert line == (
+        "controller.controls sets nothing in this design by structure: structure needs a trunk that grows "
+        "(--config growth)"
+    )
 
 
 def test_inputs_are_normalised_and_bounded():

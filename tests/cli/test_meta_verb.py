@@ -4,17 +4,20 @@ from pathlib import Path
 
 from tests.cli.conftest import SETTINGS, invoke
 
-CONTROL = ("controller.kind=lstm", "controller.every=3", "controller.sample=16", "controller.share=1", "train.epochs=3")
-SMALL = ("--config", "quick", "--set", *SETTINGS, *CONTROL)
+OFTEN = ("controller.every=3", "controller.sample=16", "controller.share=1", "train.epochs=3")
+SMALL = ("--config", "quick", "--set", *SETTINGS, "controller.kind=lstm", "controller.hidden=8", *OFTEN)
 
 
 def test_a_controller_is_learned_shown_and_put_to_use(tmp_path: Path):
     folder = ("--run-folder", str(tmp_path / "runs"))
     learned = invoke("meta-train", *SMALL, *folder, "--runs", "1", "--to", str(tmp_path / "kept"))
     assert learned.exit_code == 0, learned.output
-    assert "learned from 1 trainings" in learned.stdout
-    assert f"controller.start={tmp_path / 'kept'}" in learned.stdout
-    used = invoke("train", *SMALL, f"controller.start={tmp_path / 'kept'}", *folder)
+    assert "learned from 1 training\n" in learned.stdout
+    (line,) = (line for line in learned.stdout.splitlines() if line.startswith("use it"))
+    words = line.split()[3:]
+    assert words == ["train", "--set", "controller.kind=lstm", f"controller.start={tmp_path / 'kept'}"]
+    # As a user would give it: with other settings, but none of the controller's size.
+    used = invoke(*words, *SETTINGS, *OFTEN, "--config", "quick", *folder)
     assert used.exit_code == 0, used.output
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("train"))
     page = (run / "report.html").read_text()

@@ -6,12 +6,14 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at, value_at
 from chiasma.experiment.beginning import StoppedTooSoonError
 from chiasma.experiment.benchmark import benchmark, read_benchmark, resume
-from chiasma.experiment.benchmark_judge import Benchmark, Order
+from chiasma.experiment.benchmark_judge import Benchmark, BenchmarkArm, Order, TaskResult, benchmark_notes
 from chiasma.experiment.benchmark_tasks import task_configs
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.matching import matched
 from chiasma.experiment.mechanism import around_slot
 from chiasma.experiment.report.benchmark import task_table
+from chiasma.experiment.results import Gain, Interval
+from chiasma.experiment.statistics import verdict
 from chiasma.model.cost import cost
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.graph import AttentionGraph
@@ -175,6 +177,7 @@ def test_what_growth_is_worth_is_asked_at_equal_time_on_paired_seeds(ablated):
     assert arms["without_growth"].gain is not None
     assert task_table(task).title.startswith("data, ")
     (note, *_) = ablated[0].notes
+    assert any(words.startswith("data: the training with growth ") for words in ablated[0].notes)
     assert note.startswith("Every arm had the same wall time, as measured beforehand, and 2 paired seed(s)")
 
 
@@ -189,8 +192,49 @@ def test_the_arm_without_a_part_has_the_epochs_that_fit_into_the_time_of_the_who
     assert design["training"]["growth"] is None
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (
+            0.01,
+            0.05,
+            "the training with controller beats the one without it; its gain is 3.0 points (1.0 to 5.0).",
+        ),
+        (
+            -0.05,
+            -0.01,
+            "the training with controller does not beat the one without it, but is behind it; its gain",
+        ),
+        (
+            -0.01,
+            0.05,
+            "the training with controller does not beat the one without it: no difference can be shown;",
+        ),
+    ],
+)
+def test_a_benchmark_says_in_words_whether_a_part_paid(low: float, high: float, said: str):
+    middle = Interval(value=(low + high) / 2, low=low, high=high)
+    gain = Gain(against="without_controller", metric="accuracy", gain=middle, verdict=verdict(middle), detectable=0.1)
+    arms = (
+        BenchmarkArm(name="candidate", description="whole", test=middle),
+        BenchmarkArm(name="without_controller", description="without", test=middle, gain=gain),
+    )
+    task = TaskResult(task="data", source="x", slot="", metric="accuracy", test_examples=9, opening=0, arms=arms)
+    order = Order(reference="the design of the settings", tasks={}, seeds=3, ablate=("controller",))
+    assert [note for note in benchmark_notes(order, [task]) if note.startswith(f"data: {said}")]
+    untrained = task.model_copy(update={"arms": (arms[0], arms[1].model_copy(update={"gain": None}))})
+    assert "what controller is worth is not known" in "".join(benchmark_notes(order, [untrained]))
+
+
 def test_a_part_that_is_not_there_cannot_be_left_out(home, tmp_path):
     plain = ablation(tmp_path, settings=["growth=null"])
     with pytest.raises(ConfigError, match="--ablate growth: the settings have no growth to leave out"):
         benchmark(plain, console=TalkingConsole())
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_part_cannot_be_left_out_where_the_controller_then_sets_nothing(home, tmp_path):
+    controls = ["controller.kind=lstm", "controller.controls=[structure]"]
+    with pytest.raises(ConfigError, match=r"would set nothing in this design: structure needs a trunk that grows"):
+        benchmark(ablation(tmp_path, settings=controls), console=TalkingConsole())
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

@@ -1,5 +1,6 @@
 """Meta-training: many short, varied trainings, one controller, and neither select nor test is looked at."""
 
+from functools import partial
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -10,14 +11,16 @@ from chiasma.adapt.learned import content_of, load_knowledge
 from chiasma.core.errors import ConfigError, StorageError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import prepare
+from chiasma.experiment import train_run
 from chiasma.experiment.beginning import StoppedTooSoonError
-from chiasma.experiment.compose import load_config
+from chiasma.experiment.compose import config_of, load_config
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.meta_train import FOLDER, MetaResult, lesson, meta_train, resume, spec_of
 from chiasma.experiment.runs import read_results, resume_run
 from chiasma.store.checkpoint import save_checkpoint
 from chiasma.train.controlling import LSTMController
+from tests.experiment.test_evolve import TalkingConsole
 
 
 class Told(SilentConsole):
@@ -79,6 +82,45 @@ def test_a_controller_is_learned_saved_and_used(tmp_path: Path):
     assert RunConfig.from_dict(used.to_dict()) == used
     with pytest.raises(StorageError, match="is a meta-training"):
         read_results(result.run_path)
+
+
+def test_sizes_that_nobody_chose_are_those_that_a_controller_was_learned_with(tmp_path: Path):
+    meta_train(config(tmp_path), runs=1, to=tmp_path / "learned", console=Told())
+    plain = {"controller": {"kind": "lstm", "start": str(tmp_path / "learned")}}
+    used = load_config(values=plain)
+    assert isinstance(used.controller, LSTMController)
+    assert (used.controller.hidden, used.controller.layers) == (8, 1)
+    for layer in (plain, used.to_dict()):
+        with pytest.raises(ConfigError, match=r"was learned with hidden=8, but the settings have hidden=32: --set"):
+            load_config(values={**layer, "controller.hidden": 32})
+    rmtree(tmp_path / "learned")
+    with pytest.raises(StorageError, match="holds no controller"):
+        config_of(used.to_dict())
+
+
+def test_a_training_that_began_with_a_controller_goes_on_without_it(tmp_path: Path):
+    meta_train(config(tmp_path), runs=1, to=tmp_path / "learned", console=Told())
+    used = config(tmp_path, **{"controller.start": str(tmp_path / "learned")})
+    first = train_run.train(used, console=TalkingConsole("step "))
+    assert first is not None
+    assert first.stopped == "interrupted"
+    rmtree(tmp_path / "learned")
+    second = train_run.resume(first.run_path, console=TalkingConsole())
+    assert second is not None
+    assert second.stopped == "finished"
+    assert "Whether the controller paid is not compared here" in second.report_path.read_text()
+
+
+def test_controls_without_a_place_are_told_and_nothing_but_them_is_refused(tmp_path: Path):
+    told = TalkingConsole()
+    train_run.train(config(tmp_path, **{"controller.controls": ["rate", "structure"]}), console=told)
+    (line,) = (line for line in told.lines if "sets nothing" in line)
+    assert "by structure: structure needs a trunk that grows" in line
+    alone = config(tmp_path, **{"controller.controls": ["structure"], "run.folder": str(tmp_path / "others")})
+    for verb in (train_run.train, partial(meta_train, runs=1)):
+        with pytest.raises(ConfigError, match="the controller would set nothing in this design"):
+            verb(alone, console=Told())
+    assert not (tmp_path / "others").exists()
 
 
 def test_a_meta_training_that_is_stopped_learns_on_to_the_same_controller(tmp_path: Path):

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.faults_store import damage, plant_pickles, save_small
 from chiasma.core.errors import CorruptFileError
-from chiasma.store.checkpoint import Checkpoint, load_checkpoint, load_newest, save_checkpoint, verify
+from chiasma.store.checkpoint import Checkpoint, any_saved, load_checkpoint, load_newest, save_checkpoint, verify
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -70,6 +70,11 @@ def test_tied_and_transposed_weights_are_saved(tmp_path: Path):
 def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path):
     assert load_newest(tmp_path) is None
     assert load_newest(tmp_path / "missing") is None
+    (tmp_path / "step-00000003.tmp").mkdir()
+    assert not any_saved(tmp_path)
+    assert not any_saved(tmp_path / "missing")
+    save_small(tmp_path, 3)
+    assert any_saved(tmp_path)
 
 
 def test_the_newest_few_are_kept(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The callbacks that a design asks for."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from chiasma.adapt.controller import Controller
@@ -8,6 +9,7 @@ from chiasma.adapt.growth import Growth
 from chiasma.adapt.hypergradient import FollowHypergradient
 from chiasma.adapt.learned import Knowledge, knowledge_for
 from chiasma.data.dataset import Dataset
+from chiasma.store.checkpoint import any_saved
 from chiasma.train.callbacks import Callback
 from chiasma.train.controlling import LSTMController
 from chiasma.train.design import Design
@@ -15,7 +17,13 @@ from chiasma.train.devices import Precision
 
 
 def callbacks_of(
-    design: Design, data: Dataset, *, seed: int, precision: Precision = "float32", known: Knowledge | None = None
+    design: Design,
+    data: Dataset,
+    *,
+    seed: int,
+    precision: Precision = "float32",
+    known: Knowledge | None = None,
+    checkpoints: Path | None = None,
 ) -> list[Callback]:
     """Return what changes a model while it trains, as its design says; to be given to the trainer.
 
@@ -25,14 +33,19 @@ def callbacks_of(
         seed: Of the training.
         precision: Of matrix products.
         known: What a controller begins with; None for what the design names.
+        checkpoints: The trainer's own. One of them holds the whole controller, so that what the design names is read
+            by trainings that begin, and may be moved or learned again before others go on.
 
     Raises:
-        ConfigError: The controller that the design begins with is another one, or does not fit it.
+        ConfigError: The controller that the design begins with is another one, or does not fit it; or it has nothing to
+            set.
+        StorageError: There is no such controller.
     """
     found: list[Callback] = []
     controller = design.training.controller
     if isinstance(controller, LSTMController):
-        begin = knowledge_for(controller) if known is None else known
+        begins = known is None and not (checkpoints is not None and any_saved(checkpoints))
+        begin = knowledge_for(controller) if begins else known
         found.append(Controller(controller, design, data, seed=seed, precision=precision, known=begin))
     elif controller is not None:
         found.append(FollowHypergradient(controller))

@@ -314,7 +314,9 @@ def interval(spec: LSTMController, *, sample: int, batch_size: int) -> int:
     """Return the steps between decisions: those of the settings, or more where measuring would cost more than allowed.
 
     The cost is counted in examples, each forward pass as half a step's work on one: a decision of the clock's would be
-    another one when the training is resumed, or on another rank.
+    another one when the training is resumed, or on another rank. What is bounded is work, not waiting: where R ranks
+    train, each has an R-th of a step's examples, but rank 0 measures all of the sample while the others wait, so that
+    the share of the wall time may be R times the one allowed.
     """
     cost = FORWARD_SHARE_OF_STEP * sample / batch_size
     return max(spec.every, math.ceil(cost / spec.share))

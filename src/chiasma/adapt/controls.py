@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from chiasma.adapt.slopes import PARTS
+from chiasma.core.errors import ConfigError
 from chiasma.model.gates import Gate, GatePlace
 from chiasma.model.multimodal import ModelSpec
 from chiasma.train.controlling import Control, LSTMController
@@ -23,6 +24,12 @@ OF_CONTROL: Mapping[Control, tuple[str, ...]] = {
     "gates": GATES,
     "structure": (STRUCTURE,),
 }
+NEEDS: Mapping[Control, str] = {
+    "rates": "encoders, fusion, trunk or a head",
+    "gates": "tokens between encoders and a head",
+    "structure": "a trunk that grows (--config growth)",
+}
+"""What a design must have for a control to set anything; the other controls need nothing."""
 # Dropout of .1 is usual and of .5 strong: a factor of 4 spans what is used.
 DROPOUT_REACH = 4.0
 # Gates cross half of their range in this many changes at least.
@@ -36,7 +43,27 @@ def in_use(spec: LSTMController, model: ModelSpec, *, grows: bool) -> tuple[str,
         spec: Names the controls.
         model: A part that it lacks has no rate and no gate.
         grows: Whether there is a population that may be eager for births and prunes.
+
+    Raises:
+        ConfigError: There is no place for any of them, so that the controller would set nothing.
     """
+    names = _placed(spec, model, grows=grows)
+    if not names:
+        raise ConfigError(
+            f"controller.controls: the controller would set nothing in this design: {_needs(spec.controls)}. Add "
+            "rate, which fits every design."
+        )
+    return names
+
+
+def without_place(spec: LSTMController, model: ModelSpec, *, grows: bool) -> str | None:
+    """Return a line about the controls that set nothing in this design; None where all of them do."""
+    names = _placed(spec, model, grows=grows)
+    idle: list[Control] = [control for control in spec.controls if not set(OF_CONTROL[control]) & set(names)]
+    return f"controller.controls sets nothing in this design by {', '.join(idle)}: {_needs(idle)}" if idle else None
+
+
+def _placed(spec: LSTMController, model: ModelSpec, *, grows: bool) -> tuple[str, ...]:
     there = {"encoders": bool(model.encoders), "fusion": model.fusion is not None, "trunk": model.trunk is not None}
     there["head"] = model.whole is None
     lacking = {name for part in PARTS if not there[part] for name in (f"rate_{part}",)}
@@ -96,6 +123,10 @@ def words(settings: Mapping[str, float], spec: LSTMController) -> dict[str, floa
     """Return what a reader sees: factors, and for gates and structure the settings themselves."""
     plain = (*GATES, STRUCTURE)
     return {name: value if name in plain else scale_of(name, settings, spec) for name, value in settings.items()}
+
+
+def _needs(controls: Sequence[Control]) -> str:
+    return "; ".join(f"{control} needs {NEEDS[control]}" for control in controls)
 
 
 def _reach(name: str, spec: LSTMController) -> float:

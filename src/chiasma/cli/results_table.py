@@ -66,7 +66,8 @@ def print_benchmark(result: BenchmarkResult) -> None:
 
 def print_controller(result: MetaResult) -> None:
     """Print where a learned controller lies and how it is used; leave with 130 where the user stopped it."""
-    typer.echo(f"controller  {result.folder}, {result.content}, learned from {result.runs} trainings")
+    trainings = "1 training" if result.runs == 1 else f"{result.runs} trainings"
+    typer.echo(f"controller  {result.folder}, {result.content}, learned from {trainings}")
     typer.echo(f"use it      chiasma train --set controller.kind=lstm controller.start={result.folder}")
     if result.stopped == "interrupted":
         typer.echo(f"Interrupted, with what was learned so far. Continue: chiasma resume {result.run_path}", err=True)

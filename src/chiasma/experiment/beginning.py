@@ -12,6 +12,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console, stoppable
+from chiasma.experiment.learned_controllers import check_controls
 from chiasma.store.folders import cache_folder, runs_root
 from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
@@ -44,10 +45,13 @@ def check_can_run(config: RunConfig, dataset: Dataset) -> None:
     """Refuse what would fail in every training, before there is a run.
 
     Raises:
-        ConfigError: There is no such device, or the architecture of the settings does not fit the data.
+        ConfigError: There is no such device, the architecture of the settings does not fit the data, or a controller
+            would set nothing.
     """
     pick_device(config.run.device)
-    config.design(dataset.signature).model.check(dataset.signature)
+    design = config.design(dataset.signature)
+    design.model.check(dataset.signature)
+    check_controls(design)
 
 
 def begin_run(

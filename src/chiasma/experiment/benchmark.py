@@ -39,6 +39,7 @@ from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, StopRequestedError, Work, spent_seconds
 from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
+from chiasma.experiment.learned_controllers import check_controls
 from chiasma.experiment.matching import matched
 from chiasma.experiment.mechanism import around_slot, slot_path
 from chiasma.experiment.runs import BENCHMARK_FILE
@@ -118,7 +119,10 @@ def _check_fits(order: Order, name: str, config: RunConfig, dataset: Dataset) ->
         ConfigError: Names the task or the part.
     """
     if order.attention is None:
-        check_parts(order.ablate, config.design(dataset.signature))
+        design = config.design(dataset.signature)
+        check_parts(order.ablate, design)
+        for part in order.ablate:
+            check_controls(replace_at(design, f"training.{part}", None))
         return
     slot = slot_path(config, dataset.signature)
     if order.attention.self_only and attention_slots(config.design(dataset.signature))[slot]:

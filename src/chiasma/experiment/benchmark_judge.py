@@ -1,6 +1,6 @@
 """What a benchmark measured: the arms of each task on its sealed test split, and what a reader must know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,12 @@ from chiasma.store.folders import ledger_folder
 
 CANDIDATE = "candidate"
 POOR_MATCH = 0.05
+OUTCOMES = {
+    "better": "beats the one without it",
+    "worse": "does not beat the one without it, but is behind it",
+    "no difference": "does not beat the one without it: no difference can be shown",
+}
+"""What an ablation says of a part, by verdict."""
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
 Part = Literal["growth", "controller"]
 
@@ -227,6 +233,18 @@ def _gain(name: str, paired: Mapping[str, np.ndarray], bootstrap: Bootstrap, met
     return bootstrap.gain_against(name, paired[CANDIDATE], paired[name], metric=metric)
 
 
+def _payments(order: Order, result: TaskResult) -> Iterator[str]:
+    """Yield in words whether the training with each part beats the one without it."""
+    gains = {arm.name: arm.gain for arm in result.arms if arm.gain is not None}
+    for part in order.ablate:
+        gain = gains.get(f"without_{part}")
+        if gain is None:
+            yield f"what {part} is worth is not known, because an arm could not be trained on every seed."
+            continue
+        size = difference(result.metric, gain.gain)
+        yield f"the training with {part} {OUTCOMES[gain.verdict]}; its gain is {size}."
+
+
 def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
     """Return what a reader must know before believing the figures."""
     equal = "wall time, as measured beforehand," if order.ablate else "examples, epochs"
@@ -235,6 +253,7 @@ def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
     if order.seeds < 3:
         notes.append("With fewer than three seeds the intervals say little about the luck of training.")
     for result in results:
+        notes += [f"{result.task}: {words}" for words in _payments(order, result)]
         matters = result.attention_matters
         if matters is not None:
             shown = "attention matters here" if matters.low > 0 else "attention is not shown to matter here"

@@ -14,7 +14,7 @@ from chiasma.core.spec import suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.discoveries import with_discoveries
-from chiasma.experiment.learned_controllers import pinned
+from chiasma.experiment.learned_controllers import check_start, pinned
 
 _PATHS = (
     ("data", "source"),
@@ -61,11 +61,14 @@ def config_of(tree: Mapping[str, Any]) -> RunConfig:
     """Return the settings of a composed tree over the defaults: discoveries looked up, ``${...}`` filled in, validated.
 
     Raises:
-        ConfigError: A key is unknown or a value breaks its rule; names the path and the value.
+        ConfigError: A key is unknown, a value breaks its rule, or a learned controller does not fit; names the path and
+            the value.
     """
     section = tree.get("run")
     found = with_discoveries(dict(tree), run_folder=section.get("folder") if isinstance(section, Mapping) else None)
-    return RunConfig.from_dict(pinned(_absolute(_resolve(merge(RunConfig().to_dict(), found)))))
+    config = RunConfig.from_dict(pinned(_absolute(_resolve(merge(RunConfig().to_dict(), found)))))
+    check_start(config.controller)
+    return config
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.learned_controllers import say_idle_controls
 from chiasma.experiment.tracking import refuse_tracking
 from chiasma.experiment.watching import WatchedTraining
 from chiasma.store.checkpoint import load_checkpoint
@@ -162,6 +163,7 @@ def _learn(config: RunConfig, dataset: Dataset, *, store: RunStore, console: Con
     """Train to the last number, keeping what was learned after each training."""
     store.set_status("running")
     console.say(f"run {store.id} in {store.path}")
+    say_idle_controls(config.design(dataset.signature), console=console)
     asked = store.events(FACT)[0].data
     folder = store.path / FOLDER
     place = folder if asked["to"] is None else Path(asked["to"])

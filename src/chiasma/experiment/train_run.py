@@ -23,6 +23,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.learned_controllers import say_idle_controls
 from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
@@ -110,17 +111,17 @@ def _trainer(
     beside: Sequence[TrainingProgress] = (),
 ) -> Trainer:
     watched = WatchedTraining(group.console)
-    design = config.design(dataset.signature)
+    design, seed, precision = config.design(dataset.signature), config.run.seed, config.run.precision
     trainer = Trainer(
         design,
         dataset,
-        seed=config.run.seed,
+        seed=seed,
         metric=metric,
         device=group.device,
-        precision=config.run.precision,
+        precision=precision,
         compile=config.run.compile,
         ranks=group.ranks,
-        callbacks=callbacks_of(design, dataset, seed=config.run.seed, precision=config.run.precision),
+        callbacks=callbacks_of(design, dataset, seed=seed, precision=precision, checkpoints=checkpoints),
         checkpoints=checkpoints,
         progress=SharedProgress([watched, *beside]),
     )
@@ -147,6 +148,7 @@ def _train(
     ):
         trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group, beside=[tracking])
         say_memory(trainer.design, dataset, config, console=group.console)
+        say_idle_controls(trainer.design, console=group.console)
         fit = trainer.fit()
         result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
         # Before trackers are told: whatever they do now, the run is over.
@@ -205,9 +207,21 @@ def _write_down(
         controller=told(fit.callbacks.get(CONTROLLER, {})),
         design=replace_at(trainer.design, "model", fit.model.spec).to_dict(),
         provenance=store.provenance,
-        notes=(f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select."),
+        notes=_notes(fit, controlled=trainer.design.training.controller is not None),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")
     stopped = "interrupted" if fit.stopped == "interrupted" else "finished"
     return RunResult(store.path, results, store.model_folder, report_path, stopped)
+
+
+def _notes(fit: Fit, *, controlled: bool) -> tuple[str, ...]:
+    """Return what a reader must know of the figures."""
+    notes = (f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select.")
+    if not controlled:
+        return notes
+    return (
+        *notes,
+        "Whether the controller paid is not compared here; `chiasma benchmark ... --ablate controller` does, with the "
+        "same data and settings.",
+    )

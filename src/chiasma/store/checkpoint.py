@@ -162,6 +162,11 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def any_saved(folder: Path) -> bool:
+    """Return whether :func:`load_newest` has something to verify: it then returns a checkpoint or raises."""
+    return folder.is_dir() and bool(_newest_first(folder))
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Verify one checkpoint and return it.
 

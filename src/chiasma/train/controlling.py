@@ -29,7 +29,8 @@ class LSTMController(Spec):
             more than ``share``. Short trainings here have some hundred steps in all.
         sample: Rows of ``steer`` on which a decision's worth is measured.
         share: Most that measuring may cost, in parts of a step's work; decided by counting examples, not by the clock,
-            so that a resumed training decides alike.
+            so that a resumed training decides alike. Where several processes train, one measures and the others wait:
+            in wall time it may then cost as many times more as there are processes.
         hidden: Width of the LSTM (004: 256; a fresh one learns from some dozen decisions, too few for so many weights).
         layers: Of the LSTM (004: 2).
         lr: Learning rate of the controller's own Adam (004: 1e-5, with which nothing is learned in one training).
@@ -42,7 +43,9 @@ class LSTMController(Spec):
             to a factor of 1.3 over fifty decisions.
         trust: How much a rate follows the hypergradient before anything was learned; 0 begins without any opinion.
         step: Largest factor of one change of a rate.
-        reach: Rates stay within this factor of the schedule (004: a tenth to twice).
+        reach: The factor of ``rate``, that of each of ``rates`` and that of ``decay`` stay within this (004: a tenth to
+            twice). A part's rate is the schedule's times both of its factors: with both controls it may be as far from
+            the schedule as the square of this.
         strength: Largest change of a gate's scale and its largest shift (004: 0.1).
         limit: A rise of the loss by this part, measured on ``steer`` or, between measurements, smoothed over training
             steps, rolls the last action back.
