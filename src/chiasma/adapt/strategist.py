@@ -21,6 +21,12 @@ FEWEST_ERRORS = 12
 DROPOUT = (0.0, 0.5)
 STEP = 0.1
 KERNELS = (3, 5, 7)
+EXPANSIONS = (1, 2, 3, 4)
+DEPTHS = (1, 2, 3, 4)
+# Half of the children have another shape than their parent; the others differ in dropout and in what they learn from.
+RESHAPED = 0.5
+# Of the transformers with another shape so many have other heads: only these do not begin near their parent.
+OTHER_HEADS = 0.2
 TINY = 1e-6
 
 
@@ -120,23 +126,31 @@ def at_random(
 
 
 def perturbed(member: MemberSpec, *, dim: int, rng: np.random.Generator) -> MemberSpec:
-    """Return a member of the same kind with one setting and the dropout changed a little.
+    """Return a member of the same kind with the dropout changed a little, and often one part of its shape.
 
-    As document 000: heads to another divisor, layers by one, dropout by up to a tenth.
+    As document 000: heads to another divisor, layers by one, dropout by up to a tenth. Unlike there, a child inherits
+    its parent's weights, so that half of the children keep its shape and few have other heads.
     """
     dropout = float(np.clip(member.dropout + rng.uniform(-STEP, STEP), *DROPOUT))
     changes: dict[str, object] = {"dropout": round(dropout, 3)}
+    if rng.random() < RESHAPED:
+        changes |= _reshaped(member, dim, rng)
+    return member.model_copy(update=changes)
+
+
+def _reshaped(member: MemberSpec, dim: int, rng: np.random.Generator) -> dict[str, object]:
+    """Return another value of one setting on which shapes depend, or in which heads attend."""
     match member:
         case PerceptronSpec():
-            changes["expansion"] = _neighbour(member.expansion, (1, 2, 3, 4), rng)
+            return {"expansion": _neighbour(member.expansion, EXPANSIONS, rng)}
         case TransformerMemberSpec():
-            changes["heads"] = _neighbour(member.heads, [h for h in (1, 2, 4, 8, 16) if dim % h == 0], rng)
+            if rng.random() < OTHER_HEADS:
+                return {"heads": _neighbour(member.heads, [h for h in (1, 2, 4, 8, 16) if dim % h == 0], rng)}
+            return {"expansion": _neighbour(member.expansion, EXPANSIONS, rng)}
         case ConvolutionMemberSpec():
             if rng.random() < 0.5:
-                changes["depth"] = _neighbour(member.depth, (1, 2, 3, 4), rng)
-            else:
-                changes["kernel"] = _neighbour(member.kernel, KERNELS, rng)
-    return member.model_copy(update=changes)
+                return {"depth": _neighbour(member.depth, DEPTHS, rng)}
+            return {"kernel": _neighbour(member.kernel, KERNELS, rng)}
 
 
 def worst_cluster(states: np.ndarray, shared: np.ndarray, rng: np.random.Generator) -> Cluster | None:

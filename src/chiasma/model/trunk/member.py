@@ -28,6 +28,15 @@ class Member(nn.Module, ABC):
             tokens: With zeros wherever the mask is False.
         """
 
+    @abstractmethod
+    def inherit(self, parent: "Member") -> None:
+        """Begin with the weights of a member of the same kind, so that what reaches the last layer is as near to what
+        reaches the parent's as the shapes allow; the last layer itself is left as it is.
+
+        Args:
+            parent: Of the same class and the same width D.
+        """
+
     @torch.no_grad()
     def silence(self) -> None:
         """Make the last layer zero, so that nothing changes until it has learned."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import AttentionSpec, DotProduct, MultiHeadAttention
+from chiasma.model.inherit import begin_with, take_kernel, take_units
 from chiasma.model.trunk.member import Member, MemberSettings
 
 
@@ -31,6 +32,13 @@ class PerceptronMember(Member):
     def forward(self, tokens: Tokens) -> Float[Tensor, "B N D"]:
         """Return the change of each token."""
         return self.last(self.dropout(nn.functional.gelu(self.first(self.norm(tokens.x)))))
+
+    def inherit(self, parent: Member) -> None:
+        """Take the parent's norm and its hidden units; a wider child has all of them, a narrower one those that its
+        last layer listened to most. Each unit that is taken computes exactly what it did."""
+        assert isinstance(parent, PerceptronMember)
+        begin_with(self.norm, parent.norm.state_dict())
+        take_units(self.first, parent.first, counts=parent.last.weight.norm(dim=0))
 
 
 class TransformerMember(Member):
@@ -62,6 +70,18 @@ class TransformerMember(Member):
         both = torch.cat([self.attention(seen, seen), nn.functional.gelu(self.first(x))], dim=-1)
         return self.last(self.dropout(both))
 
+    def inherit(self, parent: Member) -> None:
+        """Take the parent's norm, its projections and its hidden units, the latter as a perceptron does.
+
+        With as many heads and the same attention, attention computes exactly what it did. With another number of heads
+        the projections are the same, but other features are compared with each other.
+        """
+        assert isinstance(parent, TransformerMember)
+        begin_with(self.norm, parent.norm.state_dict())
+        begin_with(self.attention, parent.attention.state_dict())
+        listened = parent.last.weight[:, -len(parent.first.weight) :]
+        take_units(self.first, parent.first, counts=listened.norm(dim=0))
+
 
 class ConvolutionMember(Member):
     """Convolutions over neighbouring tokens, each added to what came in, and one last convolution.
@@ -89,6 +109,27 @@ class ConvolutionMember(Member):
         for norm, layer in zip(self.norms, self.inner, strict=False):
             x = x + self._over_tokens(layer, norm(x), tokens)
         return self._over_tokens(self.last, self.norms[-1](x), tokens)
+
+    def inherit(self, parent: Member) -> None:
+        """Take the parent's convolutions in their order, and the norm before its last layer.
+
+        A deeper child's further convolutions say nothing yet, and a wider kernel's outer places see nothing yet, so
+        that both compute exactly what the parent does. A shallower child has the first convolutions only, a narrower
+        kernel its centre.
+        """
+        assert isinstance(parent, ConvolutionMember)
+        begin_with(self.norms[-1], parent.norms[-1].state_dict())
+        for place, layer in enumerate(self.inner):
+            assert isinstance(layer, nn.Conv1d)
+            if place < len(parent.inner):
+                given = parent.inner[place]
+                assert isinstance(given, nn.Conv1d)
+                begin_with(self.norms[place], parent.norms[place].state_dict())
+                take_kernel(layer, given)
+            else:
+                nn.init.zeros_(layer.weight)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     def _over_tokens(self, layer: nn.Module, x: Float[Tensor, "B N D"], tokens: Tokens) -> Float[Tensor, "B N D"]:
         # Padding must stay zero before each convolution, or a token would see what its neighbour's bias made of it.

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.model.attention import zero_padding
-from chiasma.model.inherit import begin_with
 from chiasma.model.recompute import Passage
 from chiasma.model.trunk.member import Member
 from chiasma.model.trunk.members import (
@@ -57,7 +56,7 @@ class Place(Spec):
         member: What it is.
         role: A ``member`` is weighed by the router. A ``newcomer`` stands beside it until it has shown what it is
             worth. One that is ``leaving`` teaches the others before it goes.
-        parent: Whom it inherited its first weights from.
+        parent: Whom it inherited its first weights from, one of its own kind.
         emphasis: How much more a newcomer learns from the examples of its focus than from others.
     """
 
@@ -265,7 +264,9 @@ class Population(Trunk):
         ]
 
     def add(self, name: str, place: Place) -> None:
-        """Take a newcomer in; it inherits its parent's weights wherever name and shape agree, and changes nothing yet.
+        """Take a newcomer in; it inherits from its parent as far as their shapes allow, and changes nothing yet.
+
+        What is preserved exactly says :meth:`Member.inherit` of each kind; a parent of another kind leaves nothing.
 
         Raises:
             ValueError: Somebody has that name.
@@ -275,7 +276,9 @@ class Population(Trunk):
         self._seat(name, place)
         newcomer = self._member(name)
         if place.parent is not None and place.parent in self.members:
-            begin_with(newcomer, self.members[place.parent].state_dict())
+            parent = self._member(place.parent)
+            if type(parent) is type(newcomer):
+                newcomer.inherit(parent)
         newcomer.silence()
         self._record({**self.spec.members, name: place})
 
