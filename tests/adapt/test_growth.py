@@ -1,6 +1,7 @@
 """Growth while a model trains: births that change nothing, optimiser state that follows names, and exact resume."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import torch
 
 from chiasma.adapt.callbacks import callbacks_of
 from chiasma.adapt.growth import Growth
-from chiasma.adapt.measure import Measuring, constant_loss, losses
+from chiasma.adapt.lifecycle import Life
+from chiasma.adapt.measure import Measured, Measuring, constant_loss, losses
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Target
-from chiasma.model.multimodal import ModelSpec
+from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.model.trunk import Population
 from chiasma.store.checkpoint import load_newest
-from chiasma.train.callbacks import EditModel, Moment
+from chiasma.train.callbacks import EditModel, Moment, Say
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 from chiasma.train.fit import Fit
 from chiasma.train.trainer import Trainer
@@ -70,7 +72,7 @@ EVENTFUL = {
     "probation": 1,
     "longevity": 1,
     "certainty": 0.0,
-    "worth": 0.05,
+    "worth": 0.0,
     "cooldown": 1,
     "last_birth": 1.0,
     "learned": 0.0,
@@ -262,10 +264,125 @@ def test_growth_is_a_part_of_the_result(claims: Dataset):
 
 
 def test_nothing_happens_before_the_model_has_learned_something(claims: Dataset):
-    waiting = trainer(growing(**{**EVENTFUL, "learned": 0.9}), claims)
-    waiting.fit()
+    said = Said(-1)
+    waiting = trainer(growing(**{**EVENTFUL, "learned": 0.9}), claims, progress=said)
+    done = waiting.fit()
     assert growth_of(waiting).events == []
     assert growth_of(waiting).reviews == 8
+    assert [words[:20] for words in said.lines] == ["growth waits: on ste", "growth never began: "]
+    assert list(done.callbacks["growth"]["waits"].values()) == said.lines
+
+
+class Said(StopAfter):
+    """Remembers the lines that are shown of a training."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.lines: list[str] = []
+
+    def edited(self, reason: str, *, step: int) -> None:
+        self.lines.append(reason)
+
+
+def moment(model: MultimodalModel, step: int = 10, *, total: int = 100) -> Moment:
+    """Return what growth sees after an evaluation."""
+    return Moment(step, total, 1.0, 0.7, 1.0, 1e-3, {"loss": 0.7}, (), model)
+
+
+def begun(data: Dataset, **rules) -> tuple[MultimodalModel, Growth]:
+    """Return a fresh model and its growth."""
+    torch.manual_seed(0)
+    return growing().model.build(data.signature), Growth(GrowthSpec.from_dict({"learned": 0.0, **rules}), data, seed=0)
+
+
+def asked(growth: Growth, model: MultimodalModel, step: int) -> list[Mapping[str, Any]]:
+    """Have growth review a model, carry out what it asks for, and return the edits."""
+    edits = [action.edit for action in growth.review(moment(model, step)) if isinstance(action, EditModel)]
+    for edit in edits:
+        growth.edit_model(model, edit)
+    return edits
+
+
+class Planted(Measuring):
+    """Sees a model that ranks the examples well and shifts all of them to one class."""
+
+    def members(self, model: MultimodalModel) -> Measured:
+        known = torch.nn.functional.one_hot(self.labels, 2).double().numpy()
+        return replace(super().members(model), loss=9.0, logits=known + np.array([0.0, 9.0]))
+
+
+def test_growth_begins_where_a_model_ranks_although_its_loss_is_above_that_of_a_constant(claims: Dataset):
+    model, growth = begun(claims, learned=0.05)
+    assert asked(growth, model, 10) == []
+    assert list(growth.waits) == ["learned"]
+    growth.measuring = Planted(claims, claims.rows("steer"), precision="float32")
+    assert [edit["event"] for edit in asked(growth, model, 20)] == ["birth"]
+    assert growth.began == 0.2
+    assert list(growth.waits) == ["learned"]
+
+
+def test_why_nothing_will_happen_is_said_at_the_first_review_and_once(claims: Dataset):
+    model, growth = begun(claims, largest=3)
+    said = [action.words for action in growth.review(moment(model, 40)) if isinstance(action, Say)]
+    assert [words[:24] for words in said] == ["growth waits: this train", "growth waits: there are "]
+    again = Growth(growth.rules, claims, seed=0)
+    again.load_state_dict(growth.state_dict())
+    assert not [action for action in again.review(moment(model, 80)) if isinstance(action, Say)]
+    _, watching = begun(claims, births="none", largest=3)
+    assert watching.review(moment(model, 40)) == []
+
+
+def test_a_training_that_grows_asks_for_rows_that_train_and_steer_alone(
+    claims: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    known = Dataset.rows
+
+    def rows(data: Dataset, split: str) -> np.ndarray:
+        assert split in ("train", "steer"), f"{split} decides nothing while a model trains"
+        return known(data, split)
+
+    monkeypatch.setattr(Dataset, "rows", rows)
+    running = trainer(replace_at(growing(**EVENTFUL), "training.loop.epochs", 1), claims)
+    running.fit()
+    assert growth_of(running).events
+
+
+@pytest.mark.parametrize("cooldown", [0, 2])
+def test_a_kind_whose_newcomer_failed_cools_down(claims: Dataset, cooldown: int):
+    model, growth = begun(claims, cooldown=cooldown, exploit=0.0, largest=9, smallest=9, probation=1, longevity=1)
+    growth.edit_model(model, BIRTH)
+    growth.lives["perceptron_9"] = Life(name="perceptron_9", kind="perceptron", role="newcomer")
+    # It says nothing, so that it is worth nothing.
+    assert [edit["event"] for edit in asked(growth, model, 1)] == ["pruning"]
+    assert growth.state_dict()["cooldown"] == {"perceptron": cooldown}
+    kinds: list[set[str]] = []
+    before = growth.state_dict()
+    for _ in range(2):
+        born: set[str] = set()
+        for seed in range(12):
+            growth.load_state_dict(before)
+            growth.seed = seed
+            (action,) = [each for each in growth.review(moment(model, 2)) if isinstance(each, EditModel)]
+            born.add(action.edit["place"]["member"]["kind"])
+        kinds.append(born)
+        before = {**before, "cooldown": growth.state_dict()["cooldown"]}
+    assert ["perceptron" in born for born in kinds] == [not cooldown, True]
+
+
+def test_a_specialist_learns_most_from_the_examples_that_were_found(claims: Dataset):
+    model, growth = begun(claims, exploit=1.0, emphasis=3.0)
+    (edit,) = asked(growth, model, 10)
+    assert edit["event"] == "birth"
+    assert isinstance(model.trunk, Population)
+    focus = model.trunk.focus(edit["name"])
+    assert focus.strength == 3.0
+    assert focus.centre.tolist() == pytest.approx(edit["centre"])
+    assert focus.centre.any()
+    assert focus.radius.item() == pytest.approx(edit["radius"])
+    assert focus.radius.item() != 1.0
+    states = growth.measuring.members(model).states
+    distances = np.linalg.norm(states - np.array(edit["centre"]), axis=1)
+    assert distances.min() < edit["radius"] * 1.5
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,32 @@ def test_nobody_is_born_while_all_kinds_cool_down():
     assert isinstance(decided(GOOD, FINE, cooldown={"perceptron": 1}), Add)
 
 
+@pytest.mark.parametrize("error", [0.0005, 0.001, 0.004])
+@pytest.mark.parametrize("gain", [-0.01, 0.0, 0.003, 0.009, 0.01, 0.02])
+@pytest.mark.parametrize("certainty", [0.0, 2.0])
+def test_whoever_is_promoted_is_not_pruned_on_the_same_figures(gain: float, error: float, certainty: float):
+    rules = RULES.model_copy(update={"certainty": certainty})
+    newcomer = life("perceptron_3", *[gain] * rules.probation, error=error, role="newcomer")
+    promoted = isinstance(decided(GOOD, FINE, newcomer, rules=rules), Promote)
+    later = life("perceptron_3", *[gain] * 20, error=error, promoted=rules.probation)
+    assert not (promoted and is_useless(later, rules))
+    assert promoted == (gain >= rules.worth and gain > certainty * error)
+
+
+def test_a_gain_that_is_certain_but_small_is_no_reason_to_promote():
+    newcomer = life("perceptron_3", 0.003, 0.003, error=0.001, role="newcomer")
+    assert decided(GOOD, FINE, newcomer) is None
+
+
+def test_what_somebody_was_as_a_newcomer_does_not_count_for_its_end():
+    as_member = {"role": "member", "born": 3, "promoted": 5}
+    young = life("perceptron_3", *[0.0] * 5, **as_member)
+    assert young.reviews_as_member == 3
+    assert not is_useless(young, RULES)
+    assert is_useless(life("perceptron_3", *[0.0] * 6, **as_member), RULES)
+    assert life("perceptron_1", *[0.0] * 4, promoted=0).reviews_as_member == 4
+
+
 def test_contributions_are_moving_averages_of_weights_and_of_what_the_loss_rises():
     rules = RULES.model_copy(update={"memory": 0.25})
     first = life("a_1", 0.3).model_copy(update={"contributions": (0.2,), "shares": (1.5,)})

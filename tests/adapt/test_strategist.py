@@ -28,7 +28,7 @@ LIVES = [
 def measured(rng: np.random.Generator) -> Measured:
     states = np.concatenate([rng.normal(0, 0.1, (60, 2)), rng.normal(5, 0.1, (20, 2)), rng.normal(-5, 0.1, (20, 2))])
     shared = np.concatenate([np.zeros(60), np.full(20, 2.0), np.full(20, 1.0)])
-    return Measured(1.0, {}, {}, {}, (), (), states, shared)
+    return Measured(1.0, {}, {}, {}, (), (), states, shared, shared[:, None])
 
 
 def birth(seed: int, cooldown=None, **rules) -> Birth:

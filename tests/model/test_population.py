@@ -268,6 +268,19 @@ def test_a_leaving_member_teaches_the_others_to_do_without_it():
     assert last < first / 2
 
 
+def test_a_lesson_teaches_the_members_that_stay_and_the_router_and_nothing_before_the_trunk():
+    trunk = population(balance=0.0).train()
+    trunk.retire("perceptron_1")
+    before = tokens(6)
+    fused = Tokens(before.x.clone().requires_grad_(), before.mask)
+    penalty = trunk(fused).penalty
+    assert torch.autograd.grad(penalty, fused.x, allow_unused=True, retain_graph=True) == (None,)
+    penalty.backward()
+    reached = {name for name, value in trunk.named_parameters() if value.grad is not None and value.grad.any()}
+    assert {"members.transformer_1.last.weight", "router.query.weight"} <= reached
+    assert not [name for name in reached if name.startswith("members.perceptron_1")]
+
+
 def test_a_focus_changes_only_how_much_examples_teach_the_newcomer():
     def gradients(emphasis: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         trunk = population(balance=0.0)

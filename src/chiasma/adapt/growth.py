@@ -10,12 +10,14 @@ from torch import nn
 from chiasma.adapt.controller import Controller
 from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, Retire, contributions, review
 from chiasma.adapt.measure import Measured, Measuring, population_of
+from chiasma.adapt.recalibrated import part_learned
 from chiasma.adapt.strategist import Birth, at_random, conceive
+from chiasma.adapt.waiting import never_began, no_room, too_few_reviews, too_little_learned
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.model.trunk import Place
-from chiasma.train.callbacks import Action, Callback, EditModel, Moment, ScaleLearningRate
+from chiasma.train.callbacks import Action, Callback, EditModel, Moment, Say, ScaleLearningRate
 from chiasma.train.design import GrowthSpec
 from chiasma.train.devices import Precision
 
@@ -24,6 +26,12 @@ NAME = "growth"
 
 class Growth(Callback):
     """Reviews the population after every evaluation on ``steer``; at most one thing happens in each review.
+
+    Nothing happens before the model has learned something (``learned``); once it has, growth has begun for good. Why
+    nothing happens is said once.
+
+    Measured are the weights that learn, also where their averages are evaluated (``train.ema``): the averages of a
+    newcomer follow its weights with a delay of ``1 / (1 - ema)`` steps, and it would be judged by what it was long ago.
 
     Args:
         rules: When what happens.
@@ -35,6 +43,8 @@ class Growth(Callback):
     Attributes:
         lives: Everybody who was ever there, by name.
         events: What happened, in order, as plain JSON.
+        began: Part of the training after which the model had learned enough; None before.
+        waits: Why growth waits or waited, in words, by cause.
     """
 
     name = NAME
@@ -56,6 +66,8 @@ class Growth(Callback):
         self.events: list[dict[str, Any]] = []
         self.reviews = 0
         self.edges: dict[str, Any] = {}
+        self.began: float | None = None
+        self.waits: dict[str, str] = {}
         self._cooldown: dict[str, int] = {}
         self._warming: dict[str, int] = {}
 
@@ -68,8 +80,8 @@ class Growth(Callback):
         self.reviews += 1
         measured = self.measuring.members(model)
         self._note(model, measured)
-        warmer = self._warm()
-        decision = self._decide(moment, measured)
+        warmer = [*self._warm(), *self._look(moment, measured)]
+        decision = self._decide(moment)
         if decision is None:
             return warmer
         action, event = self._carry_out(decision, model, measured)
@@ -103,6 +115,8 @@ class Growth(Callback):
             "events": list(self.events),
             "reviews": self.reviews,
             "edges": dict(self.edges),
+            "began": self.began,
+            "waits": dict(self.waits),
             "cooldown": dict(self._cooldown),
             "warming": dict(self._warming),
         }
@@ -113,6 +127,8 @@ class Growth(Callback):
         self.events = [dict(event) for event in state["events"]]
         self.reviews = int(state["reviews"])
         self.edges = dict(state["edges"])
+        self.began = state["began"]
+        self.waits = dict(state["waits"])
         self._cooldown = dict(state["cooldown"])
         self._warming = dict(state["warming"])
 
@@ -137,11 +153,31 @@ class Growth(Callback):
             self.lives[name] = life.model_copy(update={"contributions": (*life.contributions, value)})
         self.edges = {"members": list(measured.routed), "weights": [list(row) for row in measured.edges]}
 
-    def _decide(self, moment: Moment, measured: Measured) -> Decision | None:
+    def _look(self, moment: Moment, measured: Measured) -> list[Action]:
+        """Note whether growth has begun, and return why it waits where that was not said yet."""
+        rules, progress, causes = self.rules, moment.step / moment.total_steps, dict[str, str | None]()
+        if rules.births == "none":
+            return []
+        if self.reviews == 1:
+            causes["reviews"] = too_few_reviews(rules, reviews=moment.total_steps // moment.step)
+            causes["room"] = no_room(rules, members=len(self._living))
+        learned = 1.0
+        if self.began is None:
+            learned = part_learned(measured.logits, self.measuring.labels, self.measuring.target)
+            if learned >= rules.learned:
+                self.began = progress
+            else:
+                causes["learned"] = too_little_learned(rules, learned=learned)
+        if moment.step == moment.total_steps:
+            causes["never"] = never_began(rules, learned=learned, began=self.began)
+        fresh = {cause: words for cause, words in causes.items() if words is not None and cause not in self.waits}
+        self.waits |= fresh
+        return [Say(words) for words in fresh.values()]
+
+    def _decide(self, moment: Moment) -> Decision | None:
         progress = moment.step / moment.total_steps
         self._cooldown = {kind: left - 1 for kind, left in self._cooldown.items() if left > 1}
-        waits = self.rules.learned and measured.loss > (1 - self.rules.learned) * self.measuring.constant_loss
-        if waits or moment.step == moment.total_steps:
+        if self.began is None or moment.step == moment.total_steps:
             return None
         match self.rules.births:
             case "none":

@@ -39,6 +39,11 @@ class Life(Spec):
     errors: tuple[float, ...] = ()
     contributions: tuple[float, ...] = ()
 
+    @property
+    def reviews_as_member(self) -> int:
+        """Return in how many reviews it was measured since it was promoted; all of them for the first ones."""
+        return len(self.gains) - max(0, (self.promoted or 0) - self.born)
+
     def recent(self, count: int) -> tuple[float, float]:
         """Return the mean gain over the last reviews, and its error; those of one split are not independent."""
         return float(np.mean(self.gains[-count:])), float(np.mean(self.errors[-count:]))
@@ -98,7 +103,7 @@ def review(
         cooldown: Kinds that are not to be tried, with the reviews left.
         urge: What a controller proposes, from -1 for fewer members to 1 for more. It leans on the rules and sets none
             aside: to prune takes more certainty where more are wanted and less where fewer are, and there nobody is
-            born. 0 changes nothing.
+            born. It never brings a birth about: where there is room, there is one anyway. 0 changes nothing.
     """
     for life in lives:
         if life.role == "leaving":
@@ -122,11 +127,14 @@ KINDS = ("perceptron", "transformer", "residual_convolution")
 
 
 def _of_newcomer(life: Life, rules: GrowthSpec) -> Decision | None:
-    """Return whether a newcomer has shown what it is worth, or has had its time."""
+    """Return whether a newcomer has shown what it is worth, or has had its time.
+
+    It must certainly help, and by no less than what a member must be worth: the same figures would never prune it.
+    """
     if len(life.gains) < rules.probation:
         return None
     gain, error = life.recent(rules.probation)
-    if gain - rules.certainty * error > 0:
+    if gain - rules.certainty * error > 0 and gain >= rules.worth:
         return Promote(life.name, f"without it the loss rises by {words(gain, error)}")
     if len(life.gains) >= rules.longevity:
         return Prune(life.name, f"after {len(life.gains)} reviews the loss rises by {words(gain, error)} without it")
@@ -145,9 +153,12 @@ def _useless(lives: Sequence[Life], rules: GrowthSpec) -> Decision | None:
 
 
 def is_useless(life: Life, rules: GrowthSpec) -> bool:
-    """Return whether a member was, in each of the last reviews and with certainty, worth less than it must be."""
+    """Return whether a member was, in each of the last reviews and with certainty, worth less than it must be.
+
+    Reviews in which it was a newcomer do not count: what it is worth once it is weighed must first be seen.
+    """
     count = rules.longevity
-    if len(life.gains) < count:
+    if life.reviews_as_member < count:
         return False
     recent = zip(life.gains[-count:], life.errors[-count:], strict=True)
     return all(gain + rules.certainty * error < rules.worth for gain, error in recent)

@@ -39,6 +39,7 @@ class Measured:
         edges: How much each of them (row) heard of each (column); empty without edges.
         states: What each example is to the router ``[n D]``.
         shared: Loss of each example ``[n]`` that remains whoever is left out: no single member is to blame for it.
+        logits: The model's outputs ``[n C]``.
     """
 
     loss: float
@@ -49,6 +50,7 @@ class Measured:
     edges: tuple[tuple[float, ...], ...]
     states: np.ndarray
     shared: np.ndarray
+    logits: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,14 @@ class Measuring:
         data: The dataset.
         rows: Which rows.
         precision: Of matrix products.
-
-    Attributes:
-        constant_loss: Mean loss of the best answer that is the same for all these rows.
     """
 
     def __init__(self, data: Dataset, rows: np.ndarray, *, precision: Precision) -> None:
         self.data = data
         self.rows = rows
         self.precision: Precision = precision
-        self.constant_loss = constant_loss(data.labels(rows), data.signature.target)
+        self.labels = data.labels(rows)
+        self.target = data.signature.target
 
     def members(self, model: MultimodalModel) -> Measured:
         """Return what each member is worth."""
@@ -96,7 +96,9 @@ class Measuring:
             for fused, tokens, labels in self._batches(model):
                 changes = trunk.propose(fused)
                 done = trunk.join(fused, changes)
-                found["losses"].append(self._losses(model, done.tokens, tokens, labels))
+                logits = model.answer(done.tokens, tokens).logits
+                found["losses"].append(_numpy(losses(logits, labels, self.target)))
+                found["logits"].append(_numpy(logits))
                 found["weights"].append(_numpy(done.routing.weights.mean(1)))
                 found["states"].append(_numpy(fused.mean()))
                 if done.routing.edges is not None:
@@ -140,7 +142,7 @@ class Measuring:
             yield model.fuse(tokens), tokens, labels.to(device)
 
     def _losses(self, model: MultimodalModel, trunked: Tokens, tokens: TokenBatch, labels: Tensor) -> np.ndarray:
-        return _numpy(losses(model.answer(trunked, tokens).logits, labels, self.data.signature.target))
+        return _numpy(losses(model.answer(trunked, tokens).logits, labels, self.target))
 
     def _precise(self, model: MultimodalModel):
         return autocast(next(model.parameters()).device, self.precision)
@@ -187,6 +189,7 @@ def _measured(found: Mapping[str, np.ndarray], without: Mapping[str, np.ndarray]
         edges=tuple(tuple(map(float, row)) for row in found["edges"].mean(0)) if "edges" in found else (),
         states=found["states"],
         shared=np.min([whole, *without.values()], axis=0),
+        logits=found["logits"],
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from chiasma.adapt.callbacks import callbacks_of, told
 from chiasma.adapt.controller import NAME as CONTROLLER
 from chiasma.adapt.growth import NAME as GROWTH
+from chiasma.adapt.waiting import waits_told
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
 from chiasma.core.spec import replace_at
@@ -217,11 +218,14 @@ def _write_down(
 
 def _notes(fit: Fit, *, controlled: bool) -> tuple[str, ...]:
     """Return what a reader must know of the figures."""
-    notes = (f"Trained for {fit.steps} steps ({fit.stopped}).", "The test split is sealed; figures are on select.")
-    if not controlled:
-        return notes
-    return (
-        *notes,
-        "Whether the controller paid is not compared here; `chiasma benchmark ... --ablate controller` does, with the "
-        "same data and settings.",
-    )
+    notes = [
+        f"Trained for {fit.steps} steps ({fit.stopped}).",
+        "The test split is sealed; figures are on select.",
+        *waits_told(fit.callbacks.get(GROWTH, {})),
+    ]
+    if controlled:
+        notes.append(
+            "Whether the controller paid is not compared here; `chiasma benchmark ... --ablate controller` does, with "
+            "the same data and settings."
+        )
+    return tuple(notes)

@@ -1,6 +1,7 @@
 """Callbacks look at a training and say what should happen; the trainer does it.
 
-They have four powers and no others: edit the model, scale learning rates, regulate the training, stop.
+They have four powers and no others: edit the model, scale learning rates, regulate the training, stop. And they may
+say something to whoever watches.
 """
 
 from abc import ABC, abstractmethod
@@ -87,7 +88,14 @@ class Stop:
     reason: str
 
 
-Action = EditModel | ScaleLearningRate | Regulate | Stop
+@dataclass(frozen=True)
+class Say:
+    """Tell whoever watches; nothing is changed."""
+
+    words: str
+
+
+Action = EditModel | ScaleLearningRate | Regulate | Stop | Say
 
 
 class Callback(ABC):

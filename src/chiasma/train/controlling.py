@@ -23,8 +23,8 @@ class LSTMController(Spec):
         controls: What it sets. ``rate``: one scale of all learning rates. ``rates``: one more for each of encoders,
             fusion, trunk and head (004: layer-wise). ``dropout`` and ``decay``: a scale of dropout and of weight decay
             (004: regularisation strength). ``gates``: a scale and a shift of the fused tokens and of the trunk's
-            output (004: adaptive layer norm). ``structure``: how eager the population is for births and prunes; only
-            where the design grows.
+            output (004: adaptive layer norm). ``structure``: how much certainty a prune takes, and, near its lower
+            end, that nobody is born; only where the design grows.
         every: Steps between decisions (004: 50 to 100 in its text, 100 in its code); more where measuring would cost
             more than ``share``. Short trainings here have some hundred steps in all.
         sample: Rows of ``steer`` on which a decision's worth is measured.

@@ -209,28 +209,39 @@ class GrowthSpec(Spec):
 
     After every evaluation on ``steer`` there is a review, and at most one thing happens in it. What a member is worth
     is measured there: how much the loss rises when the member is left out, example by example. Defaults marked (000)
-    are those of document 000's strategist; the others were chosen for reviews on some hundred examples.
+    are those of document 000's strategist, (000's paper) names what only its text describes and never with a figure;
+    the others were chosen, for reviews on some hundred examples, for the reason that is given.
 
     Attributes:
         births: ``guided`` by what the members are worth and where they err; ``random`` births and deaths are the
             control; ``none`` measures and draws the members without changing them.
         largest: Most members at a time (000: 6).
         smallest: Fewest members that are left by pruning (000: 2).
-        memory: What the past counts in the moving average of a member's contribution.
-        worth: The rise of the loss, in parts of the loss, below which a member is useless.
-        certainty: Standard errors by which a measurement must be on one side.
-        probation: Reviews before a newcomer can be promoted.
+        memory: What the past counts in the moving average of a member's contribution (000's paper: 1 - eta; chosen: the
+            last two reviews say most, since members change quickly).
+        worth: The rise of the loss, in parts of the loss, below which a member is useless and a newcomer is not
+            promoted (000: 0.01, there of the routing weight).
+        certainty: Standard errors by which a measurement must be on one side (chosen: two leave 2.5 % to chance).
+        probation: Reviews before a newcomer can be promoted (000's paper: a minimum age; chosen: one review may be
+            luck, and a newcomer says nothing in its first steps).
         longevity: Reviews after which a newcomer that has shown nothing is pruned, and in a row in which a member must
-            have been useless to be pruned (000: 4).
-        cooldown: Reviews for which a kind is not tried again after a newcomer of it has failed (000: 3).
+            have been useless, since it was promoted, to be pruned (000: 4).
+        cooldown: Reviews, that of its end included, in which a kind is not tried again after a newcomer of it has
+            failed (000: 3, counted alike).
         exploit: How often a newcomer is a specialist, bred from a good member, rather than a kind at random
             (000: 0.75).
-        temperature: How evenly parents are chosen; near 0 always the best.
-        emphasis: How much more a specialist learns from the examples that the population gets wrong together.
-        learned: Nothing happens before the loss is by this part below that of the best answer that is the same for all
-            examples: until then nobody can show what it is worth. 0 does not wait.
-        warm_up: Reviews over which a newcomer's learning rate rises to that of the others.
-        last_birth: Part of the training after which nobody is born, so that the last have time to learn.
+        temperature: How evenly parents are chosen; near 0 always the best (000's paper: softmax(F / tau); chosen:
+            contributions sum to one, and 0.2 prefers one that is 0.2 above another e times).
+        emphasis: How much more a specialist learns from the examples that the population gets wrong together (chosen:
+            twice as much in their centre, so that the others are not forgotten).
+        learned: Nothing happens before the loss on ``steer``, recalibrated with one slope, is by this part below that
+            of the best answer that is the same for all examples: until then nobody can show what it is worth. 0 does
+            not wait (chosen: a slope without meaning gains some 1 / (2 n) nats, under 1 % of the loss from 100
+            examples on).
+        warm_up: Reviews over which a newcomer's learning rate rises to that of the others (000's paper: a warm-up for
+            children; chosen: one review, half the probation, so that it is judged at the full rate).
+        last_birth: Part of the training after which nobody is born, so that the last have time to learn (chosen: with
+            30 reviews, nine are left for the probation and for learning as a member while the rate falls).
         lessons: A member that is to be pruned first teaches the others, until the next review.
     """
 

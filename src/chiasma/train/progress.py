@@ -49,7 +49,7 @@ class TrainingProgress(ABC):
 
     @abstractmethod
     def edited(self, reason: str, *, step: int) -> None:
-        """The model was changed after this step; ``reason`` says what and why."""
+        """The model was changed after this step, or a callback says why not; ``reason`` says what and why."""
 
     @abstractmethod
     def finish(self, stopped: str) -> None:

@@ -22,6 +22,7 @@ from chiasma.train.callbacks import (
     EditModel,
     Moment,
     Regulate,
+    Say,
     ScaleLearningRate,
     Stop,
     actions_told,
@@ -338,6 +339,9 @@ class Trainer:
                     self.progress.edited(reason, step=state.step)
             case Stop(reason=reason):
                 state.stopped = reason
+            case Say(words=words):
+                if self.progress is not None:
+                    self.progress.edited(words, step=state.step)
 
     def _save(self) -> None:
         state = self._state

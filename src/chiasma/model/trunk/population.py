@@ -74,7 +74,8 @@ class PopulationSpec(Spec):
         heads: Of the router; each weighs its own slice of the features.
         edges: Members hear of each other before they are weighed.
         routing: From scores to weights; ``entmax`` and ``sparsemax`` leave members out entirely.
-        serve_top: In evaluation, only so many members are listened to for each example and head; None for all.
+        serve_top: In evaluation, only so many members are listened to for each example and head; None for all. It saves
+            no time: the router weighs members by what they propose, so that all of them are computed.
         entropy: Weight in the loss of the weights' entropy: above 0, an example is sent to few members.
         balance: Weight in the loss of how unevenly members are used over a batch (Fedus et al. 2021,
             https://arxiv.org/abs/2101.03961, who use 0.01).
@@ -197,7 +198,7 @@ class Population(Trunk):
         done = self.join(fused, changes)
         if not self.training:
             return done
-        terms = [*self._routing_terms(done.routing), *self._lesson(fused, changes, done)]
+        terms = [*self._routing_terms(done.routing), *self._lesson(fused)]
         return Trunked(done.tokens, torch.stack(terms).sum() if terms else None, done.routing)
 
     def propose(self, fused: Tokens) -> dict[str, Float[Tensor, "B N D"]]:
@@ -251,12 +252,18 @@ class Population(Trunk):
             terms.append(self.spec.balance * (len(share) * share.square().sum() - 1))
         return terms
 
-    def _lesson(self, fused: Tokens, changes: Mapping[str, Tensor], done: Trunked) -> list[Tensor]:
-        """Return how far the others are from doing what they do with the members that leave."""
+    def _lesson(self, fused: Tokens) -> list[Tensor]:
+        """Return how far the others are from doing what they do with the members that leave.
+
+        It teaches members and router alone, never what lies before the trunk: that would rather make all tokens alike.
+        So the members look once more, for the few steps in which somebody leaves, at tokens that pass no gradient on.
+        """
         leaving = sorted(name for name, place in self.spec.members.items() if place.role == "leaving")
         if not leaving or not self.spec.lesson:
             return []
-        goal = done.tokens.x.detach()
+        fused = Tokens(fused.x.detach(), fused.mask, fused.boxes)
+        changes = self.propose(fused)
+        goal = self.join(fused, changes).tokens.x.detach()
         scale = goal.square().mean() + SMALL
         return [
             self.spec.lesson * (self.join(fused, changes, without=name).tokens.x - goal).square().mean() / scale
