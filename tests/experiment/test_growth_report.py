@@ -49,5 +49,12 @@ def test_every_member_has_a_life_a_contribution_and_a_place_in_the_routers_graph
     assert "the loss rose by 0.0 %" in page
 
 
+def test_a_report_says_why_growth_waited():
+    waited = {**GROWTH, "events": [], "waits": {"room": "growth waits: there are 3 members"}}
+    page = render(results().model_copy(update={"growth": waited}))
+    assert "<p>growth waits: there are 3 members.</p>" in page
+    assert "growth waits" not in render(results().model_copy(update={"growth": GROWTH}))
+
+
 def test_a_report_of_a_trunk_that_did_not_grow_says_nothing_of_it():
     assert "How the trunk grew" not in render(results())

@@ -98,6 +98,15 @@ class Say:
 Action = EditModel | ScaleLearningRate | Regulate | Stop | Say
 
 
+def words_for_watchers(action: Action) -> str:
+    """Return what whoever watches is told of an action, or nothing; why a training stopped is told at its end."""
+    match action:
+        case EditModel(reason=words) | Regulate(reason=words) | Say(words=words):
+            return words
+        case ScaleLearningRate() | Stop():
+            return ""
+
+
 class Callback(ABC):
     """Decides after each step. All its memory is in ``state_dict``, so that a resumed training decides alike.
 

@@ -22,11 +22,11 @@ from chiasma.train.callbacks import (
     EditModel,
     Moment,
     Regulate,
-    Say,
     ScaleLearningRate,
     Stop,
     actions_told,
     by_name,
+    words_for_watchers,
 )
 from chiasma.train.design import Design, Plateau
 from chiasma.train.devices import Precision, check_precision, environment, pick_device
@@ -321,27 +321,22 @@ class Trainer:
     def _act(self, action: Action, *, callback: str) -> None:
         state = self._state
         match action:
-            case EditModel(edit=edit, reason=reason):
+            case EditModel(edit=edit):
                 seed_torch(self.seed, "edit", len(state.edits))
                 self.callbacks[callback].edit_model(self._learner.model, edit)
                 state.edits.append({"callback": callback, "edit": dict(edit), "step": state.step})
                 self._learner.rekey()
                 state.factors = dict(self._learner.optimizer.factors)
-                if self.progress is not None and reason:
-                    self.progress.edited(reason, step=state.step)
             case ScaleLearningRate(factors=factors):
                 state.factors.update(factors)
                 self._learner.optimizer.scale(state.factors)
-            case Regulate(regulation=regulation, reason=reason):
+            case Regulate(regulation=regulation):
                 state.regulation = regulation.to_dict()
                 self._learner.regulate(regulation)
-                if self.progress is not None and reason:
-                    self.progress.edited(reason, step=state.step)
             case Stop(reason=reason):
                 state.stopped = reason
-            case Say(words=words):
-                if self.progress is not None:
-                    self.progress.edited(words, step=state.step)
+        if self.progress is not None and (words := words_for_watchers(action)):
+            self.progress.edited(words, step=state.step)
 
     def _save(self) -> None:
         state = self._state
