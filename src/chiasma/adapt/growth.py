@@ -12,7 +12,7 @@ from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, Retire,
 from chiasma.adapt.measure import Measured, Measuring, population_of
 from chiasma.adapt.recalibrated import part_learned
 from chiasma.adapt.strategist import Birth, at_random, conceive
-from chiasma.adapt.waiting import never_began, no_room, too_few_reviews, too_little_learned
+from chiasma.adapt.waiting import never_began, no_room, too_few_reviews, too_little_learned, waited
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.model.multimodal import MultimodalModel
@@ -166,11 +166,15 @@ class Growth(Callback):
             learned = part_learned(measured.logits, self.measuring.labels, self.measuring.target)
             if learned >= rules.learned:
                 self.began = progress
+                if "learned" in self.waits:
+                    self.waits["learned"] = waited(rules, began=progress)
             else:
                 causes["learned"] = too_little_learned(rules, learned=learned)
         if moment.step == moment.total_steps:
             causes["never"] = never_began(rules, learned=learned, began=self.began)
         fresh = {cause: words for cause, words in causes.items() if words is not None and cause not in self.waits}
+        if "never" in fresh:
+            self.waits.pop("learned", None)
         self.waits |= fresh
         return [Say(words) for words in fresh.values()]
 

@@ -40,6 +40,14 @@ def too_little_learned(rules: GrowthSpec, *, learned: float) -> str:
     )
 
 
+def waited(rules: GrowthSpec, *, began: float) -> str:
+    """Return what a report says where growth waited and then began, after this part of the training."""
+    return (
+        f"growth waited for {100 * began:.0f} % of the training, until the model had learned something "
+        f"(growth.learned={rules.learned:g})"
+    )
+
+
 def never_began(rules: GrowthSpec, *, learned: float, began: float | None) -> str | None:
     """Return what to say at the end of a training that waited too long; None where it did not.
 
