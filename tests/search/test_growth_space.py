@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from signatures import SIGNATURES
 
 from chiasma.core.outcome import Scored
+from chiasma.core.spec import replace_at
 from chiasma.model.attention import DotProduct
+from chiasma.model.encoders import Convolution, NGram
+from chiasma.model.fusion import CrossAttention, FiLM, Multiplicative
+from chiasma.model.multimodal import ModelSpec
+from chiasma.model.tokens import fused_tokens, members_over_one_token
+from chiasma.model.trunk import PopulationSpec
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import attention_slots, short_slot, slot_named
 from chiasma.search.design_space import REVIEWS, DesignSpace
@@ -30,8 +36,10 @@ def spaces(name: str) -> tuple[DesignSpace, GrowthSpace]:
 
 
 def rest(design: Design) -> tuple:
+    """Return all but growth and what a trunk needs to be handed every token: open encoders and a fusion of tokens."""
     model, training = design.model, design.training
-    return model.dim, model.encoders, model.fusion, model.head, training.optim, training.loop.epochs
+    encoders = {name: {**encoder.to_dict(), "pool": None} for name, encoder in model.encoders.items()}
+    return model.dim, encoders, model.head, training.optim, training.loop.epochs
 
 
 @few
@@ -44,6 +52,7 @@ def test_every_edit_builds_changes_growth_alone_and_is_told_in_words(name: str, 
         edited, words = space.mutate(design, rng)
         assert edited != design
         assert rest(edited) == rest(design)
+        assert (edited.model.fusion == design.model.fusion) or "none -> " in words
         assert re.fullmatch(r"growth: \S.* -> \S.*", words), words
         assert space.validate(edited) is None
         design = Design.from_json(edited.to_json())
@@ -70,10 +79,66 @@ def test_edits_and_crosses_of_other_parts_keep_a_trunk_and_its_growth(name: str,
     edited, words = designs.mutate(grown, rng)
     assert edited.training.growth == grown.training.growth, words
     assert edited.model.trunk == grown.model.trunk, words
+    assert members_over_one_token(edited.model, SIGNATURES[name]) == [], words
     child = designs.crossover(grown, designs.sample(rng), rng)
+    assert members_over_one_token(child.model, SIGNATURES[name]) == []
     assert (child.model.trunk, child.training.growth) == (grown.model.trunk, grown.training.growth)
     assert designs.crossover(designs.sample(rng), grown, rng).training.growth is None
     child.model.build(SIGNATURES[name])
+
+
+@few
+@given(NAMES, SEEDS)
+def test_members_that_look_at_tokens_are_handed_several_through_edits_and_crosses(name: str, seed: int):
+    designs, space = spaces(name)
+    rng = np.random.default_rng(seed)
+    design = space.sample(rng)
+    for _ in range(5):
+        assert members_over_one_token(design.model, SIGNATURES[name]) == []
+        near = designs if design.model.trunk is not None and rng.random() < 0.6 else space
+        design, _ = near.mutate(design, rng)
+    planted = space.crossover(designs.sample(rng), space.sample(rng), rng)
+    assert members_over_one_token(planted.model, SIGNATURES[name]) == []
+
+
+def test_a_planted_trunk_of_two_modalities_is_always_handed_several_tokens():
+    name = "image+text classification"
+    _, space = spaces(name)
+    planted = [space.sample(np.random.default_rng(seed)) for seed in range(200)]
+    assert min(fused_tokens(design.model, SIGNATURES[name]) for design in planted) > 1
+    kinds = {place.member.kind for design in planted for place in design.model.trunk.members.values()}
+    assert kinds == {"perceptron", "transformer", "residual_convolution"}
+
+
+def test_over_the_one_token_of_a_bag_of_words_the_first_members_are_perceptrons():
+    designs, space = spaces("text classification")
+    rng = np.random.default_rng(0)
+    bag = replace_at(designs.sample(rng), "model.encoders.text", NGram())
+    planted = [space.mutate(bag, rng)[0].model for _ in range(20)]
+    assert {place.member.kind for model in planted for place in model.trunk.members.values()} == {"perceptron"}
+
+
+def test_planting_says_what_was_opened_and_which_fusion_gave_way():
+    _, space = spaces("image+text classification")
+    encoders = {"image": Convolution(widths=(16,), grid=2, pool="max"), "text": NGram()}
+    pooled = Design(model=ModelSpec(dim=32, encoders=encoders, fusion=Multiplicative()))
+    planted, words = space.mutate(pooled, np.random.default_rng(1))
+    kind = planted.model.fusion.kind
+    assert words.endswith(f" that grow (fusion multiplicative -> {kind}, all tokens of image)")
+    crossed = replace_at(pooled, "model.fusion", CrossAttention())
+    planted, words = space.mutate(crossed, np.random.default_rng(1))
+    assert planted.model.fusion == CrossAttention(pool="none")
+    assert words.endswith(" that grow (all tokens of fusion and image)")
+
+
+def test_a_trunk_over_one_token_is_first_handed_every_token():
+    _, space = spaces("image+text classification")
+    encoders = {"image": Convolution(widths=(16,), grid=2), "text": NGram()}
+    design = Design(model=ModelSpec(dim=32, encoders=encoders, fusion=FiLM(), trunk=PopulationSpec()))
+    assert members_over_one_token(design.model, space.designs.signature) == ["residual_convolution_1", "transformer_1"]
+    opened, words = space.mutate(design, np.random.default_rng(0))
+    assert words == "growth: one token -> every token (all tokens of fusion)"
+    assert fused_tokens(opened.model, space.designs.signature) == 4
 
 
 def test_a_cross_takes_over_the_growth_of_another_design():

@@ -144,6 +144,7 @@ NGRAM = Variant(NGram, {"orders": (1, 2, 3), "buckets": (1024, 4096, 16384), "we
 # Ready-made tokens are read one by one, or as their mean, which is many times cheaper; only the former have places.
 FEATURES = Variant(Features, {"hidden": HIDDEN, "dropout": DROPOUT, "pool": ("none", "mean")})
 
+DIRECTIONS = ("image_to_text", "text_to_image", "both")
 FUSION = Part(
     (
         Variant(Concat, {"hidden": HIDDEN}),
@@ -153,11 +154,24 @@ FUSION = Part(
         Variant(FiLM, {"depth": (1, 2, 3)}),
         Variant(
             CrossAttention,
-            {"depth": (1, 2), "direction": ("image_to_text", "text_to_image", "both"), **TRANSFORMER},
+            {"depth": (1, 2), "direction": DIRECTIONS, **TRANSFORMER},
             weight=2.0,
         ),
         Variant(Early, {"depth": (1, 2, 3), **TRANSFORMER}),
         Variant(Late, {"method": ("concat", "add", "attention"), "hidden": HIDDEN}, weight=0.5),
+    )
+)
+
+# What hands a trunk the tokens that its members look at.
+FUSION_OF_TOKENS = Part(
+    (
+        Variant(FiLM, {"depth": (1, 2, 3), "pool": ("none",)}, weight=2.0),
+        Variant(
+            CrossAttention,
+            {"depth": (1, 2), "direction": DIRECTIONS, "pool": ("none",), **TRANSFORMER},
+            weight=2.0,
+        ),
+        Variant(Early, {"depth": (1, 2, 3), **TRANSFORMER}),
     )
 )
 

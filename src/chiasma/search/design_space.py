@@ -11,6 +11,7 @@ from chiasma.core.errors import ChiasmaError
 from chiasma.core.spec import Spec, replace_at
 from chiasma.data.signature import Signature
 from chiasma.model.multimodal import FUSED, ModelSpec
+from chiasma.model.tokens import members_over_one_token, with_every_token, with_open_encoders
 from chiasma.search import choices
 from chiasma.search.choices import other, pick, words
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, Plateau, TrainingSpec
@@ -55,7 +56,7 @@ class DesignSpace:
         fusion = choices.FUSION.sample(rng) if len(encoders) > 1 else None
         model = _model(pick(choices.DIMS, rng), encoders, fusion, self._head.sample(rng))
         if model.fusion is not None and model.fusion.every_token:
-            model = _handing_over_all_tokens(model)[0]
+            model = with_open_encoders(model)[0]
         return Design(model=model, training=self._sample_training(rng))
 
     def mutate(self, genome: Design, rng: np.random.Generator) -> tuple[Design, str]:
@@ -74,7 +75,7 @@ class DesignSpace:
             except (ChiasmaError, ValidationError) as error:
                 reason = str(error)
                 continue
-            reason = self.validate(edited)
+            reason = self.validate(edited) or self._starved(edited, genome)
             if reason is None and edited != genome:
                 return edited, description
         raise ValueError(f"No edit of design {genome.content_hash()} can be built after {TRIES} tries: {reason}.")
@@ -102,10 +103,11 @@ class DesignSpace:
         fallback = growing(Design(model=first.model, training=calm), rules)
         try:
             training = TrainingSpec(optim=optim, loop=loop)
-            crossed = growing(Design(model=ModelSpec.from_dict(model), training=training), rules)
+            fitting = _fit_for_trunk(ModelSpec.from_dict(model))[0]
+            crossed = growing(Design(model=fitting, training=training), rules)
         except (ChiasmaError, ValidationError):
             return fallback
-        return crossed if self.validate(crossed) is None else fallback
+        return crossed if (self.validate(crossed) or self._starved(crossed, first)) is None else fallback
 
     def validate(self, genome: Design) -> str | None:
         """Return why the design cannot be built for this data, or None."""
@@ -119,6 +121,15 @@ class DesignSpace:
         """Return the genome itself: it is a whole design already."""
         del incumbent
         return genome
+
+    def _starved(self, edited: Design, before: Design) -> str | None:
+        """Return why an edit leaves a trunk whose members look at tokens with a single one, or None."""
+        same = edited.model.encoders == before.model.encoders and edited.model.fusion == before.model.fusion
+        if same or not members_over_one_token(edited.model, self.signature):
+            return None
+        if members_over_one_token(before.model, self.signature):
+            return None
+        return "members of the trunk that look at tokens would be handed one"
 
     def _edits(self, design: Design) -> list[tuple[float, Edit]]:
         """Return every kind of edit that applies to a design, with its weight."""
@@ -142,7 +153,7 @@ class DesignSpace:
             encoders = {**design.model.encoders, name: self._encoders[name].sample(rng)}
             fusion = choices.FUSION.sample(rng)
             model = _model(design.model.dim, encoders, fusion, design.model.head)
-            model = model.model_copy(update={"trunk": design.model.trunk})
+            model = _fit_for_trunk(model.model_copy(update={"trunk": design.model.trunk}))[0]
             description = f"modalities: {name} added ({words(encoders[name])}, {words(fusion)} fusion)"
             return Design(model=model, training=design.training), description
 
@@ -153,9 +164,13 @@ class DesignSpace:
         edited = replace_at(design, "model.fusion", fusion)
         description = f"fusion: {description}"
         assert edited.model.fusion is not None
-        if not edited.model.fusion.every_token or words(fusion) == words(design.model.fusion):
+        if words(fusion) == words(design.model.fusion):
             return edited, description
-        model, opened = _handing_over_all_tokens(edited.model)
+        model, opened = _fit_for_trunk(edited.model)
+        if edited.model.fusion.every_token:
+            model, closed = with_open_encoders(model)
+            opened = [*opened, *closed]
+        opened = [name for name in opened if name != "fusion"]
         note = f" (all tokens of {' and '.join(opened)})" if opened else ""
         return Design(model=model, training=design.training), description + note
 
@@ -284,16 +299,9 @@ def _model(dim: int, encoders: dict[str, Spec], fusion: Spec | None, head: Spec)
     return ModelSpec.from_dict(_plain({"dim": dim, "encoders": encoders, "fusion": fusion, "head": head}))
 
 
-def _handing_over_all_tokens(model: ModelSpec) -> tuple[ModelSpec, list[str]]:
-    """Return the model without pooling in its encoders, and the modalities where that changed something.
-
-    Attention over a single token is a linear map: it needs the tokens.
-    """
-    every = ("none", "both")
-    opened = [name for name, encoder in model.encoders.items() if getattr(encoder, "pool", "none") not in every]
-    for name in opened:
-        model = replace_at(model, f"encoders.{name}.pool", "none")
-    return model, opened
+def _fit_for_trunk(model: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """Return the model with every token for its trunk, if it has one, and what was opened."""
+    return (model, []) if model.trunk is None else with_every_token(model)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

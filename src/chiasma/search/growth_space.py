@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from chiasma.core.errors import ChiasmaError
 from chiasma.core.spec import Spec, replace_at
 from chiasma.model.multimodal import ModelSpec
+from chiasma.model.tokens import fused_tokens, members_over_one_token, with_every_token
 from chiasma.model.trunk import Place, PopulationSpec
 from chiasma.model.trunk.members import ConvolutionMemberSpec, PerceptronSpec, TransformerMemberSpec
-from chiasma.search.choices import other, pick, words
+from chiasma.search.choices import FUSION_OF_TOKENS, other, pick, words
 from chiasma.search.design_space import DesignSpace, growing
 from chiasma.train.design import Design, GrowthSpec
 
@@ -31,10 +32,14 @@ TRUNK: Mapping[str, Sequence[Any]] = {
     "balance": (0.0, 0.01, 0.03),
 }
 OFTEN, SELDOM = 3.0, 1.0
+TRIES = 20
 
 
 class GrowthSpace:
     """Gives designs a trunk that grows, and edits trunk and rules; everything else stays as it is.
+
+    A trunk that is planted is handed every token: pooling before it is taken out, and a fusion that makes one token is
+    replaced. Where one token remains, as of a bag of words alone, its first members are perceptrons.
 
     Args:
         designs: Where a whole design comes from while there is none to edit.
@@ -51,6 +56,10 @@ class GrowthSpace:
         """Return the design with one thing about its growth changed, and the edit in words."""
         if genome.model.trunk is None:
             return self._plant(genome, rng)
+        if members_over_one_token(genome.model, self.designs.signature):
+            opened, note = self._opened(genome, rng)
+            if note:
+                return opened, f"growth: one token -> every token{note}"
         edits = [(OFTEN, self._edit_rule), (OFTEN, self._edit_trunk), (OFTEN, self._edit_members)]
         if genome.training.growth is None:
             edits = [(OFTEN, self._let_grow), *edits[1:]]
@@ -60,13 +69,14 @@ class GrowthSpace:
 
     def crossover(self, first: Design, second: Design, rng: np.random.Generator) -> Design:
         """Return the first design with trunk and growth of the second; the first itself where these do not fit it."""
-        del rng
         if second.model.trunk is None:
             return first
+        opened, _ = self._opened(first, rng)
         try:
-            return growing(_with_trunk(first, second.model.trunk), second.training.growth)
+            crossed = growing(_with_trunk(opened, second.model.trunk), second.training.growth)
         except (ChiasmaError, ValidationError):
             return first
+        return first if members_over_one_token(crossed.model, self.designs.signature) else crossed
 
     def validate(self, genome: Design) -> str | None:
         """Return why the design cannot be built for this data, or None."""
@@ -78,13 +88,43 @@ class GrowthSpace:
         return genome
 
     def _plant(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
+        opened, note = self._opened(design, rng)
         members: dict[str, Place] = {}
         for _ in range(pick(FIRST_MEMBERS, rng)):
-            _join(members, design, rng)
+            self._join(members, opened, rng)
         rules = _drawn_rules(rng)
-        spec = PopulationSpec(members=members, heads=_heads(design), routing=pick(TRUNK["routing"], rng))
-        grown = growing(_with_trunk(design, spec), rules)
-        return grown, f"growth: none -> {_kinds(members)} that grow"
+        spec = PopulationSpec(members=members, heads=_heads(opened), routing=pick(TRUNK["routing"], rng))
+        grown = growing(_with_trunk(opened, spec), rules)
+        return grown, f"growth: none -> {_kinds(members)} that grow{note}"
+
+    def _opened(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
+        """Return the design with several tokens before its trunk, and what that took; itself where nothing helps."""
+        model, opened = with_every_token(design.model)
+        if self._tokens(model) > 1:
+            return Design(model=model, training=design.training), _opened_words(opened)
+        for _ in range(TRIES if design.model.fusion is not None else 0):
+            fusion = FUSION_OF_TOKENS.sample(rng)
+            try:
+                other_model = replace_at(model, "fusion", fusion)
+            except (ChiasmaError, ValidationError):
+                continue
+            if self._tokens(other_model) > 1:
+                change = f"fusion {words(design.model.fusion)} -> {words(fusion)}"
+                rest = [name for name in opened if name != "fusion"]
+                return Design(model=other_model, training=design.training), _opened_words(rest, change)
+        return design, ""
+
+    def _tokens(self, model: ModelSpec) -> int:
+        return fused_tokens(model, self.designs.signature)
+
+    def _join(self, members: dict[str, Place], design: Design, rng: np.random.Generator) -> None:
+        """Add a member of a kind at random, under the next free name; over one token a perceptron."""
+        kinds = [PerceptronSpec(), TransformerMemberSpec(heads=_heads(design)), ConvolutionMemberSpec()]
+        if self._tokens(design.model) == 1:
+            kinds = [kind for kind in kinds if not kind.mixes_tokens]
+        member = pick(kinds, rng)
+        number = next(n for n in range(1, len(members) + 2) if f"{member.kind}_{n}" not in members)
+        members[f"{member.kind}_{number}"] = Place(member=member)
 
     def _fell(self, design: Design, rng: np.random.Generator) -> tuple[Design, str]:
         del rng
@@ -114,7 +154,7 @@ class GrowthSpace:
         if len(members) > 1 and rng.random() < 0.5:
             del members[pick(sorted(members), rng)]
         else:
-            _join(members, design, rng)
+            self._join(members, design, rng)
         edited = _with_trunk(design, trunk.model_copy(update={"members": members}))
         if edited.training.growth is not None and len(members) > edited.training.growth.largest:
             edited = replace_at(edited, "training.growth.largest", len(members))
@@ -155,11 +195,11 @@ def _rules(rules: GrowthSpec, changes: Mapping[str, Any]) -> GrowthSpec:
     return GrowthSpec.from_dict(changed)
 
 
-def _join(members: dict[str, Place], design: Design, rng: np.random.Generator) -> None:
-    """Add a member of a kind at random, under the next free name."""
-    member = pick([PerceptronSpec(), TransformerMemberSpec(heads=_heads(design)), ConvolutionMemberSpec()], rng)
-    number = next(n for n in range(1, len(members) + 2) if f"{member.kind}_{n}" not in members)
-    members[f"{member.kind}_{number}"] = Place(member=member)
+def _opened_words(opened: Sequence[str], change: str = "") -> str:
+    """Return what was done so that a trunk is handed every token: `` (fusion concat -> film, all tokens of text)``."""
+    told = [change] if change else []
+    told += [f"all tokens of {' and '.join(opened)}"] if opened else []
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _kinds(members: Mapping[str, Place]) -> str:

@@ -1,6 +1,7 @@
 """What every member of a population is: tokens in, the change that it proposes for each of them out."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,9 +49,12 @@ class MemberSettings(Spec):
     """What every member has.
 
     Attributes:
+        mixes_tokens: Whether it looks at several tokens at once: over one token, attention and convolutions are linear
+            maps.
         dropout: Probability of zeroing a hidden feature.
     """
 
+    mixes_tokens: ClassVar[bool] = True
     kind: str
     dropout: float = Field(default=0.1, ge=0, lt=1)
 

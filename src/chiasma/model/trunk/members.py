@@ -1,6 +1,6 @@
 """The kinds of members: a perceptron, a transformer with any attention, and residual convolutions over the tokens."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -145,6 +145,7 @@ class PerceptronSpec(MemberSettings):
         dropout: Probability of zeroing a hidden feature.
     """
 
+    mixes_tokens: ClassVar[bool] = False
     kind: Literal["perceptron"] = "perceptron"
     expansion: int = Field(default=2, ge=1)
 

@@ -1,0 +1,57 @@
+"""How many tokens a model hands to its trunk, and how to have it hand on every one."""
+
+import torch
+
+from chiasma.core.rng import kept_torch_generator
+from chiasma.core.spec import replace_at
+from chiasma.data.signature import Signature
+from chiasma.model.cost import example_batch
+from chiasma.model.multimodal import ModelSpec
+
+EVERY = ("none", "both")
+
+
+def fused_tokens(spec: ModelSpec, signature: Signature) -> int:
+    """Build a model and count the tokens that its fusion, or its only encoder, returns for one example.
+
+    Texts have their full length. Torch's global generator is left as it was.
+
+    Raises:
+        ConfigError: The architecture does not fit the dataset.
+    """
+    with kept_torch_generator(), torch.inference_mode():
+        model = spec.model_copy(update={"trunk": None}).build(signature).eval()
+        return model.fuse(model.encode(example_batch(signature, 1))).x.shape[1]
+
+
+def members_over_one_token(spec: ModelSpec, signature: Signature) -> list[str]:
+    """Return the members that look at several tokens though the trunk is handed one; none where it is handed more.
+
+    Over one token attention and convolutions are linear maps.
+    """
+    if spec.trunk is None:
+        return []
+    looking = sorted(name for name, place in spec.trunk.members.items() if place.member.mixes_tokens)
+    return looking if looking and fused_tokens(spec, signature) == 1 else []
+
+
+def with_open_encoders(spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """Return the model without pooling in its encoders, and the modalities where that changed something.
+
+    Attention over a single token is a linear map: it needs the tokens.
+    """
+    opened = [name for name, encoder in spec.encoders.items() if getattr(encoder, "pool", "none") not in EVERY]
+    for name in opened:
+        spec = replace_at(spec, f"encoders.{name}.pool", "none")
+    return spec, opened
+
+
+def with_every_token(spec: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """Return the model without pooling before its trunk, and what was opened: ``fusion`` or a modality.
+
+    A fusion that makes one token of whatever it is given stays as it is.
+    """
+    spec, opened = with_open_encoders(spec)
+    if getattr(spec.fusion, "pool", "none") != "none":
+        spec, opened = replace_at(spec, "fusion.pool", "none"), ["fusion", *opened]
+    return spec, opened
