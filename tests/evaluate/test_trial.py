@@ -14,12 +14,14 @@ from chiasma.evaluate.tasks import Task
 from chiasma.evaluate.trial import TooSlow, run_trial
 from chiasma.model.cost import cost
 from chiasma.model.encoders import Convolution, NGram, Pixels
-from chiasma.model.fusion import Late, Multiplicative
+from chiasma.model.fusion import Early, Late, Multiplicative
 from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from chiasma.model.multimodal import ModelSpec
+from chiasma.model.trunk import Place, PopulationSpec
+from chiasma.model.trunk.members import PerceptronSpec
 from chiasma.store.checkpoint import load_newest
 from chiasma.train.callbacks import Moment, Stop
-from chiasma.train.design import AdamW, Design, LoopSpec, OptimSpec, TrainingSpec
+from chiasma.train.design import AdamW, Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 from chiasma.train.metrics import measure
 from chiasma.train.predicting import predict_logits
 
@@ -97,6 +99,41 @@ def test_a_design_over_the_parameter_limit_is_rejected_before_training(task, cla
     outcome = trial(task.model_copy(update={"max_parameters": 10}), claims)
     assert (outcome.kind, outcome.stage) == ("rejected", "probe")
     assert outcome.reason.endswith("but the limit is 10")
+
+
+GROWING = Design(
+    model=ModelSpec(
+        dim=16,
+        encoders=LINEAR.model.encoders,
+        fusion=Early(depth=1, heads=2),
+        trunk=PopulationSpec(members={"perceptron_1": Place(member=PerceptronSpec())}),
+    ),
+    training=TrainingSpec(
+        loop=LoopSpec(epochs=2.0, evaluations=8, restore_best=False),
+        growth=GrowthSpec(births="random", probation=1, learned=0.0, last_birth=1.0),
+    ),
+)
+
+
+def test_costs_are_those_of_the_trunk_as_it_has_grown_and_limits_hold_for_it(task, claims, tmp_path):
+    outcome = trial(task, claims, GROWING, keep_checkpoint=str(tmp_path / "kept"))
+    trained = Design.from_dict(load_newest(tmp_path / "kept").documents["design"])
+    initial, grown = cost(GROWING.model, claims.signature), cost(trained.model, claims.signature)
+    assert grown.parameters > initial.parameters
+    assert (outcome.objectives["parameters"], outcome.objectives["flops"]) == (grown.parameters, grown.flops)
+    refused = trial(task.model_copy(update={"max_parameters": initial.parameters}), claims, GROWING)
+    assert isinstance(refused, Rejected)
+    assert refused.stage == "train"
+    assert refused.reason == (
+        f"the trained model has {grown.parameters:,} parameters, but the limit is {initial.parameters:,}"
+    )
+
+
+def test_a_trunk_grows_on_a_short_rung_too(task, claims):
+    design = replace_at(GROWING, "training.loop.epochs", 20.0)
+    outcome = trial(task, claims, design, fraction=0.1)
+    assert outcome.metrics["steps"] <= 10
+    assert outcome.objectives["parameters"] > cost(GROWING.model, claims.signature).parameters
 
 
 def test_a_training_that_becomes_nan_is_rejected_and_names_the_step(task, claims):

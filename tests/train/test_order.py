@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chiasma.train.design import GrowthSpec, LoopSpec, TrainingSpec
 from chiasma.train.order import DataOrder, evaluation_steps, micro_batches
 
 
@@ -43,3 +44,12 @@ def test_evaluations_are_spread_evenly_and_end_on_the_last_step(total: int, eval
     gaps = np.diff([0, *steps])
     assert gaps.min() >= 1
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_a_part_of_a_training_is_evaluated_as_often_by_the_step_and_a_growing_one_as_often_as_the_whole():
+    loop = LoopSpec(evaluations=20)
+    assert [TrainingSpec(loop=loop).evaluations_in(part) for part in (0.01, 0.1, 0.3, 1.0)] == [1, 2, 6, 20]
+    growing = TrainingSpec(loop=loop, growth=GrowthSpec())
+    assert [growing.evaluations_in(part) for part in (0.1, 1.0)] == [20, 20]
+    silent = TrainingSpec(loop=LoopSpec(train_on_steer=True, restore_best=False))
+    assert silent.evaluations_in(1.0) == 0

@@ -109,6 +109,23 @@ class Measuring:
         joined = {name: np.concatenate(parts) for name, parts in found.items()}
         return _measured(joined, {name: np.concatenate(parts) for name, parts in without.items()}, trunk.routed)
 
+    def routing(self, model: MultimodalModel) -> tuple[dict[str, float], list[list[float]]]:
+        """Return the weight of each member in parts of an even share, and how much each (row) heard of each (column).
+
+        There are no edges where members do not hear of each other.
+        """
+        trunk = population_of(model)
+        weights: list[np.ndarray] = []
+        edges: list[np.ndarray] = []
+        with evaluating(model), torch.inference_mode(), self._precise(model):
+            for fused, _, _ in self._batches(model):
+                routing = trunk(fused).routing
+                weights.append(_numpy(routing.weights.mean(1)))
+                edges += [] if routing.edges is None else [_numpy(routing.edges)]
+        shares = np.concatenate(weights).mean(0) * len(trunk.routed)
+        heard = np.concatenate(edges).mean(0).tolist() if edges else []
+        return dict(zip(trunk.routed, map(float, shares), strict=True)), heard
+
     def folding(self, model: MultimodalModel, name: str) -> Folding:
         """Return how to promote a newcomer so that the output changes little, by the first rows."""
         with evaluating(model), torch.inference_mode(), self._precise(model):

@@ -31,6 +31,10 @@ class Ladder(Spec):
     Successive halving of Jamieson and Talwalkar 2016 (https://arxiv.org/abs/1502.07943); unlike the paper, decided
     from whatever is recorded when asked, as ASHA does, so that nobody waits for a full bracket.
 
+    A trunk that grows has all its reviews on every rung, so that its members come and go on short ones too. But there a
+    newcomer learns for only a few steps before it is judged: a short rung tells how soon a design learns, and too
+    little of what its growth is worth, which is known on the last rung.
+
     Attributes:
         rungs: Fractions rise; the last one is the full training.
         eta: Of the candidates scored on a rung, one in ``eta`` climbs to the next.

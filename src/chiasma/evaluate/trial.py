@@ -1,4 +1,4 @@
-"""One trial: build, probe, count, train, measure. Every candidate and every baseline goes through this same call."""
+"""One trial: build, probe, train, count, measure. Every candidate and every baseline goes through this same call."""
 
 import io
 import time
@@ -14,7 +14,7 @@ from torch import nn
 
 from chiasma.adapt.callbacks import callbacks_of, told
 from chiasma.adapt.controller import NAME as CONTROLLER
-from chiasma.adapt.growth import NAME as GROWTH
+from chiasma.adapt.kept import growth_of
 from chiasma.core.errors import ChiasmaError, NonFiniteError
 from chiasma.core.files import storage_errors, write_atomic
 from chiasma.core.outcome import Rejected, Scored
@@ -44,7 +44,7 @@ NO_STEP = "no step was finished"
 
 
 def run_trial(job: Job, dataset: Dataset) -> Scored | Rejected:
-    """Build, probe, count, train and measure one design on ``select``; ``test`` is never touched.
+    """Build, probe, train, count and measure one design on ``select``; ``test`` is never touched.
 
     Returns:
         Scored, or Rejected at stage ``build``, ``probe``, ``train``, ``deadline`` or ``plugin``.
@@ -81,7 +81,6 @@ def _trial(job: Job, dataset: Dataset) -> Scored | Rejected:
     rejected = examine(job, dataset)
     if rejected is not None:
         return rejected
-    counted = cost(job.design.model, dataset.signature)
     try:
         fit = _train(job, dataset, started=started, deadline=_earliest(deadline, finish_by))
     except NonFiniteError as error:
@@ -91,6 +90,11 @@ def _trial(job: Job, dataset: Dataset) -> Scored | Rejected:
     late = _lateness(job, fit)
     if late is not None:
         return Rejected(stage="deadline", reason=late)
+    # Of the trained model: members of its trunk came and went.
+    counted = cost(fit.model.spec, dataset.signature)
+    if job.max_parameters is not None and counted.parameters > job.max_parameters:
+        reason = f"the trained model has {counted.parameters:,} parameters, but the limit is {job.max_parameters:,}"
+        return Rejected(stage="train", reason=reason)
     logits = predict_logits(fit.model, dataset, dataset.rows("select"), precision=job.precision)
     if not np.isfinite(logits).all():
         return Rejected(stage="train", reason="the trained model's output on select holds a NaN or an infinity")
@@ -245,7 +249,7 @@ def _keep(job: Job, dataset: Dataset, fit: Fit, logits: np.ndarray) -> None:
             "design": replace_at(job.design, "model", fit.model.spec).to_dict(),
             "signature": dataset.signature.to_dict(),
             "history": fit.history,
-            "growth": fit.callbacks.get(GROWTH, {}),
+            "growth": growth_of(fit, job.design.training.loop, dataset, precision=job.precision),
             "controller": told(fit.callbacks.get(CONTROLLER, {})),
         }
         weights = {name: value.cpu() for name, value in fit.model.state_dict().items()}

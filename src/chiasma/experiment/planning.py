@@ -151,13 +151,15 @@ def _visit_seconds(setting: Setting, rows: int, budget: float) -> float:
             metrics, loop = finished.outcome.metrics, design.training.loop
             evaluation = len(setting.dataset.rows("steer")) / TRAIN_OVER_PREDICT
             trained = metrics["steps"] * loop.batch_size
-            evaluated = loop.evaluations_in(job.fraction) * evaluation
+            evaluated = design.training.evaluations_in(job.fraction) * evaluation
             elsewhere = sum(metrics[on_task("train_seconds", each.name)] for each in setting.companions)
             alone = (metrics["train_seconds"] - elsewhere) / (trained + evaluated)
             epochs = _named_epochs(setting)
             full = affordable_visits(budget, alone, setting.config.run.workers) if epochs is None else epochs * rows
             full = max(full, WARMUP_VISITS)
-            return alone * (1 + loop.evaluations_in(1.0) * evaluation / full) + elsewhere / job.fraction / full
+            return (
+                alone * (1 + design.training.evaluations_in(1.0) * evaluation / full) + elsewhere / job.fraction / full
+            )
     return WARMUP_SHARE * budget / WARMUP_VISITS
 
 

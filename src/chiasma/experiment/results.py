@@ -87,8 +87,9 @@ class Results(Spec):
         rungs: Of neighbouring rungs on this data: ``lower, upper, pairs, spearman``.
         history: The winner's training curve, one row an evaluation on steer: ``step, epoch, rate, train_loss`` and
             every metric.
-        growth: How the winner's trunk grew: ``lives`` by name, ``events``, ``reviews``, ``edges`` and ``waits``, why
-            nothing happened; empty where it did not.
+        growth: How the winner's trunk grew: ``lives`` by name, ``events``, ``reviews``, ``edges``, ``waits``, why
+            nothing happened, and ``kept``, the step whose weights the model has with everybody in it; empty where it
+            did not.
         controller: What a controller did while the winner trained: ``trace``, ``returns`` (its roll-backs),
             ``seconds`` and ``every``; empty where there was none.
         lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.

@@ -12,6 +12,7 @@ from chiasma.core.files import write_atomic
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.finals import TrainedArm
+from chiasma.experiment.grown import kept_words
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.store.checkpoint import load_newest
 from chiasma.store.rows import CandidateRow
@@ -52,7 +53,7 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
         "history": history(best.best.folder),
         "growth": adapted(best.best.folder, "growth"),
         "controller": adapted(best.best.folder, "controller"),
-        "design": best.arm.design.to_dict(),
+        "design": trained_design(best),
         "lineage": lineage(setting, best),
         "provenance": setting.store.provenance,
     }
@@ -117,8 +118,13 @@ def history(folder: Path) -> tuple[Mapping[str, float], ...]:
     return tuple(checkpoint.documents.get("history", ())) if checkpoint else ()
 
 
+def trained_design(best: TrainedArm) -> Mapping[str, Any]:
+    """Return the shipped design as its training left it: with the members that its trunk has in the end."""
+    return adapted(best.best.folder, "design") or best.arm.design.to_dict()
+
+
 def adapted(folder: Path, what: str) -> Mapping[str, Any]:
-    """Return how the shipped training's trunk grew, or what its controller did; empty where there was none."""
+    """Return a document of the shipped training, such as how its trunk grew; empty where there was none."""
     checkpoint = load_newest(folder)
     return checkpoint.documents.get(what, {}) if checkpoint else {}
 
@@ -154,6 +160,7 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
             f"No searched design was better on select than the floor {best.arm.name} by more than one standard error, "
             "so that floor is shipped."
         )
+    found += kept_words(adapted(best.best.folder, "growth"))
     if best.arm.proposer == CONTROL:
         found.append("Random search itself, the control, found the winner.")
     cut = [arm.arm.name for arm in evidence.trained if any(t.outcome.metrics.get("cut_short") for t in arm.trainings)]

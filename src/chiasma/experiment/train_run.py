@@ -1,11 +1,12 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chiasma.adapt.callbacks import callbacks_of, told
 from chiasma.adapt.controller import NAME as CONTROLLER
-from chiasma.adapt.growth import NAME as GROWTH
+from chiasma.adapt.kept import growth_of
 from chiasma.adapt.waiting import waits_told
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
@@ -24,6 +25,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.grown import kept_words, one_token_warning
 from chiasma.experiment.learned_controllers import say_idle_controls
 from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
@@ -150,8 +152,12 @@ def _train(
         trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group, beside=[tracking])
         say_memory(trainer.design, dataset, config, console=group.console)
         say_idle_controls(trainer.design, console=group.console)
+        for warning in one_token_warning(trainer.design.model, dataset.signature):
+            group.console.say(warning)
         fit = trainer.fit()
         result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
+        for words in kept_words(result.results.growth):
+            group.console.say(words)
         # Before trackers are told: whatever they do now, the run is over.
         store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
         summarise(tracking, result)
@@ -184,6 +190,7 @@ def _write_down(
         learnt=learnt_contents(dataset),
     ).save(store.model_folder)
     size = cost(fit.model.spec, dataset.signature)
+    grown = growth_of(fit, trainer.design.training.loop, dataset, precision=config.run.precision)
     arm = Arm(
         name="winner",
         role="winner",
@@ -204,11 +211,11 @@ def _write_down(
         arms=(arm,),
         winner="winner",
         history=tuple(fit.history),
-        growth=fit.callbacks.get(GROWTH, {}),
+        growth=grown,
         controller=told(fit.callbacks.get(CONTROLLER, {})),
         design=replace_at(trainer.design, "model", fit.model.spec).to_dict(),
         provenance=store.provenance,
-        notes=_notes(fit, controlled=trainer.design.training.controller is not None),
+        notes=_notes(fit, grown, controlled=trainer.design.training.controller is not None),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")
@@ -216,12 +223,13 @@ def _write_down(
     return RunResult(store.path, results, store.model_folder, report_path, stopped)
 
 
-def _notes(fit: Fit, *, controlled: bool) -> tuple[str, ...]:
+def _notes(fit: Fit, grown: Mapping[str, Any], *, controlled: bool) -> tuple[str, ...]:
     """Return what a reader must know of the figures."""
     notes = [
         f"Trained for {fit.steps} steps ({fit.stopped}).",
         "The test split is sealed; figures are on select.",
-        *waits_told(fit.callbacks.get(GROWTH, {})),
+        *kept_words(grown),
+        *waits_told(grown),
     ]
     if controlled:
         notes.append(

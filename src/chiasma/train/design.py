@@ -157,7 +157,8 @@ class LoopSpec(Spec):
         loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
         ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
-        evaluations: Evaluations on ``steer`` over the whole training, evenly spaced; or ``every_epoch``.
+        evaluations: Evaluations on ``steer`` over the whole training, evenly spaced; or ``every_epoch``. A ladder rung
+            has a fraction of them, but all of them where a trunk grows, for whose members everything goes by reviews.
         restore_best: End with the weights of the best evaluation on ``steer`` rather than the last ones.
         balance: Repeat examples of rarer classes until every class has as many as the largest (classification).
         train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
@@ -285,6 +286,14 @@ class TrainingSpec(Spec):
     loop: LoopSpec = LoopSpec()
     growth: GrowthSpec | None = None
     controller: ControllerSpec | None = None
+
+    def evaluations_in(self, fraction: float) -> int:
+        """Return how many evaluations on ``steer`` a part of the training has: as often by the step as the whole.
+
+        A trunk that grows has all of them in any part: its members are born, tried and judged by the review, so that
+        with fewer there would be no growth to judge.
+        """
+        return self.loop.evaluations_in(fraction if self.growth is None else 1.0)
 
     @model_validator(mode="after")
     def _steer_is_left(self) -> "TrainingSpec":

@@ -124,7 +124,7 @@ class Trainer:
         self._order = DataOrder(learnt_rows(self.data, loop), batch_size=loop.batch_size, seed=seed)
         self._order.check_shares(loop.accumulation, ranks=ranks.size)
         self.total_steps = max(1, round(loop.epochs * fraction * self._order.steps_per_epoch))
-        evaluations = loop.evaluations_in(fraction)
+        evaluations = design.training.evaluations_in(fraction)
         self._evaluate_after = evaluation_steps(total_steps=self.total_steps, evaluations=evaluations)
         identity = Identity(
             design=design.content_hash(),

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from chiasma.experiment.report.charts import INK, MARKERS, MUTED, SERIES, STYLE, new_figure, svg
@@ -15,6 +16,8 @@ from chiasma.experiment.results import Results
 DASHES = ("-", "--", ":")
 FAINTEST = 0.08
 WIDEST = 5.0
+SHADE = 0.15
+UNDONE = " (undone: after the step that is kept)"
 EVENTS = {"birth": "born", "promotion": "promoted", "retirement": "teaches the others", "pruning": "pruned"}
 
 
@@ -36,9 +39,9 @@ def lives(results: Results) -> Markup | None:
         axes.set_yticks(range(len(members)), [life["name"] for life in members])
         axes.set_ylim(len(members) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.set_xlabel("review (thin: a newcomer; cross: pruned)")
+        axes.set_xlabel(f"review (thin: a newcomer; cross: pruned{_mark_kept(axes, results)})")
         axes.grid(axis="x", linewidth=0.6)
-        words = "; ".join(_life_words(life) for life in members)
+        words = "; ".join(_life_words(life, results) for life in members)
         return svg(figure, "lives", f"Lives of the members: {words}.")
 
 
@@ -63,7 +66,7 @@ def contributions(results: Results) -> Markup | None:
                 label=life["name"],
             )
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.set_xlabel("review")
+        axes.set_xlabel("review" + _mark_kept(axes, results))
         axes.set_ylabel("contribution")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", linewidth=0.6)
@@ -73,8 +76,9 @@ def contributions(results: Results) -> Markup | None:
 
 
 def router(results: Results) -> Markup | None:
-    """Draw the members that are weighed in a circle, and how much each hears of each other one."""
-    edges = results.growth.get("edges") or {}
+    """Draw the members that the kept model weighs in a circle, and how much each hears of each other one."""
+    kept = _kept(results)
+    edges = (kept or results.growth).get("edges") or {}
     names, weights = edges.get("members", []), edges.get("weights", [])
     if len(names) < 2 or not weights:
         return None
@@ -90,7 +94,8 @@ def router(results: Results) -> Markup | None:
                     arrow = {"arrowstyle": "-|>", "color": SERIES[0], "alpha": max(FAINTEST, min(1.0, weight))}
                     arrow |= {"linewidth": WIDEST * weight, "connectionstyle": "arc3,rad=0.15", "shrinkA": 14}
                     axes.annotate("", at[hearer], at[heard], arrowprops={**arrow, "shrinkB": 14})
-        shares = {life["name"]: life["shares"][-1] for life in _members(results) if life["shares"]}
+        last = {life["name"]: life["shares"][-1] for life in _members(results) if life["shares"]}
+        shares = kept["shares"] if kept else last
         for name, (x, y) in at.items():
             axes.plot(x, y, "o", color=SERIES[1], markersize=6 + 8 * math.sqrt(shares.get(name, 0.0)))
             axes.annotate(name, (x, y), (0, 14), textcoords="offset points", ha="center", color=MUTED)
@@ -105,13 +110,12 @@ def router(results: Results) -> Markup | None:
 
 
 def events(results: Results) -> Table | None:
-    """Return what happened, with its reasons."""
+    """Return what happened, with its reasons; what the kept model does not hold any more is said to be undone."""
     found: list[dict[str, Any]] = results.growth.get("events") or []
     if not found:
         return None
     rows = tuple(
-        (e["name"], EVENTS[e["event"]], str(e["review"]), str(e["step"]), f"{e['loss']:.3f}", e["reason"])
-        for e in found
+        (e["name"], _event_words(e), str(e["review"]), str(e["step"]), f"{e['loss']:.3f}", e["reason"]) for e in found
     )
     columns = ("member", "what happened", "review", "step", "loss on steer", "reason")
     return Table("What happened to the members", columns, rows, numeric=frozenset(columns[2:5]))
@@ -121,6 +125,31 @@ def _members(results: Results) -> list[Mapping[str, Any]]:
     return sorted(results.growth.get("lives", {}).values(), key=lambda life: (life["born"], life["name"]))
 
 
-def _life_words(life: Mapping[str, Any]) -> str:
+def _event_words(event: Mapping[str, Any]) -> str:
+    return EVENTS[event["event"]] + (UNDONE if event.get("undone") else "")
+
+
+def _kept(results: Results) -> Mapping[str, Any]:
+    """Return what is kept of the training; empty in results of older versions."""
+    return results.growth.get("kept") or {}
+
+
+def _mark_kept(axes: Axes, results: Results) -> str:
+    """Draw a line at the review whose weights are kept, with all later ones shaded, and return what it is."""
+    kept = _kept(results)
+    if not kept:
+        return ""
+    axes.axvline(kept["review"], color=INK, linewidth=1, linestyle="--")
+    if kept["review"] < results.growth["reviews"]:
+        axes.axvspan(kept["review"], results.growth["reviews"], color=MUTED, alpha=SHADE, linewidth=0)
+    return f"; dashed line: review {kept['review']}, which is kept; shaded: undone"
+
+
+def _life_words(life: Mapping[str, Any], results: Results) -> str:
     end = "alive" if life["died"] is None else f"pruned after {life['died']}"
-    return f"{life['name']} from {life['born']}, {end}"
+    words = f"{life['name']} from {life['born']}, {end}"
+    kept = _kept(results)
+    if not kept:
+        return words
+    role = kept["members"].get(life["name"])
+    return f"{words}, {'not in the kept model' if role is None else f'kept as {role}'}"
