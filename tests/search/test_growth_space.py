@@ -10,7 +10,7 @@ from signatures import SIGNATURES
 
 from chiasma.core.outcome import Scored
 from chiasma.core.spec import replace_at
-from chiasma.model.attention import DotProduct
+from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.encoders import Convolution, NGram
 from chiasma.model.fusion import CrossAttention, FiLM, Multiplicative
 from chiasma.model.multimodal import ModelSpec
@@ -129,6 +129,17 @@ def test_planting_says_what_was_opened_and_which_fusion_gave_way():
     planted, words = space.mutate(crossed, np.random.default_rng(1))
     assert planted.model.fusion == CrossAttention(pool="none")
     assert words.endswith(" that grow (all tokens of fusion and image)")
+
+
+def test_a_transformer_is_planted_with_a_mechanism_that_the_design_has():
+    _, space = spaces("image+text classification")
+    encoders = {"image": Convolution(widths=(16,), grid=2), "text": NGram()}
+    fusion = CrossAttention(heads=2, attention=Mean(), pool="none")
+    design = Design(model=ModelSpec(dim=32, encoders=encoders, fusion=fusion))
+    planted = [space.mutate(design, np.random.default_rng(seed))[0].model.trunk for seed in range(20)]
+    members = [place.member for trunk in planted for place in trunk.members.values()]
+    found = {member.attention.kind for member in members if member.kind == "transformer"}
+    assert found == {"dot_product", "mean"}
 
 
 def test_a_trunk_over_one_token_is_first_handed_every_token():

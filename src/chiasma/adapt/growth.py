@@ -15,6 +15,7 @@ from chiasma.adapt.strategist import Birth, at_random, conceive
 from chiasma.adapt.waiting import never_began, no_room, too_few_reviews, too_little_learned, waited
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
+from chiasma.model.mechanisms import mechanisms_of
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.model.trunk import Place
 from chiasma.train.callbacks import Action, Callback, EditModel, Moment, Say, ScaleLearningRate
@@ -231,6 +232,7 @@ class Growth(Callback):
             dim=model.spec.dim,
             named=tuple(self.lives),
             rng=self._rng("birth"),
+            mechanisms=mechanisms_of(model.spec),
         )
 
     def _birth(self, born: Birth) -> EditModel:

@@ -7,6 +7,7 @@ import numpy as np
 
 from chiasma.adapt.lifecycle import KINDS, Add, Decision, Life, Promote, Prune
 from chiasma.adapt.measure import Measured
+from chiasma.model.attention import AttentionSpec, DotProduct
 from chiasma.model.trunk import Place, PopulationSpec
 from chiasma.model.trunk.members import (
     ConvolutionMemberSpec,
@@ -76,6 +77,7 @@ def conceive(
     dim: int,
     named: Sequence[str],
     rng: np.random.Generator,
+    mechanisms: Sequence[AttentionSpec] = (),
 ) -> Birth:
     """Return who is born.
 
@@ -88,6 +90,8 @@ def conceive(
         dim: Width D of the tokens.
         named: All names that were ever given.
         rng: Decides.
+        mechanisms: What a transformer that is bred from nobody may look with, such as the attentions that the model has
+            already; empty for plain attention.
     """
     parents = [life for life in lives if life.role == "member" and not cooldown.get(life.kind, 0)]
     if parents and rng.random() < rules.exploit:
@@ -103,8 +107,9 @@ def conceive(
         )
         return Birth(name, place, tuple(map(float, cluster.centre)), cluster.radius, reason)
     kind = str(rng.choice([kind for kind in KINDS if not cooldown.get(kind, 0)]))
-    place = Place.from_dict({"member": {"kind": kind, **_heads(kind, dim)}, "role": "newcomer"})
-    return Birth(_name(kind, named), place, None, 1.0, "a kind at random")
+    chosen, reason = _attention(kind, mechanisms, rng)
+    place = Place.from_dict({"member": {"kind": kind, **_heads(kind, dim), **chosen}, "role": "newcomer"})
+    return Birth(_name(kind, named), place, None, 1.0, f"a kind at random{reason}")
 
 
 def at_random(
@@ -193,6 +198,17 @@ def _neighbour(value: int, known: Sequence[int], rng: np.random.Generator) -> in
 def _heads(kind: str, dim: int) -> dict[str, int]:
     """Return as many heads as divide the width, where the kind has heads."""
     return {"heads": next(h for h in (4, 2, 1) if dim % h == 0)} if kind == "transformer" else {}
+
+
+def _attention(
+    kind: str, mechanisms: Sequence[AttentionSpec], rng: np.random.Generator
+) -> tuple[dict[str, object], str]:
+    """Return one of the mechanisms for a kind that looks at tokens, and what to say of it where it is not plain."""
+    # Nothing is drawn where there is no choice, so that models with plain attention alone grow as they always have.
+    if kind != "transformer" or len(mechanisms) < 2:
+        return {}, ""
+    chosen = mechanisms[int(rng.integers(len(mechanisms)))]
+    return {"attention": chosen.to_dict()}, "" if chosen == DotProduct() else f" with {chosen.kind} attention"
 
 
 def _name(kind: str, named: Sequence[str]) -> str:

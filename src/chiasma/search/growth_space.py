@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from chiasma.core.errors import ChiasmaError
 from chiasma.core.spec import Spec, replace_at
+from chiasma.model.mechanisms import mechanisms_of
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.tokens import fused_tokens, members_over_one_token, with_every_token
 from chiasma.model.trunk import Place, PopulationSpec
@@ -119,7 +120,9 @@ class GrowthSpace:
 
     def _join(self, members: dict[str, Place], design: Design, rng: np.random.Generator) -> None:
         """Add a member of a kind at random, under the next free name; over one token a perceptron."""
-        kinds = [PerceptronSpec(), TransformerMemberSpec(heads=_heads(design)), ConvolutionMemberSpec()]
+        attention = pick(mechanisms_of(design.model), rng)
+        looking = TransformerMemberSpec(heads=_heads(design), attention=attention)
+        kinds = [PerceptronSpec(), looking, ConvolutionMemberSpec()]
         if self._tokens(design.model) == 1:
             kinds = [kind for kind in kinds if not kind.mixes_tokens]
         member = pick(kinds, rng)
