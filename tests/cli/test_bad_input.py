@@ -69,6 +69,38 @@ def test_an_unknown_setting_suggests_the_nearest():
     assert "optim.lrr: unknown key. Did you mean 'lr'?" in said
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["growth.births=guided"], "settings: growth is of the trunk's members, but the model has no trunk"),
+        (["growth.births=none", "model.trunk=null"], "settings: growth is of the trunk's members"),
+        (
+            ["model.encoders.text.kind=bert", "model.encoders.text.heads=4", "model.dim=30"],
+            "model: dim must be divisible by encoders.text.heads, but dim=30 and heads=4.",
+        ),
+        (
+            ["model.trunk.kind=population", "model.trunk.heads=3"],
+            "model: dim must be divisible by trunk.heads, but dim=64 and heads=3.",
+        ),
+        (["train.train_on_steer=true", "train.restore_best=false", "controller.kind=lstm"], "settings: a controller"),
+        (
+            ["controller.every=20"],
+            "controller.kind: is required, but it is missing. Known here: hypergradient, lstm.",
+        ),
+        (
+            ["model.encoders.text.dropout=0"],
+            "model.encoders.text.kind: is required, but it is missing. Known here: bert, convolution, features,",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_settings_that_do_not_go_together_are_one_line_in_our_own_words(overrides, said):
+    line = fails("train", "--set", "data.rows=320", *overrides, code=2)
+    assert said in line
+    assert "pydantic" not in line
+    assert "discriminator" not in line
+
+
 def test_a_bad_budget_says_what_a_budget_is():
     assert "a budget is a time such as 90s, 10m or 1h30m" in fails("evolve", "--budget", "soon", code=2)
 

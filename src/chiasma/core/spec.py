@@ -142,7 +142,7 @@ def explain(error: ValidationError, *, root: type[BaseModel], where: str = "") -
 
 def _explain_one(item: Any, root: type[BaseModel], where: str) -> str:
     location, rule, context = item["loc"], item["type"], item.get("ctx", {})
-    shown, _ = _follow(root, location)
+    shown, standing = _follow(root, location)
     path = ".".join([where, *shown] if where else shown)
     if rule == "extra_forbidden":
         _, models = _follow(root, location[:-1])
@@ -156,6 +156,9 @@ def _explain_one(item: Any, root: type[BaseModel], where: str) -> str:
         known = re.findall(r"'([^']+)'", context["expected_tags"])
         near = suggestion(context["tag"], known)
         return f"{path}.{_TAG}: {context['tag']!r} is unknown.{near} Known here: {', '.join(known)}."
+    if rule == "union_tag_not_found":
+        tags = sorted(str(_tag_of(model)) for model in standing)
+        return f"{path}.{_TAG}: is required, but it is missing. Known here: {', '.join(tags)}."
     value = repr(item["input"])
     short = value if len(value) <= 80 else value[:77] + "..."
     near = suggestion(str(item["input"]), re.findall(r"'([^']+)'", str(context.get("expected", ""))))

@@ -112,10 +112,12 @@ class ModelSection(Spec):
         """Return the whole architecture for one dataset.
 
         Raises:
-            ConfigError: An encoder is named for a modality that the data does not have, or none is left.
+            ConfigError: An encoder is named for a modality that the data does not have, none is left, or parts do not
+                go together.
         """
         if self.whole is not None:
-            return ModelSpec(dim=self.dim, head=self.head or default_head(signature), whole=self.whole)
+            parts = {"dim": self.dim, "head": self.head or default_head(signature), "whole": self.whole}
+            return ModelSpec.from_dict(parts, where="model")
         for modality, encoder in self.encoders.items():
             if encoder is not None and modality not in signature.inputs:
                 raise ConfigError(
@@ -131,7 +133,8 @@ class ModelSection(Spec):
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
         fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
         head = self.head or default_head(signature)
-        return ModelSpec(dim=self.dim, encoders=encoders, fusion=fusion, trunk=self.trunk, head=head)
+        parts = {"dim": self.dim, "encoders": encoders, "fusion": fusion, "trunk": self.trunk, "head": head}
+        return ModelSpec.from_dict(parts, where="model")
 
 
 class SearchSection(Spec):
@@ -333,10 +336,12 @@ class RunConfig(Spec):
         """Return the design that these settings describe for one dataset.
 
         Raises:
-            ConfigError: The model section names a modality that the data does not have.
+            ConfigError: The model section names a modality that the data does not have, or parts do not go together.
         """
-        training = TrainingSpec(optim=self.optim, loop=self.train, growth=self.growth, controller=self.controller)
-        return Design(model=self.model.complete(signature), training=training)
+        # As from a file, not by keyword: parts that do not go together are then an error in our own words.
+        parts = {"optim": self.optim, "loop": self.train, "growth": self.growth, "controller": self.controller}
+        training = TrainingSpec.from_dict(parts, where="settings")
+        return Design.from_dict({"model": self.model.complete(signature), "training": training}, where="settings")
 
 
 def _known(modality: str, encoder: Any) -> Any:
