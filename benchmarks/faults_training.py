@@ -4,78 +4,34 @@
 
 - 16: numbers that are not finite: an input, a weight, a module that breaks after some steps, float16 that overflows,
   rows without anything. How many steps until it is noticed, and whether a checkpoint ever held one.
-- 17: two processes that train together while members are born, promoted and pruned at random: whether all weights are
-  the same bits after each change, and whether an edit that differs between them is an error in time.
-- 18: parameters added, removed, replaced and reordered at random: whether each moment is still its own parameter's.
+- 17: two processes that train together while the model changes: see ``faults_ranks.py``.
+- 18: parameters added, removed, replaced under their own name (with the same shape and with another) and reordered at
+  random: whether each moment is still its own parameter's, also once saved and loaded.
 """
 
 import argparse
-import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from faults_ranks import CPU, MODEL, claims, learner_of, print_differences
 from torch import nn
 
-from chiasma.core.errors import ChiasmaError, NonFiniteError
+from chiasma.core.errors import NonFiniteError
 from chiasma.data.batch import Batch
 from chiasma.data.dataset import Dataset
-from chiasma.data.manifest import DataSpec
-from chiasma.data.prepare import prepare
-from chiasma.model.multimodal import ModelSpec, MultimodalModel
-from chiasma.model.trunk import Place, Population
-from chiasma.model.trunk.members import ConvolutionMemberSpec, PerceptronSpec, TransformerMemberSpec
+from chiasma.model.multimodal import MultimodalModel
 from chiasma.store.checkpoint import load_newest
-from chiasma.store.folders import cache_folder
 from chiasma.train.design import SGD, Adam, AdamW, Design, LoopSpec, OptimSpec, TrainingSpec
-from chiasma.train.learner import Learner
-from chiasma.train.losses import build_loss
 from chiasma.train.optim import NamedOptimizer
-from chiasma.train.ranks import Ranks, RanksDifferError, joined_ranks
 from chiasma.train.steering import part_for
 from chiasma.train.trainer import Trainer
 
-MODEL = ModelSpec.from_dict(
-    {
-        "dim": 16,
-        "encoders": {
-            "image": {"kind": "convolution", "widths": (4, 8), "grid": 2},
-            "text": {"kind": "bert", "depth": 1, "heads": 2},
-        },
-        "fusion": {"kind": "cross_attention", "depth": 1, "heads": 2, "pool": "none"},
-        "trunk": {
-            "kind": "population",
-            "members": {"perceptron_1": {"member": {"kind": "perceptron"}}},
-        },
-    }
-)
 FAULTS = ("input", "weight", "module", "float16")
 STEPS = 12
-CHANGES = 30
-CPU = torch.device("cpu")
-
-
-def claims() -> Dataset:
-    """Return some hundred claims."""
-    return prepare(DataSpec(rows=320), seed=0, cache=cache_folder(), progress=lambda text: None)[0]
-
-
-def learner_of(data: Dataset, *, precision: str = "float32", ranks: Ranks | None = None) -> Learner:
-    """Return a small model that is about to learn."""
-    torch.manual_seed(0)
-    loss = build_loss(None, data.signature.target)
-    training = TrainingSpec(optim=OptimSpec(lr=1e-3), loop=LoopSpec(ema=0.9))
-    model = MODEL.build(data.signature)
-    together = {} if ranks is None else {"ranks": ranks}
-    return Learner(model, loss, training=training, device=CPU, precision=precision, seed=0, **together)
 
 
 def steps_until_noticed(fault: str, data: Dataset, rng: np.random.Generator) -> int | None:
@@ -155,11 +111,13 @@ def checkpoints_hold_nothing_bad(data: Dataset, rng: np.random.Generator) -> boo
 
 
 class Bag(nn.Module):
-    """Layers by name, in any order."""
+    """Pairs of layers by name, in any order, each as wide inside as is said."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
+        self.parts = nn.ModuleDict(
+            {name: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)) for name, width in widths.items()}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for part in self.parts.values():
@@ -167,28 +125,73 @@ class Bag(nn.Module):
         return x.square().sum()
 
 
-def moments_mismatched(rng: np.random.Generator) -> int:
-    """Edit a model at random a few times, and return how many moments are not their parameter's own."""
+Rekey = Callable[[NamedOptimizer, nn.Module], NamedOptimizer]
+
+
+def moments_mismatched(rng: np.random.Generator, rekeyed: Rekey = NamedOptimizer.rekeyed) -> tuple[int, int]:
+    """Edit a model at random a few times.
+
+    Returns:
+        How many moments are not their parameter's own, and how many layers were replaced by one of another shape.
+    """
     algorithm = [AdamW(), Adam(), SGD()][int(rng.integers(3))]
-    names = ["a", "b", "c"]
-    model = Bag(names)
+    widths = {"a": 2, "b": 3, "c": 4}
+    model = Bag(widths)
     optimizer = NamedOptimizer(model, OptimSpec(algorithm=algorithm, lr=1e-2))
-    wrong = 0
+    wrong = reshaped = 0
     for _ in range(6):
         _train(model, optimizer)
-        before = {name: value.clone() for name, value in optimizer.state().items()}
-        names = [name for name in rng.permutation(names) if rng.random() < 0.7] or names[:1]
-        names += [f"n{int(rng.integers(1_000_000))}" for _ in range(int(rng.integers(0, 3)))]
-        edited = Bag(names)
-        edited.load_state_dict(model.state_dict(), strict=False)
-        model = edited
-        optimizer = optimizer.rekeyed(model)
-        for entry, value in optimizer.state().items():
-            expected = before.get(entry, torch.zeros_like(value))
-            wrong += int(not torch.equal(value, expected))
-        kept = {entry for entry in before if entry.split("/")[0] in dict(model.named_parameters())}
-        wrong += len(kept - optimizer.state().keys())
+        before = _moments(optimizer)
+        following = _edited(widths, rng)
+        reshaped += sum(widths.get(name, width) != width for name, width in following.items())
+        model, widths = _inheriting(following, model), following
+        optimizer = rekeyed(optimizer, model)
+        again = NamedOptimizer(model, optimizer.spec)
+        again.load_state(optimizer.state())
+        wrong += _mismatched(before, _moments(optimizer)) + _mismatched(before, _moments(again))
     _train(model, optimizer)
+    return wrong, reshaped
+
+
+def _edited(widths: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
+    """Return layers of which some are gone, some as wide as before, some replaced by wider ones, and new ones."""
+    kept = [name for name in rng.permutation(list(widths)) if rng.random() < 0.7] or list(widths)[:1]
+    edited = {str(name): widths[name] + int(rng.random() < 0.3) for name in kept}
+    return edited | {f"n{int(rng.integers(1_000_000))}": 2 for _ in range(int(rng.integers(0, 3)))}
+
+
+def _inheriting(widths: Mapping[str, int], model: nn.Module) -> Bag:
+    """Return a new model with the old one's weights wherever name and shape agree."""
+    edited, known = Bag(widths), model.state_dict()
+    own = edited.state_dict()
+    same = {name: value for name, value in known.items() if name in own and own[name].shape == value.shape}
+    edited.load_state_dict({**own, **same})
+    return edited
+
+
+Moments = Mapping[str, tuple[torch.Size, Mapping[str, torch.Tensor]]]
+
+
+def _moments(optimizer: NamedOptimizer) -> Moments:
+    """Return the shape and the moments of each parameter, by its name."""
+    state = optimizer.state()
+    return {
+        name: (
+            parameter.shape,
+            {entry: value.clone() for entry, value in state.items() if entry.rpartition("/")[0] == name},
+        )
+        for name, parameter in optimizer.parameters.items()
+    }
+
+
+def _mismatched(before: Moments, after: Moments) -> int:
+    """Count moments that a parameter of the same name and shape has lost or got wrong, or a new one has not fresh."""
+    wrong = 0
+    for name, (shape, found) in after.items():
+        old, known = before.get(name, (shape, {}))
+        expected = known if old == shape else {}
+        wrong += len(expected.keys() - found.keys())
+        wrong += sum(not torch.equal(value, expected.get(key, torch.zeros_like(value))) for key, value in found.items())
     return wrong
 
 
@@ -199,82 +202,11 @@ def _train(model: nn.Module, optimizer: NamedOptimizer) -> None:
         optimizer.step()
 
 
-def change_at_random(trunk: Population, rng: np.random.Generator, number: int) -> None:
-    """Have a member born, promoted or pruned."""
-    if trunk.newcomers and rng.random() < 0.6:
-        trunk.promote(trunk.newcomers[0], prior=0.1, gain=1.0)
-    elif len(trunk.spec.members) > 2 and rng.random() < 0.5:
-        gone = [name for name in sorted(trunk.spec.members) if trunk.routed != [name]]
-        trunk.prune(str(rng.choice(gone)))
-    else:
-        kinds = [PerceptronSpec(), TransformerMemberSpec(), ConvolutionMemberSpec()]
-        place = Place(member=kinds[int(rng.integers(3))], role="newcomer")
-        trunk.add(f"{place.member.kind}_{number + 10}", place)
-
-
-def one_of_two(folder: Path) -> None:
-    """Train as one of two processes while the trunk changes; write what was seen."""
-    torch.set_num_threads(1)
-    with joined_ranks("cpu") as (ranks, _):
-        with ranks.leader_first():
-            data = claims()
-        learner = learner_of(data, ranks=ranks)
-        trunk = learner.model.trunk
-        assert isinstance(trunk, Population)
-        rng, rows = np.random.default_rng(5), data.rows("train")
-        differing = 0
-        for number in range(CHANGES):
-            # Each rank's own rows, and on one of them sometimes rows without a text: other parts are idle there.
-            chosen = np.random.default_rng([number, ranks.rank]).choice(rows, 16, replace=False)
-            batch, labels = part_for(learner.model, data, chosen, device=CPU)
-            if ranks.rank and number % 3 == 0:
-                batch = replace(batch, present={**batch.present, "text": torch.zeros_like(batch.present["text"])})
-            learner.learn([(batch, labels)], examples=32, step=number, rate=1e-3)
-            torch.manual_seed(number)
-            change_at_random(trunk, rng, number)
-            learner.rekey()
-            sums = [float(value.double().sum()) for value in learner.model.state_dict().values()]
-            heard = ranks.hear(sums)
-            differing += int(heard[0] != heard[1])
-        started, noticed = time.monotonic(), False
-        trunk.add(f"other_{ranks.rank}", Place(member=PerceptronSpec(), role="newcomer"))
-        try:
-            learner.rekey()
-        except RanksDifferError:
-            noticed = True
-        found = {"differing": differing, "noticed": noticed, "seconds": time.monotonic() - started}
-        (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
-
-
-def two_together() -> list[dict[str, float]]:
-    """Run two processes to the end, and return what each saw; one that hangs is an error."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    with tempfile.TemporaryDirectory() as place:
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        started = [
-            subprocess.Popen(
-                [sys.executable, __file__, "--rank-of-two", place],
-                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(2)
-        ]
-        for process in started:
-            if process.wait(timeout=300):
-                raise ChiasmaError(f"a process ended with {process.returncode}")
-        return [json.loads((Path(place) / f"{rank}.json").read_text()) for rank in range(2)]
-
-
 def main() -> None:
     """Print one line a promise and kind of fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--rank-of-two", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rank_of_two:
-        one_of_two(options.rank_of_two)
-        return
     torch.set_num_threads(1)
     data = claims()
     for fault in FAULTS:
@@ -287,14 +219,12 @@ def main() -> None:
     print(f"16: rows without image, text or both stay finite: {empty_rows(data)}")
     saved = [checkpoints_hold_nothing_bad(data, np.random.default_rng(trial)) for trial in range(options.trials // 5)]
     print(f"16: checkpoints of broken trainings that hold only finite numbers: {sum(saved)}/{len(saved)}", flush=True)
-    seen = two_together()
-    same = CHANGES - int(max(each["differing"] for each in seen))
-    print(f"17: two ranks with the same weights after a change: {same}/{CHANGES}, hangs 0")
-    slowest = max(each["seconds"] for each in seen)
-    print(f"17: an edit that differs is an error on both: {all(e['noticed'] for e in seen)}, within {slowest:.1f} s")
-    wrong = sum(moments_mismatched(np.random.default_rng([trial, 18])) for trial in range(4 * options.trials))
+    print_differences()
+    edited = [moments_mismatched(np.random.default_rng([trial, 18])) for trial in range(4 * options.trials)]
+    wrong, reshaped = (sum(each) for each in zip(*edited, strict=True))
     print(
-        f"18: moments that are not their parameter's after {4 * options.trials} models were edited six times: {wrong}"
+        f"18: moments that are not their parameter's after {len(edited)} models were edited six times, which replaced "
+        f"{reshaped} layers by others of the same name and another shape: {wrong}"
     )
 
 

@@ -90,8 +90,13 @@ def test_a_parameter_whose_shape_changed_starts_afresh():
     train(model, optimizer)
     wider = Small("a")
     wider.parts["a"] = nn.Linear(4, 6)
-    assert "parts.a.weight/exp_avg" not in optimizer.rekeyed(wider).state()
-    assert "norm.weight/exp_avg" in optimizer.rekeyed(wider).state()
+    following = optimizer.rekeyed(wider)
+    assert not [entry for entry in following.state() if entry.startswith("parts.a.weight/")]
+    assert "norm.weight/exp_avg" in following.state()
+    for parameter in wider.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    following.step()
+    assert following.state()["parts.a.weight/exp_avg"].shape == (6, 4)
 
 
 def test_state_of_another_shape_is_refused_with_both_shapes():

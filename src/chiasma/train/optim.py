@@ -122,12 +122,9 @@ class NamedOptimizer:
     def rekeyed(self, model: nn.Module) -> "NamedOptimizer":
         """Return an optimiser for an edited model; parameters of the same name and shape keep their state."""
         following = NamedOptimizer(model, self.spec)
-        kept = {
-            entry: value
-            for entry, value in self.state().items()
-            if (parameter := following.parameters.get(entry.rpartition("/")[0])) is not None
-            and (not value.ndim or value.shape == parameter.shape)
-        }
+        # All of a parameter's state or none: a count of steps without moments is nothing to go on from.
+        same = {name for name, each in following.parameters.items() if self._shape(name) == each.shape}
+        kept = {entry: value for entry, value in self.state().items() if entry.rpartition("/")[0] in same}
         following.load_state(kept)
         following.scale({prefix: factor for prefix, factor in self.factors.items() if following.has(prefix)})
         following.regulate(self.regulation)
@@ -137,6 +134,9 @@ class NamedOptimizer:
     def has(self, prefix: str) -> bool:
         """Return whether any parameter is called or begins so."""
         return any(_belongs(name, prefix) for name in self.parameters)
+
+    def _shape(self, name: str) -> torch.Size | None:
+        return self.parameters[name].shape if name in self.parameters else None
 
     def _begin_momentum(self) -> None:
         """Give SGD's newcomers a momentum of zero, which is what none means: its fused kernel takes all or none."""
