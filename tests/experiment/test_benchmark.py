@@ -176,9 +176,11 @@ def test_what_growth_is_worth_is_asked_at_equal_time_on_paired_seeds(ablated):
     assert arms["candidate"].seeds == arms["without_growth"].seeds == 2
     assert arms["without_growth"].gain is not None
     assert task_table(task).title.startswith("data, ")
+    goal, took = (arms[name].train_seconds for name in ("candidate", "without_growth"))
     (note, *_) = ablated[0].notes
     assert any(words.startswith("data: the training with growth ") for words in ablated[0].notes)
-    assert note.startswith("Every arm had the same wall time, as measured beforehand, and 2 paired seed(s)")
+    assert f"candidate {goal:.1f} s, without_growth {took:.1f} s" in note
+    assert note.startswith("Every arm had the same wall time") == (abs(took / goal - 1) <= 0.1)
 
 
 @pytest.mark.slow
@@ -224,6 +226,41 @@ def test_a_benchmark_says_in_words_whether_a_part_paid(low: float, high: float, 
     assert [note for note in benchmark_notes(order, [task]) if note.startswith(f"data: {said}")]
     untrained = task.model_copy(update={"arms": (arms[0], arms[1].model_copy(update={"gain": None}))})
     assert "what controller is worth is not known" in "".join(benchmark_notes(order, [untrained]))
+
+
+@pytest.mark.slow
+def test_every_worker_has_trained_before_anything_is_timed(ablated):
+    """The run was stopped once: its second sitting had new workers."""
+    with RunStore.open(ablated[2].path) as store:
+        purposes = [row.key.split("/")[0] for row in store.jobs()]
+    assert purposes.count("warm data") == 4
+    assert purposes[:3] == ["warm data", "warm data", "benchmark data"]
+
+
+def timed(took: dict[str, float]) -> str:
+    """Return what is said of the time of arms that took so long."""
+    arms = [BenchmarkArm(name=name, description="", train_seconds=each, test=None) for name, each in took.items()]
+    floor = BenchmarkArm(name="majority", description="", test=None)
+    result = TaskResult(
+        task="data", source="", slot="", metric="auroc", test_examples=1, opening=0, arms=(*arms, floor)
+    )
+    asked = Order(reference="x", tasks={}, seeds=3, ablate=("growth",))
+    return benchmark_notes(asked, [result])[0]
+
+
+def test_arms_are_said_to_have_had_the_same_time_only_where_they_had():
+    assert timed({"candidate": 20.0, "without_growth": 21.0}) == (
+        "Every arm had the same wall time, within 10 %, and 3 paired seed(s); epochs may differ. Wall time of a "
+        "training on average: candidate 20.0 s, without_growth 21.0 s (+5 %)."
+    )
+    said = timed({"candidate": 20.3, "without_growth": 15.5})
+    assert "but not the same wall time" in said
+    assert "without_growth 15.5 s (-24 %)" in said
+
+
+def test_a_part_is_left_out_once():
+    with pytest.raises(ConfigError, match="each part is named once, but got growth, growth"):
+        Order.from_dict({"reference": "x", "tasks": {}, "seeds": 1, "ablate": ["growth", "growth"]})
 
 
 def test_a_part_that_is_not_there_cannot_be_left_out(home, tmp_path):

@@ -1,6 +1,7 @@
 """What a part of the training is worth: the design with and without it, on paired seeds, at equal wall time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from statistics import fmean
 
 from chiasma.core.errors import ChiasmaError, ConfigError
@@ -14,7 +15,11 @@ from chiasma.experiment.search_loop import training_key
 from chiasma.train.design import Design
 
 SPEED_FRACTION = 0.2
-"""Part of its epochs from which an arm's speed is measured."""
+"""Least part of its epochs from which an arm's speed is measured."""
+SPEED_SECONDS = 10.0
+"""Least time from which it is measured, where a whole training takes so long."""
+WARM_FRACTION = 0.05
+"""Part of its epochs that each worker trains first, so that no measurement contains what is slow the first time."""
 
 SETTINGS: Mapping[Part, str] = {"growth": "--config growth", "controller": "--set controller.kind=lstm"}
 """What gives a training a part."""
@@ -50,8 +55,9 @@ def train_ablated(
     Returns:
         The task with all its arms, and their trainings.
     """
-    whole = train([task])
     (arm,) = task.arms
+    _warm(arm, task, driver)
+    whole = train([task])
     trainings = whole[task.name][arm.name].trainings
     if not trainings:
         raise ChiasmaError(f"The design could not be trained on any of {order.seeds} seeds, so nothing is compared.")
@@ -60,7 +66,7 @@ def train_ablated(
     for part in order.ablate:
         design = replace_at(arm.design, f"training.{part}", None)
         epochs = _epochs_within(goal, add(f"speed_without_{part}", design, f"without {part}"), task, order, driver)
-        longer = replace_at(design, "training.loop.epochs", epochs)
+        longer = _with_loop(design, "epochs", epochs)
         driver.console.say(f"without {part}: {epochs:g} epochs take as long as {design.training.loop.epochs:g} with it")
         arms.append(add(f"without_{part}", longer, f"without {part}, {epochs:g} epochs in the same time"))
     others = BenchmarkTask(task.name, task.setting, tuple(arms), {}, task.slot)
@@ -68,15 +74,47 @@ def train_ablated(
     return BenchmarkTask(task.name, task.setting, (arm, *arms), {}, task.slot), trained
 
 
+def _warm(arm: ArmDesign, task: BenchmarkTask, driver: Driver) -> None:
+    """Have every worker train for a moment; after an interruption again, because its workers are new."""
+    before = sum(row.key.startswith("warm ") for row in driver.store.jobs())
+    for place in range(task.setting.config.run.workers):
+        key = training_key(f"warm {task.name}", arm.candidate, before + place, WARM_FRACTION)
+        job = task.setting.make_job(key=key, design=arm.design, seed=place, fraction=WARM_FRACTION, rung=0)
+        driver.submit(Work(job, arm.candidate, "warmup"))
+    driver.finish_all()
+
+
 def _epochs_within(seconds: float, arm: ArmDesign, task: BenchmarkTask, order: Order, driver: Driver) -> float:
-    """Return how many epochs of a design take so long, by a part of its training with as many workers at work."""
+    """Return how many epochs of a design take so long, by a part of its training with as many workers at work.
+
+    A design evaluates equally often however many epochs it has, so that steps and evaluations are timed apart: by the
+    same steps with as many evaluations as usual and with one.
+    """
+    loop = arm.design.training.loop
+    fraction = min(1.0, max(SPEED_FRACTION, SPEED_SECONDS / seconds))
+    took = _seconds_of(fraction, arm.design, arm, task, order, driver)
+    often = 0 if loop.train_on_steer else ceil(loop.evaluations * fraction)
+    evaluation = 0.0
+    if often > 1:
+        seldom = _seconds_of(fraction, _with_loop(arm.design, "evaluations", 1), arm, task, order, driver)
+        evaluation = max(0.0, (took - seldom) / (often - 1))
+    steps = took - often * evaluation
+    evaluating = 0.0 if loop.train_on_steer else loop.evaluations * evaluation
+    return round(max(fraction, fraction * (seconds - evaluating) / steps) * loop.epochs, 2)
+
+
+def _seconds_of(
+    fraction: float, design: Design, arm: ArmDesign, task: BenchmarkTask, order: Order, driver: Driver
+) -> float:
+    """Return the mean time of a part of a design's training, with as many workers at work as when all are trained."""
     run = task.setting.config.run
+    evaluations = design.training.loop.evaluations
     for seed in range(min(order.seeds, run.workers)):
         job = task.setting.make_job(
-            key=training_key(f"speed {task.name}", arm.candidate, seed, SPEED_FRACTION),
-            design=arm.design,
+            key=training_key(f"speed {task.name} {evaluations}", arm.candidate, seed, fraction),
+            design=design,
             seed=derive_seed(run.seed, "benchmark", seed),
-            fraction=SPEED_FRACTION,
+            fraction=fraction,
             rung=0,
         )
         driver.submit(Work(job, arm.candidate, "warmup"))
@@ -84,4 +122,8 @@ def _epochs_within(seconds: float, arm: ArmDesign, task: BenchmarkTask, order: O
     measured = [outcome.metrics["train_seconds"] for outcome in found if isinstance(outcome, Scored)]
     if not measured:
         raise ChiasmaError(f"The speed of the design {arm.description} could not be measured: {found[0]}")
-    return round(arm.design.training.loop.epochs * SPEED_FRACTION * seconds / fmean(measured), 2)
+    return fmean(measured)
+
+
+def _with_loop(design: Design, name: str, value: float) -> Design:
+    return replace_at(design, f"training.loop.{name}", value)

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from chiasma.core.spec import Spec
 from chiasma.experiment.arms import contestant_of, contestant_of_floor
@@ -29,6 +31,8 @@ OUTCOMES = {
     "no difference": "does not beat the one without it: no difference can be shown",
 }
 """What an ablation says of a part, by verdict."""
+SAME_TIME = 0.1
+"""Part by which arms may differ in time and still be said to have had the same."""
 ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
 Part = Literal["growth", "controller"]
 
@@ -42,6 +46,7 @@ class BenchmarkArm(Spec):
         dim: Width of the model; None for a classical floor.
         test: The metric on the test split with its interval over groups and seeds; None where no training succeeded.
         diverged: Seeds on which it could not be trained; it is then compared with nothing.
+        train_seconds: Mean time of one training; None where none succeeded, and for a classical floor.
         gain: The candidate's gain over this arm, paired; None for the candidate.
         same_as: The arm whose trainings this one shares, because it is the same design.
     """
@@ -52,6 +57,7 @@ class BenchmarkArm(Spec):
     parameters: int | None = None
     flops: float | None = None
     seconds: float = 0.0
+    train_seconds: float | None = None
     seeds: int = 1
     diverged: int = 0
     test: Interval | None
@@ -110,6 +116,13 @@ class Order(Spec):
     seeds: int
     arms: tuple[ArmName, ...] = ()
     ablate: tuple[Part, ...] = ()
+
+    @field_validator("ablate")
+    @classmethod
+    def _distinct(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each part is named once, but got {', '.join(value)}")
+        return value
 
     @property
     def formula(self) -> str:
@@ -212,6 +225,7 @@ def _arm(
         parameters=int(known["parameters"]) if known else None,
         flops=known.get("flops"),
         seconds=sum(training.seconds for training in arm.trainings),
+        train_seconds=fmean(each.outcome.metrics["train_seconds"] for each in arm.trainings) if known else None,
         seeds=len(arm.trainings),
         diverged=seeds - len(arm.trainings),
         test=bootstrap.interval(outputs[name], metric) if name in outputs else None,
@@ -247,9 +261,11 @@ def _payments(order: Order, result: TaskResult) -> Iterator[str]:
 
 def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
     """Return what a reader must know before believing the figures."""
-    equal = "wall time, as measured beforehand," if order.ablate else "examples, epochs"
-    unequal = "epochs" if order.ablate else "training time"
-    notes = [f"Every arm had the same {equal} and {order.seeds} paired seed(s); {unequal} may differ."]
+    seeds = f"{order.seeds} paired seed(s)"
+    if order.ablate:
+        notes = [_times(result, seeds) for result in results]
+    else:
+        notes = [f"Every arm had the same examples, epochs and {seeds}; training time may differ."]
     if order.seeds < 3:
         notes.append("With fewer than three seeds the intervals say little about the luck of training.")
     for result in results:
@@ -275,6 +291,24 @@ def benchmark_notes(order: Order, results: Sequence[TaskResult]) -> list[str]:
             "twenty would be wrong."
         )
     return notes
+
+
+def _times(result: TaskResult, seeds: str) -> str:
+    """Return how long a training of each arm took, and whether that was the same."""
+    took = {arm.name: arm.train_seconds for arm in result.arms if arm.train_seconds is not None}
+    goal = took.pop(CANDIDATE, None)
+    if goal is None:
+        return f"The arms had {seeds}."
+    apart = {name: seconds / goal - 1 for name, seconds in took.items()}
+    reached = [f"{name} {seconds:.1f} s ({100 * apart[name]:+.0f} %)" for name, seconds in took.items()]
+    times = f"of a training on average: {CANDIDATE} {goal:.1f} s, {', '.join(reached)}"
+    if all(abs(part) <= SAME_TIME for part in apart.values()):
+        same = f"Every arm had the same wall time, within {100 * SAME_TIME:.0f} %, and {seeds}; epochs may differ."
+        return f"{same} Wall time {times}."
+    return (
+        f"The arms had {seeds}, but not the same wall time, so that a gain may be of time. Wall time {times}. Longer "
+        "trainings (train.epochs) can be timed better."
+    )
 
 
 def _poorly_matched(arms: Sequence[BenchmarkArm]) -> list[str]:
