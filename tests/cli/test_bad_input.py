@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chiasma.cli.main import report_error
 from chiasma.store.run import RunStore
 from tests.cli.conftest import SMALL, invoke
 
@@ -200,3 +201,10 @@ def test_a_further_task_that_there_is_not_is_named_with_the_nearest():
     said = fails("search", "attention", "--also", "imbd", code=2)
     assert "--also: there is no task 'imbd'." in said
     assert "imdb" in said
+
+
+def test_what_a_library_raises_is_cut_to_its_first_line(capsys):
+    code = report_error(RuntimeError("\nthe cause\n" + "a log " * 30_000), debug=False)
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said == "chiasma: error: RuntimeError: the cause Run again with --debug for the traceback.\n"

@@ -1,6 +1,7 @@
 """Ctrl-C: the first ends cleanly and says how to go on, the second ends at once."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,3 +101,32 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def compiling(folder: Path, *, script: str) -> subprocess.CompletedProcess[str]:
+    """Train with a C++ compiler that does what a script says, and return what came of it."""
+    compiler = folder / "c++"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *version*) exec c++ "$@";; esac\n{script}\nexit 1\n')
+    compiler.chmod(0o700)
+    words = ("train", "--set", *SETTINGS, "run.compile=true", "--run-folder", str(folder / "runs"))
+    return subprocess.run(
+        [sys.executable, "-m", "chiasma", *words],
+        env={**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_a_compiler_that_fails_is_one_line_with_the_remedy(tmp_path):
+    done = compiling(tmp_path, script="head -c 200000 /dev/zero | tr '\\\\0' x >&2")
+    assert done.returncode == 1
+    assert "compiling: the first step takes long" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("chiasma: error:")]
+    assert line.endswith("Do without: --set run.compile=false.")
+    assert len(line) < 500
+    assert len(done.stderr) < 2000

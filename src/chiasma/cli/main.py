@@ -15,6 +15,7 @@ from chiasma.core.launch import launched_ranks, own_rank
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 TOGETHER = ("train", "resume")
+LONGEST_LINE = 300
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.\-]*=")
 
 
@@ -107,7 +108,10 @@ def _one_line(error: Exception, *, hint: str) -> tuple[str, int]:
         return text, INTERRUPTED if isinstance(error, StoppedByUserError) else FAILURE
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + ".", FAILURE
-    return f"{type(error).__name__}: {text}{hint}", FAILURE
+    # Another library's error: some are whole logs.
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    short = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+    return f"{type(error).__name__}: {short}{hint}", FAILURE
 
 
 def _usage(error: Any) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
+from chiasma.train.compiling import check_compiled
 from chiasma.train.controlling import ControllerSpec
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
 
@@ -238,8 +239,9 @@ class RunSection(Spec):
         name: A word for this run that becomes a part of its id; None for none.
         device: ``auto`` takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights stay float32.
-        compile: Translate models for the device before their first step (``torch.compile``): minutes once, faster steps
-            afterwards. It pays for long trainings of one design.
+        compile: Translate models for the device before their first step (``torch.compile``): often minutes, faster
+            steps afterwards. It pays for long trainings of one design; each birth, promotion or prune of a growing
+            trunk translates again. A controller that sets dropout or gates excludes it.
         workers: Worker processes that train candidates, one thread each.
         executor: Where they run: ``local`` on this machine; ``ray`` on Ray, which must be installed.
         ray_address: The Ray cluster to join, ``host:port`` or ``auto``; None starts Ray on this machine. Every node
@@ -331,6 +333,12 @@ class RunConfig(Spec):
     evaluate: EvaluateSection = EvaluateSection()
     tracking: TrackingSection = TrackingSection()
     run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> "RunConfig":
+        if self.run.compile:
+            check_compiled(self.controller)
+        return self
 
     def design(self, signature: Signature) -> Design:
         """Return the design that these settings describe for one dataset.

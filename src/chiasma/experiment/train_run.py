@@ -15,6 +15,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment.backbones import with_backbones
 from chiasma.experiment.beginning import (
+    StoppedTooSoonError,
     begin_run,
     check_can_run,
     deciding_metric,
@@ -37,6 +38,7 @@ from chiasma.experiment.watching import WatchedTraining
 from chiasma.model.cost import cost
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
+from chiasma.train.compiling import CompileError
 from chiasma.train.fit import Fit
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.predicting import predict_logits
@@ -154,7 +156,7 @@ def _train(
         say_idle_controls(trainer.design, console=group.console)
         for warning in one_token_warning(trainer.design.model, dataset.signature):
             group.console.say(warning)
-        fit = trainer.fit()
+        fit = _fit(trainer, config, store=store, group=group)
         result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
         for words in kept_words(result.results.growth):
             group.console.say(words)
@@ -162,6 +164,23 @@ def _train(
         store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
         summarise(tracking, result)
     return result
+
+
+def _fit(trainer: Trainer, config: RunConfig, *, store: RunStore, group: Group) -> Fit:
+    """Train; where the model is compiled, say so before nothing is heard for minutes.
+
+    Raises:
+        StoppedTooSoonError: Ctrl-C ended the compiler.
+    """
+    if config.run.compile:
+        group.console.say("compiling: the first step takes long, often minutes (run.compile=false begins at once)")
+    try:
+        return trainer.fit()
+    except CompileError:
+        if not group.console.interrupted:
+            raise
+        store.set_status("stopped")
+        raise StoppedTooSoonError(f"Stopped while compiling. Go on: chiasma resume {store.path}") from None
 
 
 def _write_down(

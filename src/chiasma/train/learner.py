@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from chiasma.core.rng import seed_torch
 from chiasma.data.batch import Batch, Output
 from chiasma.model.multimodal import MultimodalModel
 from chiasma.model.recompute import recompute_activations
+from chiasma.train.compiling import check_compiled, compiled, compiler_errors
 from chiasma.train.design import TrainingSpec
 from chiasma.train.devices import Precision, autocast, gradient_scaler
 from chiasma.train.ema import AverageWeights
@@ -49,6 +50,9 @@ class Learner:
         seed: The seed of the training; each step's randomness follows from it.
         ranks: The processes that share each step.
         compile: Translate the model for the device (``torch.compile``) before its first step and after each edit.
+
+    Raises:
+        ConfigError: A controller would change what is compiled at each of its decisions.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Learner:
         ranks: Ranks = ALONE,
         compile: bool = False,
     ) -> None:
+        if compile:
+            check_compiled(training.controller)
         recompute_activations(model, training.loop.recompute)
         self.model = model
         self.loss = loss
@@ -89,13 +95,15 @@ class Learner:
 
         Raises:
             NonFiniteError: Loss or gradient is NaN or infinite; the weights are as before the step.
+            CompileError: The model could not be compiled.
         """
         self._seed(step)
         self.optimizer.set_rate(rate)
         self.optimizer.zero_grad()
         own = torch.zeros((), device=self.device)
         for number, (batch, labels) in enumerate(parts, start=1):
-            with self.ranks.accumulating(self._wrapped, last=number == len(parts)):
+            last = number == len(parts)
+            with self.ranks.accumulating(self._wrapped, last=last), self._compiler_errors():
                 # Ranks take the mean of their gradients, so that each counts its examples as many times as there are.
                 share = self._loss(batch, labels, through=self._forward) * (self.ranks.size * len(batch) / examples)
                 self.scaler.scale(share).backward()
@@ -179,7 +187,10 @@ class Learner:
     def _wrap(self) -> None:
         """Make what a training step calls: the model, told of other ranks, compiled."""
         self._wrapped = self.ranks.wrapped(self.model)
-        self._forward = torch.compile(self._wrapped) if self.compile else self._wrapped
+        self._forward: Callable[..., Any] = compiled(self._wrapped) if self.compile else self._wrapped
+
+    def _compiler_errors(self) -> AbstractContextManager[None]:
+        return compiler_errors() if self.compile else nullcontext()
 
     def _seed(self, step: int) -> None:
         seed_torch(self.seed, "step", step, *self.ranks.path)
