@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +211,25 @@ def test_what_a_library_raises_is_cut_to_its_first_line(capsys):
     assert code == 1
     said = capsys.readouterr().err
     assert said == "chiasma: error: RuntimeError: the cause Run again with --debug for the traceback.\n"
+
+
+@pytest.mark.slow
+def test_of_processes_together_only_the_leading_one_says_what_is_missing(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = ("train", str(tmp_path / "none.csv"), "--set", "run.device=cpu", "--run-folder", str(tmp_path))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "chiasma", *words],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    leader, follower = (process.communicate(timeout=200)[1] for process in started)
+    assert [process.returncode for process in started] == [1, 1]
+    assert "none.csv does not exist" in leader
+    assert "error" not in follower

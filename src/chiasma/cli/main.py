@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.errors import ChiasmaError, ConfigError, LeaderFailedError
 from chiasma.core.launch import launched_ranks, own_rank
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -102,6 +102,8 @@ def _one_line(error: Exception, *, hint: str) -> tuple[str, int]:
     if isinstance(error, usage_error):
         return _usage(error)
     text = " ".join(str(error).split())
+    if isinstance(error, LeaderFailedError):
+        return "", FAILURE
     if isinstance(error, ConfigError):
         return text, USAGE
     if isinstance(error, ChiasmaError):

@@ -17,6 +17,10 @@ class CorruptFileError(ChiasmaError):
     """A file whose bytes are not those that were written; it is never used."""
 
 
+class LeaderFailedError(ChiasmaError):
+    """The process that leads those that train together has failed and says why itself; the others keep quiet."""
+
+
 class RunBusyError(ChiasmaError):
     """A run folder that another process is writing to."""
 

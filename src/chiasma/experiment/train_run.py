@@ -60,9 +60,9 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         ChiasmaError: The data or a setting cannot be used; nothing has been trained.
     """
     with joined(config.run.device, console) as group:
-        if group.ranks.leads:
-            check_tracking(config)
         with group.ranks.leader_first():
+            if group.ranks.leads:
+                check_tracking(config)
             config = with_backbones(config, group.console)
             dataset, report = prepare_data(config, group.console)
         group.ranks.check_same("prepared data", dataset.key)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.errors import ChiasmaError, ConfigError, LeaderFailedError
 from chiasma.core.launch import launched_ranks
 from chiasma.train.devices import pick_device
 
@@ -162,15 +162,23 @@ class Ranks:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Have the leader do something before all others do it: what it leaves on disk is there then."""
-        if not self.leads:
-            self._wait()
-        yield
-        if self.leads:
-            self._wait()
+        """Have the leader do something before all others do it: what it leaves on disk is there then.
 
-    def _wait(self) -> None:
-        if not self.alone:
+        Raises:
+            LeaderFailedError: On the others, where the leader could not do it.
+        """
+        if self.alone:
+            yield
+        elif not self.leads:
+            if self._any(False):
+                raise LeaderFailedError("The leading process has failed; its own error says why.")
+            yield
+        else:
+            try:
+                yield
+            except BaseException:
+                self._any(True)
+                raise
             self._any(False)
 
     def _any(self, flag: bool) -> bool:
