@@ -52,10 +52,13 @@ def compiler_errors() -> Generator[None]:
     Raises:
         CompileError: The compiler failed or was ended.
     """
+    # Here, because importing torch's compiler takes seconds and few trainings need it.
+    from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+
     try:
         yield
-    except torch._dynamo.exc.TorchDynamoException as error:
-        cause = error.inner_exception if isinstance(error, torch._dynamo.exc.BackendCompilerFailed) else error
+    except TorchDynamoException as error:
+        cause = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
         said = f"{type(cause).__name__}: {first_line(cause).rstrip('.')}"
         raise CompileError(f"The model could not be compiled: {said}. Do without: --set run.compile=false.") from error
 
