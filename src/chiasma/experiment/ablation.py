@@ -1,7 +1,6 @@
 """What a part of the training is worth: the design with and without it, on paired seeds, at equal wall time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 from statistics import fmean
 
 from chiasma.core.errors import ChiasmaError, ConfigError
@@ -87,19 +86,20 @@ def _warm(arm: ArmDesign, task: BenchmarkTask, driver: Driver) -> None:
 def _epochs_within(seconds: float, arm: ArmDesign, task: BenchmarkTask, order: Order, driver: Driver) -> float:
     """Return how many epochs of a design take so long, by a part of its training with as many workers at work.
 
-    A design evaluates equally often however many epochs it has, so that steps and evaluations are timed apart: by the
-    same steps with as many evaluations as usual and with one.
+    A design evaluates equally often however many epochs it has, unless it does so every epoch, so that steps and
+    evaluations are timed apart: by the same steps with as many evaluations as usual and with one.
     """
-    loop = arm.design.training.loop
+    training = arm.design.training
+    loop = training.loop
     fraction = min(1.0, max(SPEED_FRACTION, SPEED_SECONDS / seconds))
     took = _seconds_of(fraction, arm.design, arm, task, order, driver)
-    often = 0 if loop.train_on_steer else ceil(loop.evaluations * fraction)
+    often = 0 if loop.evaluations == "every_epoch" else training.evaluations_in(fraction)
     evaluation = 0.0
     if often > 1:
         seldom = _seconds_of(fraction, _with_loop(arm.design, "evaluations", 1), arm, task, order, driver)
         evaluation = max(0.0, (took - seldom) / (often - 1))
     steps = took - often * evaluation
-    evaluating = 0.0 if loop.train_on_steer else loop.evaluations * evaluation
+    evaluating = training.evaluations_in(1.0) * evaluation
     return round(max(fraction, fraction * (seconds - evaluating) / steps) * loop.epochs, 2)
 
 
