@@ -2,12 +2,13 @@
 
     python benchmarks/growth.py --seeds 41 42 43 44 45 --epochs 30
 
-For each seed, a trunk grows over the given epochs. The others get as much time as that took, each in epochs of its own
-speed: document 000's initial population, left as it is; the trunk that growth began with, left as it is; a trunk of the
-members that growth ended with, trained from scratch; and a trunk whose births are drawn at random. Decisions are made
-on ``steer``, everything is measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm,
-and time is that thread's processor time, so that other work on the machine does not count. The preset's fusion,
-``film``, hands on every token of the image; a multiplicative one hands on one token, and learns in fewer epochs.
+For each seed, a trunk grows over the given epochs. The others get as much time as that took, each in epochs of its
+own speed: document 000's initial population, left as it is; the trunk that growth began with, left as it is; a trunk
+of the members that growth ended with, trained from scratch; a trunk whose newcomers are of random kinds and bred from
+nobody; and one whose births, promotions and deaths are all at random. Decisions are made on ``steer``, everything is
+measured on ``select``, which decides nothing here. Trainings run on one thread, arm by arm, and time is that thread's
+processor time, so that other work on the machine does not count. The preset's fusion, ``film``, hands on every token
+of the image; a multiplicative one hands on one token, and learns in fewer epochs.
 """
 
 import argparse
@@ -112,6 +113,7 @@ def train_all(design: Design, dataset: Dataset, *, seed: int) -> dict[str, Train
         "document 000": replace_at(still, "model.trunk", first_of_document_000()),
         "beginning": still,
         "final": settled,
+        "random kinds": replace_at(design, "training.growth.exploit", 0.0),
         "random": replace_at(design, "training.growth.births", "random"),
     }
     return {"growth": grown, **{name: train_as_long(each, dataset, grown, seed) for name, each in others.items()}}
