@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("name", "argument", "said"),
     [
         ("train_on_your_table.py", ("digit_claims", "0.1"), "on select"),
-        ("search_in_python.py", ("20s",), "accuracy on fresh rows"),
+        ("search_in_python.py", ("2",), "accuracy on fresh rows"),
     ],
 )
 def test_an_example_runs(name, argument, said, tmp_path):

@@ -106,7 +106,7 @@ def _alive(pid: int) -> bool:
 def compiling(folder: Path, *, script: str) -> subprocess.CompletedProcess[str]:
     """Train with a C++ compiler that does what a script says, and return what came of it."""
     compiler = folder / "c++"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *version*) exec c++ "$@";; esac\n{script}\nexit 1\n')
+    compiler.write_text(f'#!/bin/sh\ncase "$1" in -v | --version) exec c++ "$@";; esac\n{script}\nexit 1\n')
     compiler.chmod(0o700)
     words = ("train", "--set", *SETTINGS, "run.compile=true", "--run-folder", str(folder / "runs"))
     return subprocess.run(

@@ -36,7 +36,7 @@ def test_one_number_that_differs_on_one_rank_is_noticed_before_wrapping_anew_wou
 
 @pytest.mark.slow
 def test_a_rank_that_never_answers_counts_as_hanging():
-    assert two_together(changes=1, plants=["hang"], patience=40) is None
+    assert two_together(changes=1, plants=["hang"], patience=15) is None
 
 
 def test_moments_follow_parameters_that_are_replaced_under_their_own_name(faults: ModuleType):

@@ -1,5 +1,7 @@
 """How many tokens a model hands to its trunk, and how to have it hand on every one."""
 
+from functools import lru_cache
+
 import torch
 
 from chiasma.core.rng import kept_torch_generator
@@ -19,9 +21,16 @@ def fused_tokens(spec: ModelSpec, signature: Signature) -> int:
     Raises:
         ConfigError: The architecture does not fit the dataset.
     """
+    return _counted(spec.model_copy(update={"trunk": None}).to_json(), signature.to_json())
+
+
+@lru_cache(maxsize=256)
+def _counted(spec: str, signature: str) -> int:
+    """Count once for what differs in its trunk alone, as most edits of a growing model do."""
+    data = Signature.from_json(signature)
     with kept_torch_generator(), torch.inference_mode():
-        model = spec.model_copy(update={"trunk": None}).build(signature).eval()
-        return model.fuse(model.encode(example_batch(signature, 1))).x.shape[1]
+        model = ModelSpec.from_json(spec).build(data).eval()
+        return model.fuse(model.encode(example_batch(data, 1))).x.shape[1]
 
 
 def members_over_one_token(spec: ModelSpec, signature: Signature) -> list[str]:

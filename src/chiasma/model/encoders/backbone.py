@@ -118,7 +118,7 @@ def width_of(network: nn.Module) -> int:
     try:
         with torch.no_grad():
             tokens = copy.deepcopy(network).eval().to("meta")(pixel_values=picture.to("meta")).last_hidden_state
-    except Exception as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"It cannot be seen how wide the tokens of {config.model_type} are: {error}") from error
     return int(tokens.shape[1] if tokens.ndim == 4 else tokens.shape[-1])
 
