@@ -121,17 +121,20 @@ def train_all(design: Design, dataset: Dataset, *, seed: int) -> dict[str, Train
 
 def train_as_long(design: Design, dataset: Dataset, goal: Trained, seed: int) -> Trained:
     """Train a design for the epochs that fit into the time of another training."""
-    epochs = design.training.loop.epochs
-    short = train(design, dataset, seed=seed, fraction=SPEED)
-    fitting = SPEED * epochs * goal.seconds / short.seconds
+    loop = design.training.loop
+    epochs, reviews = SPEED * loop.epochs, round(SPEED * design.training.evaluations_in(1.0))
+    # As a training of its own: a part of a growing one would have as many reviews as the whole.
+    part = replace_at(replace_at(design, "training.loop.epochs", epochs), "training.loop.evaluations", reviews)
+    short = train(part, dataset, seed=seed)
+    fitting = epochs * goal.seconds / short.seconds
     return train(replace_at(design, "training.loop.epochs", fitting), dataset, seed=seed)
 
 
-def train(design: Design, dataset: Dataset, *, seed: int, fraction: float = 1.0) -> Trained:
+def train(design: Design, dataset: Dataset, *, seed: int) -> Trained:
     """Train once, and return what the model says on select."""
     callbacks = callbacks_of(design, dataset, seed=seed)
     started = time.process_time()
-    fit = Trainer(design, dataset, seed=seed, fraction=fraction, device="cpu", callbacks=callbacks).fit()
+    fit = Trainer(design, dataset, seed=seed, device="cpu", callbacks=callbacks).fit()
     seconds = time.process_time() - started
     return Trained(fit, seconds, predict_logits(fit.model, dataset, dataset.rows("select")))
 
