@@ -76,6 +76,7 @@ class PretrainedEncoder(Encoder):
         self.backbone = build_network(spec.backbone.architecture, spec.name)
         self._learning = _thaw(self.backbone, spec)
         self._passage = Passage()
+        self._recomputed = _recomputable(self.backbone)
         self.project = nn.Linear(width_of(self.backbone), dim)
         self.padding = input.padding if isinstance(input, TextInput) else None
         self.mean: Tensor
@@ -90,7 +91,7 @@ class PretrainedEncoder(Encoder):
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
         """Return the backbone's tokens in the model's width, or one in all if pooled."""
         assert isinstance(inputs, Tensor)
-        with self._passage.through(self._learning_layers()):
+        with self._passage.through(self._recomputed):
             tokens = self.see(inputs) if inputs.is_floating_point() else self.read(inputs)
         chosen = self._pooled(tokens)
         return Tokens(self.project(chosen.x), chosen.mask)
@@ -141,12 +142,6 @@ class PretrainedEncoder(Encoder):
             revision=self.spec.revision,
             sha256=found.weights,
         )
-
-    def _learning_layers(self) -> list[nn.Module]:
-        """Return the layers that keep something for the backward pass and may be computed again without a trace."""
-        if self.spec.freeze == "all":
-            return []
-        return [layer for layer in repeated_layers(self.backbone) if _learns(layer) and not _counts_batches(layer)]
 
     def _pooled(self, tokens: Tokens) -> Tokens:
         assert self.spec.backbone is not None
@@ -271,6 +266,11 @@ def load_published(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, PretrainedEncoder):
             module.load_published()
+
+
+def _recomputable(backbone: nn.Module) -> list[nn.Module]:
+    """Return the layers that keep something for the backward pass and may be computed again without a trace."""
+    return [layer for layer in repeated_layers(backbone) if _learns(layer) and not _counts_batches(layer)]
 
 
 def _learns(layer: nn.Module) -> bool:
