@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from chiasma.core.outcome import Failed
+from chiasma.search.random_search import RandomSearch
 from chiasma.store.run import RunStore
 
 from .toy_run import ToyExecutor, new_store, run_search, trace
@@ -102,3 +104,21 @@ def test_what_an_older_generation_still_needs_goes_before_a_younger_one(tmp_path
     last = max(place for place, generation in enumerate(order) if generation == 0)
     # A worker that becomes free takes what is there: once for each rung.
     assert order[:last].count(1) <= 2
+
+
+def test_proposals_are_thought_out_by_one_thread_and_the_caller_keeps_the_threads_it_had(tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), set[int]()
+    ask = RandomSearch.ask
+
+    def watched(self, count, archive):
+        seen.add(torch.get_num_threads())
+        return ask(self, count, archive)
+
+    monkeypatch.setattr(RandomSearch, "ask", watched)
+    torch.set_num_threads(3)
+    try:
+        with new_store(tmp_path) as store:
+            run_search(store, ToyExecutor(), workers=1, trials=6)
+        assert (seen, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)

@@ -17,6 +17,7 @@ from chiasma.evaluate.ladder import Ladder, Ranking, RungRow, by_error, promote
 from chiasma.experiment.driver import Driver, Finished, Work
 from chiasma.search.archive import SharedArchive
 from chiasma.search.protocols import Allocator, Candidate, Evaluation, Proposer, Spend
+from chiasma.train.devices import one_thread
 
 UNDER_WAY = 2
 
@@ -196,7 +197,9 @@ class SearchLoop:
                 break
             name = self.allocator.next(ledger)
             ledger.append(Spend(name, 0.0, 0.0))
-            for candidate in self.proposers[name].ask(1, self.archive):
+            with one_thread():
+                asked = self.proposers[name].ask(1, self.archive)
+            for candidate in asked:
                 if not self._is_under_way(candidate.hash, found):
                     found[self._record(candidate)] = candidate
         return found

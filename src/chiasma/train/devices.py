@@ -1,8 +1,8 @@
 """Devices and precision in plain torch; ``docs/decisions/001-plain-torch-devices.md`` says why."""
 
 import platform
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -64,6 +64,21 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def gradient_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
     """Return the loss scaler that float16 needs; disabled, it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have small tensor operations done by the calling thread alone.
+
+    Where workers keep the processors busy, threads that share a small operation wait for each other longer than it
+    takes; and its bits do not depend on how many there are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def environment(device: torch.device, precision: Precision, *, ranks: int) -> dict[str, str | int]:
