@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from chiasma.adapt.lifecycle import KINDS, Add, Life, Promote, Prune
+from chiasma.adapt.lifecycle import KINDS, Add, Life, Promote, Prune, kinds_for, review
 from chiasma.adapt.measure import Measured
 from chiasma.adapt.strategist import Birth, at_random, conceive, perturbed, worst_cluster
 from chiasma.data.batch import Tokens
@@ -25,18 +25,18 @@ LIVES = [
 ]
 
 
-def measured(rng: np.random.Generator) -> Measured:
+def measured(rng: np.random.Generator, tokens: int = 9) -> Measured:
     states = np.concatenate([rng.normal(0, 0.1, (60, 2)), rng.normal(5, 0.1, (20, 2)), rng.normal(-5, 0.1, (20, 2))])
     shared = np.concatenate([np.zeros(60), np.full(20, 2.0), np.full(20, 1.0)])
-    return Measured(1.0, {}, {}, {}, (), (), states, shared, shared[:, None])
+    return Measured(1.0, {}, {}, {}, (), (), states, shared, shared[:, None], tokens)
 
 
-def birth(seed: int, cooldown=None, **rules) -> Birth:
+def birth(seed: int, cooldown=None, tokens: int = 9, **rules) -> Birth:
     rng = np.random.default_rng(seed)
     return conceive(
         LIVES,
         SPEC,
-        measured(rng),
+        measured(rng, tokens),
         GrowthSpec.from_dict(rules),
         cooldown=cooldown or {},
         dim=16,
@@ -48,6 +48,12 @@ def birth(seed: int, cooldown=None, **rules) -> Birth:
 def test_every_kind_of_member_can_be_born():
     assert set(KINDS) == {member.model_fields["kind"].default for member in members("member")}
     assert {birth(seed, exploit=0.0).place.member.kind for seed in range(40)} == set(KINDS)
+
+
+def test_where_the_trunk_sees_one_token_only_perceptrons_are_born():
+    assert {birth(seed, tokens=1).place.member.kind for seed in range(20)} == {"perceptron"}
+    assert review([], GrowthSpec(), progress=0.1, cooldown={"perceptron": 1}, kinds=kinds_for(1)) is None
+    assert isinstance(review([], GrowthSpec(), progress=0.1, cooldown={"perceptron": 1}, kinds=kinds_for(2)), Add)
 
 
 def test_a_specialist_is_bred_from_a_good_parent_and_learns_from_the_worst_errors():

@@ -69,7 +69,7 @@ def born(rules: GrowthSpec, data: Dataset) -> list[Birth]:
     """Return who is born, for twenty seeds."""
     spec = PopulationSpec()
     rng = np.random.default_rng(0)
-    found = Measured(1.0, {}, {}, {}, (), (), rng.normal(size=(60, DIM)), rng.random(60), rng.random((60, 2)))
+    found = Measured(1.0, {}, {}, {}, (), (), rng.normal(size=(60, DIM)), rng.random(60), rng.random((60, 2)), 9)
     return [
         conceive(KNOWN, spec, found, rules, cooldown={}, dim=DIM, named=(), rng=np.random.default_rng(seed))
         for seed in range(20)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from chiasma.adapt.controller import Controller
-from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, Retire, contributions, review
+from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, Retire, contributions, kinds_for, review
 from chiasma.adapt.measure import Measured, Measuring, population_of
 from chiasma.adapt.recalibrated import part_learned
 from chiasma.adapt.strategist import Birth, at_random, conceive
@@ -82,7 +82,7 @@ class Growth(Callback):
         measured = self.measuring.members(model)
         self._note(model, measured)
         warmer = [*self._warm(), *self._look(moment, measured)]
-        decision = self._decide(moment)
+        decision = self._decide(moment, measured)
         if decision is None:
             return warmer
         action, event = self._carry_out(decision, model, measured)
@@ -179,7 +179,7 @@ class Growth(Callback):
         self.waits |= fresh
         return [Say(words) for words in fresh.values()]
 
-    def _decide(self, moment: Moment) -> Decision | None:
+    def _decide(self, moment: Moment, measured: Measured) -> Decision | None:
         progress = moment.step / moment.total_steps
         self._cooldown = {kind: left - 1 for kind, left in self._cooldown.items() if left > 1}
         if self.began is None or moment.step == moment.total_steps:
@@ -191,7 +191,14 @@ class Growth(Callback):
                 return at_random(self._living, self.rules, progress=progress, rng=self._rng("decide"))
             case "guided":
                 urge = 0.0 if self.urging is None else self.urging.urge
-                return review(self._living, self.rules, progress=progress, cooldown=self._cooldown, urge=urge)
+                return review(
+                    self._living,
+                    self.rules,
+                    progress=progress,
+                    cooldown=self._cooldown,
+                    urge=urge,
+                    kinds=kinds_for(measured.tokens),
+                )
 
     def _carry_out(
         self, decision: Decision, model: MultimodalModel, measured: Measured

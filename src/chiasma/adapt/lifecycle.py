@@ -9,6 +9,11 @@ import numpy as np
 from chiasma.core.spec import Spec
 from chiasma.train.design import GrowthSpec
 
+# Below this urge for more members nobody is born.
+RELUCTANT = -0.5
+KINDS = ("perceptron", "transformer", "residual_convolution")
+ALONE = ("perceptron",)
+
 
 class Life(Spec):
     """What is known of a member; one figure for each review that it was there.
@@ -90,6 +95,7 @@ def review(
     progress: float,
     cooldown: Mapping[str, int],
     urge: float = 0.0,
+    kinds: Sequence[str] = KINDS,
 ) -> Decision | None:
     """Return the one thing that should happen after a review, or None.
 
@@ -104,6 +110,7 @@ def review(
         urge: What a controller proposes, from -1 for fewer members to 1 for more. It leans on the rules and sets none
             aside: to prune takes more certainty where more are wanted and less where fewer are, and there nobody is
             born. It never brings a birth about: where there is room, there is one anyway. 0 changes nothing.
+        kinds: Who may be born at all.
     """
     for life in lives:
         if life.role == "leaving":
@@ -116,14 +123,14 @@ def review(
         return gone
     if len(lives) >= rules.largest or progress > rules.last_birth or urge < RELUCTANT:
         return None
-    if all(cooldown.get(kind, 0) for kind in KINDS):
+    if all(cooldown.get(kind, 0) for kind in kinds):
         return None
     return Add(f"{len(lives)} of at most {rules.largest} members")
 
 
-# Below this urge for more members nobody is born.
-RELUCTANT = -0.5
-KINDS = ("perceptron", "transformer", "residual_convolution")
+def kinds_for(tokens: int) -> tuple[str, ...]:
+    """Return the kinds that can use so many tokens: to look at one token, or to convolve it, is a linear map."""
+    return KINDS if tokens > 1 else ALONE
 
 
 def _of_newcomer(life: Life, rules: GrowthSpec) -> Decision | None:

@@ -40,6 +40,7 @@ class Measured:
         states: What each example is to the router ``[n D]``.
         shared: Loss of each example ``[n]`` that remains whoever is left out: no single member is to blame for it.
         logits: The model's outputs ``[n C]``.
+        tokens: Most that an example hands to the trunk.
     """
 
     loss: float
@@ -51,6 +52,7 @@ class Measured:
     states: np.ndarray
     shared: np.ndarray
     logits: np.ndarray
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Measuring:
                 found["logits"].append(_numpy(logits))
                 found["weights"].append(_numpy(done.routing.weights.mean(1)))
                 found["states"].append(_numpy(fused.mean()))
+                found["tokens"].append(_numpy(fused.mask.sum(1)))
                 if done.routing.edges is not None:
                     found["edges"].append(_numpy(done.routing.edges))
                 for name in names:
@@ -207,6 +210,7 @@ def _measured(found: Mapping[str, np.ndarray], without: Mapping[str, np.ndarray]
         states=found["states"],
         shared=np.min([whole, *without.values()], axis=0),
         logits=found["logits"],
+        tokens=int(found["tokens"].max()),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chiasma.adapt.lifecycle import KINDS, Add, Decision, Life, Promote, Prune
+from chiasma.adapt.lifecycle import Add, Decision, Life, Promote, Prune, kinds_for
 from chiasma.adapt.measure import Measured
 from chiasma.model.attention import AttentionSpec, DotProduct
 from chiasma.model.trunk import Place, PopulationSpec
@@ -93,7 +93,8 @@ def conceive(
         mechanisms: What a transformer that is bred from nobody may look with, such as the attentions that the model has
             already; empty for plain attention.
     """
-    parents = [life for life in lives if life.role == "member" and not cooldown.get(life.kind, 0)]
+    able = [kind for kind in kinds_for(measured.tokens) if not cooldown.get(kind, 0)]
+    parents = [life for life in lives if life.role == "member" and life.kind in able]
     if parents and rng.random() < rules.exploit:
         parent = _choose(parents, rules, rng)
         member = perturbed(spec.members[parent.name].member, dim=dim, rng=rng)
@@ -106,7 +107,7 @@ def conceive(
             f"bred from {parent.name} for {cluster.count} examples with {100 * cluster.part:.0f} % of the shared loss"
         )
         return Birth(name, place, tuple(map(float, cluster.centre)), cluster.radius, reason)
-    kind = str(rng.choice([kind for kind in KINDS if not cooldown.get(kind, 0)]))
+    kind = str(rng.choice(able))
     chosen, reason = _attention(kind, mechanisms, rng)
     place = Place.from_dict({"member": {"kind": kind, **_heads(kind, dim), **chosen}, "role": "newcomer"})
     return Birth(_name(kind, named), place, None, 1.0, f"a kind at random{reason}")
