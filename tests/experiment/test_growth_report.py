@@ -2,7 +2,7 @@
 
 from chiasma.core.spec import replace_at
 from chiasma.data.signature import ImageInput, Signature, Target, TextInput
-from chiasma.experiment.grown import kept_words, one_token_warning
+from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
 from chiasma.experiment.report import growth
 from chiasma.experiment.report.render import render
 from chiasma.model.encoders import Convolution, NGram
@@ -97,6 +97,12 @@ def test_words_say_which_step_is_kept_who_is_in_it_and_what_is_undone():
         "what it added when that step was measured."
     )
     assert kept_words({}) == kept_words(GROWTH) == []
+
+
+def test_the_notes_say_who_is_kept_and_why_growth_waited():
+    waited = "growth waited for 40 % of the training"
+    assert growth_notes({**GROWTH, "kept": KEPT, "waits": {"learned": waited}})[-1] == waited
+    assert len(growth_notes({**GROWTH, "kept": KEPT, "waits": {}})) == 1
 
 
 def test_members_that_look_at_one_token_are_warned_of():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from chiasma.adapt.waiting import waits_told
 from chiasma.data.signature import Signature
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.tokens import members_over_one_token
@@ -36,6 +37,11 @@ def kept_words(growth: Mapping[str, Any]) -> list[str]:
     if "newcomer" in kept["members"].values():
         text += " Who is on trial adds outside the router exactly what it added when that step was measured."
     return [text]
+
+
+def growth_notes(growth: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know of how a trunk grew: who is in what is kept, and why growth waited."""
+    return [*kept_words(growth), *waits_told(growth)]
 
 
 ROLES = {"newcomer": "on trial", "leaving": "teaching the others"}

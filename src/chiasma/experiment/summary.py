@@ -12,7 +12,7 @@ from chiasma.core.files import write_atomic
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.finals import TrainedArm
-from chiasma.experiment.grown import kept_words
+from chiasma.experiment.grown import growth_notes
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.store.checkpoint import load_newest
 from chiasma.store.rows import CandidateRow
@@ -160,7 +160,7 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
             f"No searched design was better on select than the floor {best.arm.name} by more than one standard error, "
             "so that floor is shipped."
         )
-    found += kept_words(adapted(best.best.folder, "growth"))
+    found += growth_notes(adapted(best.best.folder, "growth"))
     if best.arm.proposer == CONTROL:
         found.append("Random search itself, the control, found the winner.")
     cut = [arm.arm.name for arm in evidence.trained if any(t.outcome.metrics.get("cut_short") for t in arm.trainings)]

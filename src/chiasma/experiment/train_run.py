@@ -7,7 +7,6 @@ from typing import Any
 from chiasma.adapt.callbacks import callbacks_of, told
 from chiasma.adapt.controller import NAME as CONTROLLER
 from chiasma.adapt.kept import growth_of
-from chiasma.adapt.waiting import waits_told
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_json
 from chiasma.core.spec import replace_at
@@ -26,7 +25,7 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.grown import kept_words, one_token_warning
+from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
 from chiasma.experiment.learned_controllers import say_idle_controls
 from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
@@ -247,8 +246,7 @@ def _notes(fit: Fit, grown: Mapping[str, Any], *, controlled: bool) -> tuple[str
     notes = [
         f"Trained for {fit.steps} steps ({fit.stopped}).",
         "The test split is sealed; figures are on select.",
-        *kept_words(grown),
-        *waits_told(grown),
+        *growth_notes(grown),
     ]
     if controlled:
         notes.append(
