@@ -11,7 +11,6 @@ from chiasma.core.outcome import Scored
 from chiasma.core.spec import value_at
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
-from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.attention_search import resume, search_attention
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import default_design
@@ -19,8 +18,9 @@ from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
 from chiasma.experiment.front import STANDINGS, Front, Judging, Mechanism, comparable, on_front
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
-from chiasma.experiment.report.attention import headline
+from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.report.drawing import draw
+from chiasma.experiment.report.front import headline
 from chiasma.experiment.results import Interval
 from chiasma.experiment.runs import read_results, story
 from chiasma.experiment.setting import Setting
@@ -281,9 +281,9 @@ def test_a_discovery_is_named_by_its_run_and_number(searched):
     best = searched.front.best
     runs = f"run.folder={searched.run_path.parent}"
     used = load_config(overrides=[runs, *searched.use.split()])
-    assert used.model.encoders["image"].attention.to_dict() == best.attention
+    assert used.model.encoders["image"].attention.to_dict() == best.part
     assert f"chiasma train --set {searched.use}<" in (searched.run_path / "report.html").read_text()
-    assert attention_of(f"{searched.run_path}#{best.candidate}").to_dict() == best.attention
+    assert attention_of(f"{searched.run_path}#{best.candidate}").to_dict() == best.part
 
 
 def test_a_discovery_that_is_not_there_is_an_error(tmp_path):
@@ -374,3 +374,11 @@ def test_limits_are_read_from_the_settings_and_hold_for_costs_that_exist():
     with pytest.raises(ConfigError, match=r"search\.limits\.speed"):
         load_config(overrides=["search.limits={speed: 3}"])
     assert load_config(overrides=["search.limits={flops: 2e6}"]).search.limits == {"flops": 2e6}
+
+
+def test_a_front_of_a_version_that_knew_attention_alone_is_still_read(searched):
+    content = searched.front.to_dict()
+    for each in (*content["mechanisms"], *content["unjudged"]):
+        each["attention"] = each.pop("part")
+    del content["standard"]
+    assert Front.from_dict(content) == searched.front

@@ -3,13 +3,13 @@
 import typer
 
 from chiasma.cli.display import output, table
-from chiasma.experiment.attention_result import SearchResult
 from chiasma.experiment.benchmark import BenchmarkResult
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.meta_train import MetaResult
-from chiasma.experiment.report.attention import closing_lines, front_table, headline
+from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.report.benchmark import task_table
 from chiasma.experiment.report.console import render_table
+from chiasma.experiment.report.front import closing_lines, front_table, headline
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.runs import BENCHMARK_FILE, FRONT_FILE
 

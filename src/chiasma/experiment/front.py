@@ -1,7 +1,7 @@
 """The front of a search with several objectives: judged again on fresh seeds, with intervals, as one JSON value."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from chiasma.experiment.arms import kept_logits
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.results import Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError, verdict
-from chiasma.search.attention_space import AttentionSpace, slot_named
+from chiasma.search.attention_space import slot_named
 from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import hypervolume, non_dominated
 
@@ -25,12 +25,34 @@ Standing = Literal["ahead", "behind", "level"]
 STANDINGS: Mapping[str, Standing] = {"better": "ahead", "worse": "behind", "no difference": "level"}
 
 
+class Described(Spec):
+    """How a part of a design reads.
+
+    Attributes:
+        formula: What it computes, and which projections are left out.
+        known: What the literature calls it, or what it is a variant of; empty for what nobody described.
+        part: The spec that a config takes.
+    """
+
+    formula: str
+    known: str = ""
+    part: Mapping[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_version_that_knew_attention_alone(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "attention" in data:
+            data = {**data, "part": data["attention"]}
+            del data["attention"]
+        return data
+
+
 class Compared(Spec):
-    """A score, and what it is compared with standard attention.
+    """A score, and what it is compared with the standard part.
 
     Attributes:
         score: The metric on select, averaged over fresh seeds, with its interval over groups and seeds.
-        gain: The metric's gain over standard attention, paired by example and seed; None for the standard itself.
+        gain: The metric's gain over the standard, paired by example and seed; None for the standard itself.
         standing: What the gain's interval says.
     """
 
@@ -57,15 +79,12 @@ class Elsewhere(Compared):
     metric: str
 
 
-class Mechanism(Compared):
-    """One mechanism as it was judged.
+class Mechanism(Described, Compared):
+    """One mechanism, or another part of a design, as it was judged.
 
     Attributes:
-        name: ``standard``, ``mean``, or ``#K`` for candidate K of the run.
+        name: That of a baseline, such as ``standard``, or ``#K`` for candidate K of the run.
         candidate: K in ``RUN#K``.
-        formula: What it computes, and which projections are left out.
-        known: What the literature calls it, or what it is a variant of; empty for what nobody described.
-        attention: The spec that a config takes.
         objectives: Means over fresh seeds; who was not trained on all of them is compared on those that were shared.
         seeds: Fresh seeds.
         on_front: No other judged mechanism dominates it.
@@ -77,9 +96,6 @@ class Mechanism(Compared):
 
     name: str
     candidate: int
-    formula: str
-    known: str = ""
-    attention: Mapping[str, Any]
     objectives: Mapping[str, float]
     seeds: int
     on_front: bool
@@ -89,28 +105,25 @@ class Mechanism(Compared):
     elsewhere: Mapping[str, Elsewhere] = {}
 
 
-class Unjudged(Spec):
-    """A mechanism on the front of the search itself that was not trained on fresh seeds.
+class Unjudged(Described):
+    """What is on the front of the search itself and was not trained on fresh seeds.
 
     Attributes:
-        known: As in :class:`Mechanism`.
         objectives: As the search measured them, on the seed that selected it.
     """
 
     name: str
     candidate: int
-    formula: str
-    known: str = ""
-    attention: Mapping[str, Any]
     objectives: Mapping[str, float]
 
 
 class Front(Spec):
-    """What ``search attention`` found; the content of ``pareto_front.json``.
+    """What ``search attention`` or ``search fusion`` found; the content of ``pareto_front.json``.
 
     Attributes:
         slot: The place that was searched, as ``search.slot`` names it.
-        around: The setting of the encoder or fusion that the slot belongs to.
+        standard: Name of the baseline that gains are measured against.
+        around: The setting of the encoder or fusion that the slot belongs to; empty where there is none.
         mechanisms: The baselines, then what was judged, lowest error first.
         fresh: They were judged on seeds that did not select them; else the figures are the search's own.
         trained: Part of their epochs that all of them were trained; None in fronts of older versions.
@@ -132,6 +145,7 @@ class Front(Spec):
     run: str
     source: str
     slot: str
+    standard: str = "standard"
     around: str = ""
     metric: str
     objectives: tuple[str, ...]
@@ -252,7 +266,8 @@ def judged(
     judgings: Sequence[Judging],
     *,
     objectives: Sequence[str],
-    space: AttentionSpace,
+    describe: Callable[[TrainedArm], Described],
+    standard: str,
     limits: Mapping[str, float] | None = None,
     diverged: Mapping[str, int] | None = None,
     fresh: bool = True,
@@ -263,18 +278,19 @@ def judged(
         arms: What was trained.
         judgings: One a task.
         objectives: What is minimised.
-        space: Of the mechanisms.
+        describe: Says how an arm's part reads.
+        standard: Name of the arm that gains are measured against.
         limits: The most of an objective that is feasible.
         diverged: Rejected trainings by arm.
         fresh: The seeds did not select the arms; else nobody is ahead.
     """
-    standard = next((arm for arm in arms if arm.arm.name == "standard"), None)
+    against = next((arm for arm in arms if arm.arm.name == standard), None)
     feasible = [not excess({name: _mean(arm, name) for name in limits or {}}, limits) for arm in arms]
     front = on_front(arms, objectives, feasible)
     points = comparable(arms, objectives)
     found = [
         _mechanism(
-            arm, judgings, standard=standard, space=space, objectives=dict(zip(objectives, point, strict=True))
+            arm, judgings, standard=against, part=describe(arm), objectives=dict(zip(objectives, point, strict=True))
         ).model_copy(
             update={
                 "on_front": arm.arm.name in front,
@@ -352,18 +368,17 @@ def _mechanism(
     judgings: Sequence[Judging],
     *,
     standard: TrainedArm | None,
-    space: AttentionSpace,
+    part: Described,
     objectives: Mapping[str, float],
 ) -> Mechanism:
     baseline = arm.arm.role == "floor"
-    attention = space.at(arm.arm.design)
     here, *others = (_measured(arm, each, standard=standard) for each in judgings)
     return Mechanism(
         name=arm.arm.name,
         candidate=arm.arm.candidate,
-        formula="mean(v)" if arm.arm.name == "mean" else attention.words,
-        known="" if baseline else attention.known,
-        attention={"kind": "mean"} if arm.arm.name == "mean" else attention.to_dict(),
+        formula=part.formula,
+        known="" if baseline else part.known,
+        part=part.part,
         objectives=objectives,
         score=here.score,
         gain=here.gain,

@@ -1,4 +1,4 @@
-"""Judge the best mechanisms of a search again, on seeds that did not select them, until their order is certain."""
+"""Judge the best parts that a search found again, on seeds that did not select them, until their order is certain."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,11 @@ from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
 from chiasma.experiment.front import Judging, uncertain
 from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
 from chiasma.experiment.search_loop import SearchLoop, training_key
+from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.stages import breeding_rules
-from chiasma.model.slot_cost import SlotCosts
 from chiasma.search.archive import SharedArchive
-from chiasma.search.attention_space import AttentionSpace, attention_slots
-from chiasma.search.nsga2 import NSGA2, excess, survivors
+from chiasma.search.nsga2 import Rules, excess, survivors
 from chiasma.search.pareto import non_dominated
 from chiasma.search.protocols import Candidate, Standing
 from chiasma.train.design import Design
@@ -32,8 +31,9 @@ class Search:
     """What the stages share.
 
     Attributes:
-        base: The design around it, with standard attention.
-        archive: Standard attention, and every mechanism that was trained.
+        part: What is searched.
+        base: The design around it, with the standard part.
+        archive: The standard part, and every other that was trained.
         judged: Trainings on fresh seeds, by arm.
         diverged: How many of them were rejected, by arm.
         history: One row a generation.
@@ -41,6 +41,7 @@ class Search:
     """
 
     setting: Setting
+    part: SearchedPart
     base: Design
     archive: SharedArchive
     arms: dict[str, ArmDesign] = field(default_factory=dict[str, ArmDesign])
@@ -51,53 +52,19 @@ class Search:
     reference: tuple[float, ...] = ()
 
     @cached_property
-    def nsga2(self) -> NSGA2:
-        """Return the breeder."""
-        return NSGA2(
-            seed=self.setting.config.run.seed,
-            base=self.base,
-            slot=self.slot,
-            crossed=self.crossed,
-            rules=breeding_rules(self.setting),
-            costs=self._costs,
-        )
-
-    def _costs(self, design: Design) -> dict[str, float]:
-        """Return what a design costs, which nobody needs to train it for."""
-        found = self._slot_costs(self.space.at(design))
-        return {"flops": found.flops, "parameters": float(found.parameters)}
-
-    @cached_property
-    def _slot_costs(self) -> SlotCosts:
-        part = self.slot.removeprefix("model.").removesuffix(".attention")
-        return SlotCosts(self.base.model, part, self.setting.dataset.signature)
-
-    @property
-    def slot(self) -> str:
-        """Return the dotted path that is searched."""
-        assert self.setting.slot is not None
-        return self.setting.slot
+    def rules(self) -> Rules:
+        """Return what is minimised together, and within which limits."""
+        return breeding_rules(self.setting)
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """Return what is minimised."""
         return self.setting.objectives
 
-    @property
-    def space(self) -> AttentionSpace:
-        """Return the space of the slot."""
-        return AttentionSpace(self.slot, crossed=self.crossed)
-
-    @property
-    def crossed(self) -> bool:
-        """Return whether queries and keys are different sequences on any of the tasks."""
-        here = attention_slots(self.base)[self.slot]
-        return here or any(each.crossed for each in self.setting.companions)
-
 
 def front_of(search: Search) -> list[Standing]:
     """Return the feasible designs of the last rung that no other dominates, as the search itself measured them."""
-    rules = search.nsga2.rules
+    rules = search.rules
     standings = [
         each
         for each in search.archive.standings(*rules.measured)
@@ -118,7 +85,7 @@ def elites(search: Search) -> list[ArmDesign]:
     """Return who is judged again: the baselines, and the best of the archive, most of them from its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
     known = {arm.design.content_hash() for arm in search.arms.values()}
-    found = [s.candidate for s in survivors(search.archive, search.nsga2.rules) if s.candidate.hash not in known]
+    found = [s.candidate for s in survivors(search.archive, search.rules) if s.candidate.hash not in known]
     chosen = found[: search.setting.config.evaluate.finalists]
     return [*search.arms.values(), *(_arm(candidate, numbers[candidate.hash]) for candidate in chosen)]
 
@@ -150,10 +117,10 @@ def judge_again(search: Search, loop: SearchLoop, search_plan: SearchPlan) -> No
         again = _train_round(search, asked, round_, search_plan)
         trained = judged_arms(search, arms)
         names_left = set[str]().union(*(uncertain(trained, judging) for judging in judgings))
-        # Standard attention goes on: every gain is measured against it. Who failed by our fault is not certain either.
-        names_left |= {"standard", *again}
+        # The standard goes on: every gain is measured against it. Who failed by our fault is not certain either.
+        names_left |= {search.part.standard, *again}
         asked = [arm for arm in arms if arm.name in names_left and (found[arm.name] or arm.name in again)]
-        if asked == [search.arms["standard"]]:
+        if asked == [search.arms[search.part.standard]]:
             break
 
 

@@ -133,7 +133,7 @@ def rewrite_report(run: Path) -> Path:
     Raises:
         StorageError: The run has no results yet, or its folder cannot be written to.
     """
-    from chiasma.experiment.report.attention import write_front_report
+    from chiasma.experiment.report.front import write_front_report
     from chiasma.experiment.report.render import write_report
 
     path = run / "report.html"

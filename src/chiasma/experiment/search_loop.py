@@ -5,6 +5,7 @@ for when the one before the last has been told, and generations are told in orde
 rows alone, not on the order in which results arrive or on the number of workers.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,11 @@ class SearchLoop:
     def duplicates(self) -> int:
         """Return how many candidates were not trained because an equal one had been."""
         return sum(proposer.duplicates for proposer in self.proposers.values())
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Return how many edits made no sense and never became candidates, by reason."""
+        return sum((proposer.refused for proposer in self.proposers.values()), Counter[str]())
 
     def run(self, close: Callable[[], bool]) -> None:
         """Search until the trials are spent, the space is exhausted, or ``close()`` says that time is up.

@@ -308,7 +308,7 @@ def short_slot(path: str) -> str:
 
 def slot_named(name: str) -> str:
     """Return the dotted path of a slot that a user names; the inverse of :func:`short_slot`."""
-    return f"model.{name}" if name.startswith(("fusion.", "trunk.")) else f"model.encoders.{name}"
+    return f"model.{name}" if name.partition(".")[0] in ("fusion", "trunk") else f"model.encoders.{name}"
 
 
 def _meant(genome: GraphAttention) -> Projections:

@@ -1,6 +1,7 @@
 """The contracts of search: ask, tell, and a visible loop."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -122,6 +123,11 @@ class Proposer(ABC, Generic[G]):
     def duplicates(self) -> int:
         """Return how many designs were not proposed because an equal one had been."""
         return 0
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Return how many edits made no sense and never became candidates, by reason."""
+        return Counter()
 
     @abstractmethod
     def ask(self, count: int, archive: Archive) -> list[Candidate[G]]:

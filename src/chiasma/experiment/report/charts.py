@@ -169,7 +169,7 @@ def reliability(results: Results) -> Markup | None:
 
 
 def score_against_cost(front: Front) -> Markup | None:
-    """Draw the score of each judged mechanism against its first cost, with intervals; None where nothing costs."""
+    """Draw the score of each judged candidate against its first cost, with intervals; None where nothing costs."""
     if not front.costs:
         return None
     cost = front.costs[0]
@@ -193,15 +193,14 @@ def score_against_cost(front: Front) -> Markup | None:
         )
         axes.legend(loc="best")
         words = "; ".join(f"{e.name}: {amount(front.metric, e.score.value)}" for e in front.mechanisms)
-        return svg(figure, "front", f"Score of each mechanism against {cost}. {words}.")
+        return svg(figure, "front", f"Score of each candidate against {cost}. {words}.")
 
 
 def _kinds(front: Front) -> dict[str, list[Mechanism]]:
-    """Return the mechanisms by what they are, in the order of the legend; none is empty."""
+    """Return the candidates by what they are, in the order of the legend; none is empty."""
     found = front.discovered
     kinds = {
-        "standard attention": [each for each in front.mechanisms if each.name == "standard"],
-        "mean of the values": [each for each in front.mechanisms if each.name == "mean"],
+        **{each.name: [each] for each in front.mechanisms if not each.name.startswith("#")},
         "discovered, on the front": [each for each in found if each.on_front],
         "discovered": [each for each in found if not each.on_front],
     }

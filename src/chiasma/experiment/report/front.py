@@ -1,13 +1,17 @@
-"""What ``search attention`` found, as a table for the terminal, drawings, and one HTML file."""
+"""What a search for one part of a design found, as a table for the terminal, drawings, and one HTML file."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from markupsafe import Markup
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from chiasma.core.files import storage_errors, write_atomic
-from chiasma.experiment.front import Elsewhere, Front, Mechanism, Unjudged
+from chiasma.experiment.front import Described, Elsewhere, Front
 from chiasma.experiment.report.charts import score_against_cost
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
@@ -17,14 +21,64 @@ from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.source import module_source
 
 
+@dataclass(frozen=True)
+class Words:
+    """What is said of the part that was searched.
+
+    Attributes:
+        one: A candidate.
+        many: Candidates.
+        standard: What gains are measured against.
+    """
+
+    one: str
+    many: str
+    standard: str
+
+
+ATTENTION = Words("mechanism", "mechanisms", "standard attention")
+
+
+def words_of(front: Front) -> Words:
+    """Return what is said of the part that a front is about."""
+    return ATTENTION
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a candidate is shown.
+
+    Attributes:
+        drawing: Its graph.
+        source: A PyTorch module.
+        remark: What else there is to say of it.
+    """
+
+    drawing: Markup
+    source: str
+    remark: str
+
+
+def picture(part: Mapping[str, Any]) -> Picture:
+    """Return how the part of a candidate is shown.
+
+    Args:
+        part: The spec that a config takes.
+    """
+    attention = GraphAttention.from_dict(part)
+    learned = ", ".join(attention.projections.learned) or "none"
+    return Picture(draw(attention.graph), module_source(attention), f"Learned projections: {learned}.")
+
+
 def front_table(front: Front) -> Table:
-    """Return the judged mechanisms as a table for the terminal; a star marks the front."""
+    """Return the judged candidates as a table for the terminal; a star marks the front."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    said = words_of(front)
     for name in (
         "",
-        "mechanism",
+        said.one,
         f"{metric_words(front.metric)} on select (interval)",
-        "over standard (interval)",
+        f"over {front.standard} (interval)",
         "",
     ):
         table.add_column(name, overflow="fold")
@@ -47,28 +101,28 @@ def front_table(front: Front) -> Table:
     return table
 
 
-def formula_words(each: Mechanism | Unjudged) -> str:
-    """Return a mechanism's formula, and what it is known as."""
+def formula_words(each: Described) -> str:
+    """Return a candidate's formula, and what it is known as."""
     return f"{each.formula}, {each.known}" if each.known else each.formula
 
 
 def headline(front: Front) -> str:
     """Return what the search came to, in one sentence."""
-    best, standard = front.best, front.named("standard")
+    best, standard, said = front.best, front.named(front.standard), words_of(front)
     if best is None or best.gain is None or standard is None:
-        return f"{front.candidates} mechanisms were tried, and none was compared with standard attention."
+        return f"{front.candidates} {said.many} were tried, and none was compared with {said.standard}."
     costs = [f"{best.objectives[name] / standard.objectives[name]:.2f} times the {name}" for name in front.costs]
     at = f", at {' and '.join(costs)}" if costs else ""
     gain = gain_words(best.gain, front.metric)
     if not front.fresh:
-        return f"The best so far is {best.name}, {gain} over standard attention{at}, not judged on fresh seeds."
+        return f"The best so far is {best.name}, {gain} over {said.standard}{at}, not judged on fresh seeds."
     known = f" It is {best.known}." if best.known else ""
     if best.standing == "ahead":
         luck = " on one fresh seed, which says nothing of the luck of training" if best.seeds == 1 else ""
-        ahead = f"{best.name} is ahead of standard attention by {gain}{at}, on the rows that chose it{luck}.{known}"
+        ahead = f"{best.name} is ahead of {said.standard} by {gain}{at}, on the rows that chose it{luck}.{known}"
         return f"{ahead} chiasma benchmark --candidate {front.run}{best.name} says whether that holds on test."
     return (
-        f"No mechanism is ahead of standard attention beyond doubt: the best of {front.candidates}, {best.name}, "
+        f"No {said.one} is ahead of {said.standard} beyond doubt: the best of {front.candidates}, {best.name}, "
         f"is {gain} over it{at}.{known}"
     )
 
@@ -97,7 +151,7 @@ def gain_words(gain: Interval | None, metric: str) -> str:
 
 
 def elsewhere_words(found: Elsewhere) -> str:
-    """Return what a mechanism came to on a further task: ``85.1 % (84.0 to 86.2), better by ...``."""
+    """Return what a candidate came to on a further task: ``85.1 % (84.0 to 86.2), better by ...``."""
     if found.gain is None:
         return interval(found.metric, found.score)
     return f"{interval(found.metric, found.score)}; {difference(found.metric, found.gain)}, {found.standing}"
@@ -109,7 +163,7 @@ def cost_words(name: str, value: float) -> str:
 
 
 def write_drawings(front: Front, folder: Path) -> None:
-    """Write one SVG and one Python file for each mechanism that was judged or stood on the search's own front.
+    """Write one SVG and one Python file for each candidate that was judged or stood on the search's own front.
 
     They are named by the candidate's number.
 
@@ -119,9 +173,9 @@ def write_drawings(front: Front, folder: Path) -> None:
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     for each in (*front.discovered, *front.unjudged):
-        attention = GraphAttention.from_dict(each.attention)
-        write_atomic(folder / f"{each.candidate}.svg", str(draw(attention.graph)))
-        write_atomic(folder / f"{each.candidate}.py", module_source(attention))
+        shown = picture(each.part)
+        write_atomic(folder / f"{each.candidate}.svg", str(shown.drawing))
+        write_atomic(folder / f"{each.candidate}.py", shown.source)
 
 
 def write_front_report(front: Front, path: Path) -> Path:
@@ -130,18 +184,14 @@ def write_front_report(front: Front, path: Path) -> Path:
     Raises:
         StorageError: The folder cannot be written to.
     """
-    shown = (*front.discovered, *front.unjudged)
-    mechanisms = {each.name: GraphAttention.from_dict(each.attention) for each in shown}
-    graphs = {name: each.graph for name, each in mechanisms.items()}
     text = page(
-        "attention.html.j2",
+        "front.html.j2",
         front=front,
+        said=words_of(front),
+        pictures={each.name: picture(each.part) for each in (*front.discovered, *front.unjudged)},
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
-        drawings={name: draw(graph) for name, graph in graphs.items()},
-        sources={name: module_source(attention) for name, attention in mechanisms.items()},
         headline=headline(front),
         formula_words=formula_words,
-        learned={name: ", ".join(each.projections.learned) or "none" for name, each in mechanisms.items()},
         interval=interval,
         gain_words=gain_words,
         cost_words=cost_words,

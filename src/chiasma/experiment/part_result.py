@@ -1,4 +1,4 @@
-"""What a search for attention found, written down: the front, its drawings, and what a reader must know of them."""
+"""What a search for one part of a design found, written down: the front, and what a reader must know of it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 from chiasma.core.files import write_json
 from chiasma.core.outcome import Rejected
-from chiasma.core.spec import value_at
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
@@ -17,13 +16,11 @@ from chiasma.experiment.floors import Majority
 from chiasma.experiment.front import Front, Judging, Unjudged, comparable, judged, volume_of
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
-from chiasma.experiment.report.attention import write_drawings, write_front_report
+from chiasma.experiment.report.front import write_drawings, write_front_report
 from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.search.attention_space import short_slot
-
-BASELINES = ("standard", "mean")
 
 
 @dataclass(frozen=True)
@@ -77,18 +74,21 @@ def _front(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], sear
         trained,
         judgings,
         objectives=search.objectives,
-        space=search.space,
-        limits=search.nsga2.rules.limits or {},
+        describe=lambda arm: search.part.describe(arm.arm.design),
+        standard=search.part.standard,
+        limits=search.rules.limits or {},
         diverged=search.diverged,
         fresh=fresh,
     )
-    feasible = {each.name for each in mechanisms if each.feasible and each.name != "mean"}
+    beside = set(search.part.matters or ()) - {search.part.standard}
+    feasible = {each.name for each in mechanisms if each.feasible and each.name not in beside}
     points = comparable([arm for arm in trained if arm.arm.name in feasible], search.objectives)
     return Front(
         run=setting.store.id,
         source=setting.dataset.source,
-        slot=short_slot(search.slot),
-        around=_around(search),
+        slot=short_slot(search.part.path),
+        standard=search.part.standard,
+        around=search.part.around(search.base),
         metric=setting.metric,
         objectives=search.objectives,
         mechanisms=mechanisms,
@@ -97,10 +97,10 @@ def _front(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], sear
         unjudged=_unjudged(search, {each.name for each in mechanisms} | search.diverged.keys()),
         reference=search.reference,
         hypervolume=volume_of(points, search.reference),
-        **_baseline_figures(search, judgings[0], trained, tried=0 if fresh else loop.trained + len(BASELINES)),
+        **_baseline_figures(search, judgings[0], trained, tried=0 if fresh else loop.trained + len(search.arms)),
         lost=tuple(sorted(name for name in search.diverged if not search.judged.get(name))),
         rejections=_reasons(loop.finished),
-        refused=dict(search.nsga2.refused.most_common()),
+        refused=dict(loop.refused.most_common()),
         duplicates_saved=loop.duplicates,
         candidates=loop.trained,
         trainings=len(loop.finished),
@@ -115,10 +115,10 @@ def _baseline_figures(search: Search, judging: Judging, trained: Sequence[Traine
     """Return what the baselines say of the task: whether attention matters, and whether there is anything to find."""
     dataset = search.setting.dataset
     by_name = {arm.arm.name: arm for arm in trained}
-    both = [by_name[name] for name in BASELINES if name in by_name]
+    both = [by_name[name] for name in search.part.matters or () if name in by_name]
     floor = Majority().fit(dataset).logits(dataset, dataset.rows("select"))
     return {
-        "attention_matters": judging.gain(*both) if len(both) == len(BASELINES) else None,
+        "attention_matters": judging.gain(*both) if len(both) == 2 else None,
         "chance": judging.chance(floor),
         "above_chance": judging.above(trained, floor, tried=tried),
     }
@@ -129,26 +129,12 @@ def _unjudged(search: Search, known: set[str]) -> tuple[Unjudged, ...]:
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
     found: list[Unjudged] = []
     for each in front_of(search):
-        number, attention = numbers[each.candidate.hash], search.space.at(each.candidate.design)
+        number = numbers[each.candidate.hash]
         if f"#{number}" not in known:
             objectives = {name: each.objectives[name] for name in search.objectives}
-            found.append(
-                Unjudged(
-                    name=f"#{number}",
-                    candidate=number,
-                    formula=attention.words,
-                    known=attention.known,
-                    attention=attention.to_dict(),
-                    objectives=objectives,
-                )
-            )
+            part = search.part.describe(each.candidate.design).to_dict()
+            found.append(Unjudged(**part, name=f"#{number}", candidate=number, objectives=objectives))
     return tuple(found)
-
-
-def _around(search: Search) -> str:
-    """Return the setting of the part that the slot belongs to: without it no attention could be named."""
-    owner = search.slot.removesuffix(".attention")
-    return f"{owner}.kind={value_at(search.base, owner).kind}"
 
 
 def _reasons(finished: Sequence[Finished]) -> dict[str, int]:
@@ -197,7 +183,7 @@ def _how_judged(front: Front, *, interrupted: bool) -> str:
     length = f"after {front.trained or 1:.0%} of their epochs"
     if front.fresh:
         return (
-            f"Mechanisms were judged on the select split on fresh seeds, {length}. They are the best of "
+            f"All were judged on the select split on fresh seeds, {length}. They are the best of "
             f"{front.candidates} on these rows, so that their scores lean to the bright side and nobody is called "
             "better here; chiasma benchmark says so or not, on a test split that is sealed until then."
         )
