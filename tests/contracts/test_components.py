@@ -7,9 +7,12 @@ import pytest
 from chiasma.core.spec import Spec
 from chiasma.model.components import members
 from chiasma.model.encoders import Pretrained
+from chiasma.model.fusion import Composed
+from chiasma.model.fusion.composed.ops import OPS as FUSION_OPS
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.ops import OPS
 from tests.contracts.attentions import AttentionContract
+from tests.contracts.compositions import tree_with
 from tests.contracts.encoders import EncoderContract
 from tests.contracts.fusions import FusionContract
 from tests.contracts.graphs import SPARSE, graph_with
@@ -38,6 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "film": [{"depth": 1}, {"pool": "none"}],
     "alternating": [{"depth": 1}, {"depth": 3}],
     "late": [{"method": "concat"}, {"method": "weighted"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
+    "composed": [{"tree": tree_with(name), "dropout": 0.1} for name in FUSION_OPS],
     "residual_convolution": [{"depth": 2}],
     "classification": [{"hidden": 8, "dropout": 0.2}],
     "dot_product": [{"projections": {"q": False, "v": False}}],
@@ -59,7 +63,8 @@ def specs(part: str) -> list[Spec]:
 
 
 def named(spec: Spec) -> str:
-    nodes = spec.graph.nodes if isinstance(spec, GraphAttention) else ()
+    graph = spec.graph if isinstance(spec, GraphAttention) else spec.tree if isinstance(spec, Composed) else None
+    nodes = () if graph is None else graph.nodes
     return "-".join([type(spec).__name__, *(node.op for node in nodes)])
 
 
@@ -73,7 +78,9 @@ class TestEncoders(EncoderContract):
 
 @pytest.mark.parametrize("spec", specs("fusion"), ids=named)
 class TestFusions(FusionContract):
-    pass
+    def knobs(self, spec):
+        # What a tree may say is tried operator by operator; dropout is 0 in a tree that has nowhere to drop.
+        return ["dropout"] * spec.drops if isinstance(spec, Composed) else super().knobs(spec)
 
 
 @pytest.mark.parametrize("spec", specs("attention"), ids=named)

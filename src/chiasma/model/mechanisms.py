@@ -2,6 +2,7 @@
 
 from chiasma.model.attention import AttentionSpec, DotProduct
 from chiasma.model.blocks import TransformerSpec
+from chiasma.model.fusion import Composed
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk.members import TransformerMemberSpec
 
@@ -13,6 +14,12 @@ def mechanisms_of(spec: ModelSpec) -> list[AttentionSpec]:
     parts += [members[name].member for name in sorted(members)]
     found: list[AttentionSpec] = [DotProduct()]
     for part in parts:
-        if isinstance(part, TransformerSpec | TransformerMemberSpec) and part.attention not in found:
-            found.append(part.attention)
+        used: list[AttentionSpec | None] = []
+        if isinstance(part, TransformerSpec | TransformerMemberSpec):
+            used = [part.attention]
+        elif isinstance(part, Composed):
+            used = [node.attention for node in part.tree.nodes]
+        for each in used:
+            if each is not None and each not in found:
+                found.append(each)
     return found

@@ -16,7 +16,7 @@ from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
 from chiasma.model.encoders.pretrained import Pretrained
-from chiasma.model.fusion import FusionSpec
+from chiasma.model.fusion import Composed, FusionSpec
 from chiasma.model.gates import Gate, GatePlace, at
 from chiasma.model.heads import Classification, HeadSpec
 from chiasma.model.trunk import TrunkSpec
@@ -107,6 +107,12 @@ class ModelSpec(Spec):
         for path, part in parts.items():
             if isinstance(part, TransformerSpec) and self.dim % part.heads:
                 raise ValueError(f"dim must be divisible by {path}.heads, but dim={self.dim} and heads={part.heads}")
+        if isinstance(self.fusion, Composed):
+            for heads in self.fusion.tree.heads:
+                if self.dim % heads:
+                    raise ValueError(
+                        f"dim must be divisible by fusion.tree's heads, but dim={self.dim} and heads={heads}"
+                    )
         if self.trunk is not None:
             self.trunk.check_heads(self.dim)
         return self

@@ -6,18 +6,30 @@ from pydantic import Field
 
 from chiasma.model.fusion.alternating import Alternating
 from chiasma.model.fusion.attentive import CrossAttention, CrossedSpec, Early
+from chiasma.model.fusion.composed.composed import Composed
 from chiasma.model.fusion.fusion import Fusion, FusionPlugin
 from chiasma.model.fusion.late import Late
 from chiasma.model.fusion.pooled import Bilinear, Concat, FiLM, Gated, Multiplicative
 
 FusionSpec = Annotated[
-    Concat | Gated | Multiplicative | Bilinear | FiLM | CrossAttention | Alternating | Early | Late | FusionPlugin,
+    Concat
+    | Gated
+    | Multiplicative
+    | Bilinear
+    | FiLM
+    | CrossAttention
+    | Alternating
+    | Early
+    | Late
+    | Composed
+    | FusionPlugin,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
     "Alternating",
     "Bilinear",
+    "Composed",
     "Concat",
     "CrossAttention",
     "CrossedSpec",

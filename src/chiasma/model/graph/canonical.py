@@ -7,13 +7,42 @@ weights of its own.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from chiasma.model.graph.node import Node, Source
-from chiasma.model.graph.ops import OPS
+from chiasma.model.graph.ops import OPS, Constant
 
 MOST_TIES = 6  # Each doubles the orders that are tried; more than two are rare.
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """What has to be known of an operator of any kind of graph."""
+
+    @property
+    def commutative(self) -> bool: ...
+
+    @property
+    def learns(self) -> bool: ...
+
+
+@runtime_checkable
+class AnyNode(Protocol):
+    """What has to be known of a node of any kind of graph."""
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def inputs(self) -> tuple[Source, ...]: ...
+
+    @property
+    def constants(self) -> Mapping[str, Constant]: ...
+
+    @property
+    def key(self) -> tuple[object, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -28,31 +57,32 @@ def canonical(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     """Return the canonical form of nodes that stand in an order in which inputs come first."""
     return tuple(
         Node(op=nodes[placed.was].op, inputs=placed.inputs, constants=nodes[placed.was].constants)
-        for placed in _order(nodes)
+        for placed in order(nodes, OPS)
     )
 
 
-def _order(nodes: Sequence[Node]) -> list[Placed]:
-    same = _shared(nodes)
-    shapes = _shapes(nodes, same)
+def order(nodes: Sequence[AnyNode], ops: Mapping[str, Operator]) -> list[Placed]:
+    """Return the nodes of the canonical form of any graph whose operators a table describes."""
+    same = _shared(nodes, ops)
+    shapes = _shapes(nodes, same, ops)
     ties = [
         number
         for number in sorted(_needed(nodes, same))
-        if OPS[nodes[number].op].commutative and _is_tie(_sources(nodes, same, number), shapes)
+        if ops[nodes[number].op].commutative and _is_tie(_sources(nodes, same, number), shapes)
     ][:MOST_TIES]
     orders = (
-        _placed(nodes, same, shapes, swapped=frozenset(itertools.compress(ties, bits)))
+        _placed(nodes, same, shapes, swapped=frozenset(itertools.compress(ties, bits)), ops=ops)
         for bits in itertools.product((False, True), repeat=len(ties))
     )
-    return min(orders, key=lambda order: [(repr(nodes[p.was].key), tuple(map(str, p.inputs))) for p in order])
+    return min(orders, key=lambda each: [(repr(nodes[p.was].key), tuple(map(str, p.inputs))) for p in each])
 
 
-def _shared(nodes: Sequence[Node]) -> list[int]:
+def _shared(nodes: Sequence[AnyNode], ops: Mapping[str, Operator]) -> list[int]:
     """Return for each node the first one that computes the same from the same."""
     same: list[int] = []
     known: dict[Hashable, int] = {}
     for number, node in enumerate(nodes):
-        op = OPS[node.op]
+        op = ops[node.op]
         sources = tuple(same[source] if isinstance(source, int) else source for source in node.inputs)
         if op.learns:
             same.append(number)
@@ -63,11 +93,11 @@ def _shared(nodes: Sequence[Node]) -> list[int]:
     return same
 
 
-def _sources(nodes: Sequence[Node], same: Sequence[int], number: int) -> tuple[Source, ...]:
+def _sources(nodes: Sequence[AnyNode], same: Sequence[int], number: int) -> tuple[Source, ...]:
     return tuple(same[source] if isinstance(source, int) else source for source in nodes[number].inputs)
 
 
-def _needed(nodes: Sequence[Node], same: Sequence[int]) -> set[int]:
+def _needed(nodes: Sequence[AnyNode], same: Sequence[int]) -> set[int]:
     """Return the nodes from which the output is reached."""
     needed: set[int] = set()
     waiting = [same[-1]]
@@ -79,12 +109,12 @@ def _needed(nodes: Sequence[Node], same: Sequence[int]) -> set[int]:
     return needed
 
 
-def _shapes(nodes: Sequence[Node], same: Sequence[int]) -> dict[Source, str]:
+def _shapes(nodes: Sequence[AnyNode], same: Sequence[int], ops: Mapping[str, Operator]) -> dict[Source, str]:
     """Return a hash of the tree above each node, without regard to which subtrees are shared."""
-    shapes: dict[Source, str] = {name: name for name in ("q", "k", "v")}
+    shapes: dict[Source, str] = {each: each for node in nodes for each in node.inputs if isinstance(each, str)}
     for number, node in enumerate(nodes):
         above = [shapes[source] for source in _sources(nodes, same, number)]
-        if OPS[node.op].commutative:
+        if ops[node.op].commutative:
             above.sort()
         shapes[number] = hashlib.sha256(repr((node.key, above)).encode()).hexdigest()
     return shapes
@@ -96,27 +126,32 @@ def _is_tie(sources: tuple[Source, ...], shapes: dict[Source, str]) -> bool:
 
 
 def _placed(
-    nodes: Sequence[Node], same: Sequence[int], shapes: dict[Source, str], *, swapped: frozenset[int]
+    nodes: Sequence[AnyNode],
+    same: Sequence[int],
+    shapes: dict[Source, str],
+    *,
+    swapped: frozenset[int],
+    ops: Mapping[str, Operator],
 ) -> list[Placed]:
     """Return the needed nodes in the order in which they are first needed, inputs before users."""
-    order: list[Placed] = []
+    found: list[Placed] = []
     place: dict[int, int] = {}
 
     def visit(number: int) -> int:
         if number not in place:
-            sources = _ordered(nodes[number].op, _sources(nodes, same, number), shapes, swap=number in swapped)
+            sources = _sources(nodes, same, number)
+            if ops[nodes[number].op].commutative:
+                sources = _ordered(sources, shapes, swap=number in swapped)
             inputs = tuple(visit(source) if isinstance(source, int) else source for source in sources)
-            order.append(Placed(number, inputs))
-            place[number] = len(order) - 1
+            found.append(Placed(number, inputs))
+            place[number] = len(found) - 1
         return place[number]
 
     visit(same[-1])
-    return order
+    return found
 
 
-def _ordered(op: str, sources: tuple[Source, ...], shapes: dict[Source, str], *, swap: bool) -> tuple[Source, ...]:
-    if not OPS[op].commutative:
-        return sources
+def _ordered(sources: tuple[Source, ...], shapes: dict[Source, str], *, swap: bool) -> tuple[Source, ...]:
     by_shape: Callable[[Source], str] = shapes.__getitem__
     ordered = tuple(sorted(sources, key=by_shape))
     return ordered[::-1] if swap else ordered

@@ -7,6 +7,7 @@
 import hashlib
 import linecache
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from chiasma.model.graph import parts
+from chiasma.model.graph.canonical import AnyNode, Operator
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.node import Node, Source
@@ -132,7 +134,7 @@ class _Emitter:
         return f"functional.scaled_dot_product_attention({a}, {b}, {values}, attn_mask=mask)"
 
 
-def part_names(nodes: tuple[Node, ...]) -> dict[int, str]:
+def part_names(nodes: Sequence[AnyNode], ops: Mapping[str, Operator] = OPS) -> dict[int, str]:
     """Return the name of each learned part, by the place of its node: ``depthwise_k``, ``linear_1f3a``.
 
     A name says what the part acts on: an input by its letter, anything else by a digest of the expression. So a part
@@ -143,12 +145,16 @@ def part_names(nodes: tuple[Node, ...]) -> dict[int, str]:
     for place, node in enumerate(nodes):
         given = [source if isinstance(source, str) else written[source] for source in node.inputs]
         written.append(f"{node.op}({','.join(given)}){dict(node.constants)}")
-        if OPS[node.op].learns:
-            short = [each if len(each) == 1 else hashlib.sha256(each.encode()).hexdigest()[:DIGITS] for each in given]
+        if ops[node.op].learns:
+            short = [each if each in node.inputs else _digest(each) for each in given]
             name = "_".join([node.op, *short])
             alike = sum(other == name or other.startswith(f"{name}_again") for other in names.values())
             names[place] = f"{name}_again{alike}" if alike else name
     return names
+
+
+def _digest(expression: str) -> str:
+    return hashlib.sha256(expression.encode()).hexdigest()[:DIGITS]
 
 
 def _fusible(nodes: tuple[Node, ...]) -> dict[int, tuple[int, int]]:

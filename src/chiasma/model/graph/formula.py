@@ -1,5 +1,7 @@
 """A graph as a formula that a reader can follow."""
 
+from collections.abc import Callable, Sequence
+
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.node import Node, Source
 from chiasma.model.graph.ops import OPS, Constant
@@ -10,19 +12,29 @@ SWITCHES = {"scaled": "/√d", "divided": "/n"}
 
 def formula(graph: AttentionGraph) -> str:
     """Return the output as an expression of ``q``, ``k`` and ``v``; what is used twice has a name."""
-    uses = [sum(node.inputs.count(place) for node in graph.nodes) for place in range(len(graph.nodes))]
+    return spelled([node.inputs for node in graph.nodes], lambda place, given: _written(graph.nodes[place], given))
+
+
+def spelled(inputs: Sequence[tuple[Source, ...]], write: Callable[[int, list[str]], str]) -> str:
+    """Return the last node of any graph as an expression; what is used twice has a name.
+
+    Args:
+        inputs: What each node takes.
+        write: Returns how a node reads, given how its inputs do.
+    """
+    uses = [sum(each.count(place) for each in inputs) for place in range(len(inputs))]
     named = [place for place, count in enumerate(uses) if count > 1]
     names = {place: f"x{number + 1}" for number, place in enumerate(named)}
 
-    def write(source: Source, *, spell: bool = False) -> str:
+    def of(source: Source, *, spell: bool = False) -> str:
         if isinstance(source, str):
             return source
         if source in names and not spell:
             return names[source]
-        return _written(graph.nodes[source], [write(each) for each in graph.nodes[source].inputs])
+        return write(source, [of(each) for each in inputs[source]])
 
-    whole = write(len(graph.nodes) - 1)
-    meanings = [f"{names[place]} = {write(place, spell=True)}" for place in named]
+    whole = of(len(inputs) - 1)
+    meanings = [f"{names[place]} = {of(place, spell=True)}" for place in named]
     return f"{whole} where {', '.join(meanings)}" if meanings else whole
 
 

@@ -34,21 +34,35 @@ class Node(Spec):
         for source in self.inputs:
             if isinstance(source, str) and source not in INPUTS:
                 raise ValueError(f"an input is q, k, v or the number of an earlier node, but got {source!r}")
-        for name, value in self.constants.items():
-            if name not in op.constants:
-                raise ValueError(f"{self.op} has no constant {name!r}; it has: {', '.join(op.constants) or 'none'}")
-            if value not in op.constants[name]:
-                allowed = ", ".join(map(str, op.constants[name]))
-                raise ValueError(f"{self.op}.{name} must be one of {allowed}, but got {value!r}")
-        # Complete and in the table's own types, so that equal nodes are equal values.
-        chosen = {name: _as_listed(values, self.constants.get(name)) for name, values in op.constants.items()}
-        object.__setattr__(self, "constants", chosen)
+        object.__setattr__(self, "constants", completed(self.op, self.constants, op.constants))
         return self
 
     @property
     def key(self) -> tuple[object, ...]:
         """Return what the node computes, whatever it is given."""
         return self.op, tuple(sorted(self.constants.items()))
+
+
+def completed(
+    op: str, chosen: Mapping[str, Constant], known: Mapping[str, tuple[Constant, ...]]
+) -> dict[str, Constant]:
+    """Return a value for every constant of an operator in the table's own types, so that equal nodes are equal values.
+
+    Args:
+        op: What the operator is called.
+        chosen: What was chosen; what is left out has the usual value, which is the first that is known.
+        known: Values that each constant may take.
+
+    Raises:
+        ValueError: A constant or a value is not known.
+    """
+    for name, value in chosen.items():
+        if name not in known:
+            raise ValueError(f"{op} has no constant {name!r}; it has: {', '.join(known) or 'none'}")
+        if value not in known[name]:
+            allowed = ", ".join(map(str, known[name]))
+            raise ValueError(f"{op}.{name} must be one of {allowed}, but got {value!r}")
+    return {name: _as_listed(values, chosen.get(name)) for name, values in known.items()}
 
 
 def _as_listed(values: tuple[Constant, ...], chosen: Constant | None) -> Constant:

@@ -1,0 +1,1 @@
+"""Fusions as typed graphs: what a search composes, and what a config may spell out."""
