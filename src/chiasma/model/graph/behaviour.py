@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chiasma.core.rng import derive_seed, kept_torch_generator
 from chiasma.data.batch import Tokens
@@ -37,30 +38,47 @@ def fingerprint(attention: GraphAttention, *, crossed: bool = False) -> str:
         queries = _tokens("queries", LENGTHS[::-1]) if crossed else keys
         outs: list[float] = []
         for scale in SCALES:
-            _fill(module, scale)
+            fill(module, scale, purposes=OPS, below="kernel.")
             outs += (module(queries, keys)[queries.mask] + 0.0).flatten().tolist()
-    # Where a learned number starts is overwritten above, and still makes another mechanism.
-    starts = sorted(f"{node.op} {dict(node.constants)}" for node in attention.graph.nodes if OPS[node.op].learns)
+    return digest(outs, starts(attention))
+
+
+def starts(attention: GraphAttention) -> list[str]:
+    """Return where the learned numbers of a mechanism start: :func:`fill` hides it, and it makes another mechanism."""
+    return sorted(f"{node.op} {dict(node.constants)}" for node in attention.graph.nodes if OPS[node.op].learns)
+
+
+def digest(outs: Iterable[float], words: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits of outputs that are rounded to three digits, and of what else tells them apart."""
     rounded = [f"{value:.{DIGITS - 1}e}" for value in outs]
-    return hashlib.sha256(" ".join([*starts, *rounded]).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join([*words, *rounded]).encode()).hexdigest()[:16]
 
 
-def _fill(module: MultiHeadAttention, scale: float) -> None:
-    """Give every parameter numbers that depend on what it is for and on how many such there were before it."""
+def fill(module: nn.Module, scale: float, *, purposes: Iterable[str], below: str) -> None:
+    """Give every parameter numbers that depend on what it is for and on how many such there were before it.
+
+    Args:
+        module: Whose parameters.
+        scale: Their standard deviation.
+        purposes: What begins the name of an operator's part: the operators' names.
+        below: What stands before such names.
+    """
     seen: Counter[str] = Counter()
+    known = tuple(purposes)
     for name, parameter in module.named_parameters():
-        # What a part of the kernel acts on is in its name too, and two ways of writing a graph need not share that.
-        first, *rest = name.removeprefix("kernel.").split(".")
-        purpose = ".".join([max((op for op in OPS if first.startswith(op)), key=len, default=first), *rest])
-        parameter.copy_(_numbers(parameter, f"{purpose} {seen[purpose]}") * scale)
+        # What a part acts on is in its name too, and two ways of writing a graph need not share that.
+        first, *rest = name.removeprefix(below).split(".")
+        purpose = ".".join([max((op for op in known if first.startswith(op)), key=len, default=first), *rest])
+        parameter.copy_(numbers(parameter, f"{purpose} {seen[purpose]}") * scale)
         seen[purpose] += 1
 
 
 def _tokens(purpose: str, lengths: tuple[int, ...]) -> Tokens:
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return Tokens(_numbers(torch.empty(len(lengths), max(lengths), DIM, dtype=torch.float64), purpose), mask)
+    return Tokens(numbers(torch.empty(len(lengths), max(lengths), DIM, dtype=torch.float64), purpose), mask)
 
 
-def _numbers(like: Tensor, purpose: str) -> Tensor:
+def numbers(like: Tensor, purpose: str) -> Tensor:
+    """Return fixed numbers for one purpose, in the shape and type of another tensor."""
     generator = torch.Generator().manual_seed(derive_seed(0, "fingerprint", purpose))
     return torch.randn(like.shape, generator=generator, dtype=like.dtype)
