@@ -5,6 +5,7 @@ Masks are put in here, never by the tree: wherever tokens mix, and wherever a va
 
 import linecache
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from string import Formatter
 from typing import Any
@@ -40,7 +41,7 @@ def module_of(tree: FusionTree, dim: int, *, dropout: float) -> nn.Module:
 def class_source(tree: FusionTree) -> str:
     """Return the source of the class that computes a tree inside of Chiasma."""
     emitter = Emitter(tree)
-    lines = [f"self.{name} = {code}" for name, code in emitter.constructors("attentions[{place}]", "dropout").items()]
+    lines = [f"self.{name} = {code}" for name, code in emitter.constructors("attentions[{}]".format, "dropout").items()]
     body = "".join(f"        {line}\n" for line in ["super().__init__()", *lines])
     forward = "".join(f"        {line}\n" for line in emitter.forward())
     return (
@@ -73,17 +74,17 @@ class Emitter:
         self._masks: dict[str, str] = {}
         self._rows: dict[str, str] = {}
 
-    def constructors(self, attention: str, dropout: str) -> dict[str, str]:
+    def constructors(self, attention: Callable[[int], str], dropout: str) -> dict[str, str]:
         """Return the constructor of each learned part, by its name.
 
         Args:
-            attention: How an attention is written; ``{place}`` is the number of its node.
+            attention: Returns how the attention of a node is written.
             dropout: How dropout is written.
         """
         found: dict[str, str] = {}
         for place, name in self.names.items():
             node = self.tree.nodes[place]
-            given = {"attention": attention.format(place=place), "dropout": dropout}
+            given = {"attention": attention(place), "dropout": dropout}
             given["crossed"] = str(len(set(node.inputs)) > 1)
             found[name] = _folded(OPS[node.op].part.format(**node.constants, **given))
         return found

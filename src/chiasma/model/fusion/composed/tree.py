@@ -6,6 +6,7 @@ from pydantic import field_validator
 
 from chiasma.core.spec import Spec
 from chiasma.model.attention import resolve_attention
+from chiasma.model.fusion.composed.cancelling import vanishing
 from chiasma.model.fusion.composed.node import FusionNode
 from chiasma.model.fusion.composed.ops import INPUTS, OPS, Kind, fits, output_kind
 from chiasma.model.fusion.composed.presence import Presence, overlap, union
@@ -124,6 +125,9 @@ def why_senseless(nodes: tuple[FusionNode, ...]) -> str | None:
                 return f"{node.op} needs two different inputs, but both are {node.inputs[0]!r}"
         elif node.attention is not None and resolve_attention(node.attention).self_only:
             return "attend is given an attention for a sequence that looks at itself, but here one looks at another"
+    vanishes = vanishing(nodes)
+    if vanishes is not None:
+        return f"a {vanishes} must not vanish where a modality is absent, but its two inputs are the same there"
     steepness = max(_steepnesses(nodes))
     if steepness > STEEPEST:
         return f"a node may grow as its inputs to the power {STEEPEST} at most, but one grows to the power {steepness}"
