@@ -1,13 +1,18 @@
-"""An attention mechanism in the terminal: its formula, its graph as a tree, and its PyTorch source."""
+"""A mechanism or a fusion in the terminal: its formula, its graph as a tree, and its PyTorch source."""
+
+from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.tree import Tree
 
 from chiasma.cli.display import output
+from chiasma.model.fusion import Composed
+from chiasma.model.fusion.composed.known import known_fusion_as
+from chiasma.model.fusion.composed.source import source_of
 from chiasma.model.graph.attention import GraphAttention
+from chiasma.model.graph.canonical import AnyNode
 from chiasma.model.graph.formula import formula
-from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.known import known_as
 from chiasma.model.graph.node import Source
 from chiasma.model.graph.source import module_source
@@ -21,19 +26,34 @@ def print_mechanism(place: str, attention: GraphAttention) -> None:
     if known is not None:
         console.print(f"literature: {attention.known}, {known.address}", markup=False, soft_wrap=True)
     console.print(f"projections: {', '.join(attention.projections.learned) or 'none'}", markup=False)
-    console.print(drawn(attention.graph))
-    console.print(Syntax(module_source(attention), "python", theme="ansi_dark", background_color="default"))
+    console.print(drawn(attention.graph.nodes))
+    _print_source(module_source(attention))
 
 
-def drawn(graph: AttentionGraph) -> Tree:
-    """Return the graph as a tree from the output to the inputs; a node that is used again is named, not repeated."""
+def print_fusion(fusion: Composed) -> None:
+    """Print everything that a reader needs to follow a composed fusion, and a module that runs without Chiasma."""
+    console = output()
+    console.print(f"\nfusion: {fusion.words}", markup=False, soft_wrap=True)
+    known = known_fusion_as(fusion)
+    if known is not None:
+        console.print(f"known as: {known.words}", markup=False)
+    console.print(drawn(fusion.tree.nodes))
+    _print_source(source_of(fusion))
+
+
+def _print_source(source: str) -> None:
+    output().print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
+
+
+def drawn(nodes: Sequence[AnyNode]) -> Tree:
+    """Return a graph as a tree from the output to the inputs; a node that is used again is named, not repeated."""
     seen: set[int] = set()
 
     def grow(branch: Tree, source: Source) -> None:
         if isinstance(source, str):
             branch.add(source)
             return
-        node = graph.nodes[source]
+        node = nodes[source]
         constants = ", ".join(f"{name}={value}" for name, value in node.constants.items())
         words = f"x{source} {node.op}" + (f"({constants})" if constants else "")
         if source in seen:
@@ -45,5 +65,5 @@ def drawn(graph: AttentionGraph) -> Tree:
             grow(inner, each)
 
     root = Tree("output")
-    grow(root, len(graph.nodes) - 1)
+    grow(root, len(nodes) - 1)
     return root

@@ -25,8 +25,9 @@ def show(
 ) -> None:
     """Show the winner or a candidate: its design, what it costs, where it comes from, how it did."""
     from chiasma.cli.display import output, pairs, table
-    from chiasma.cli.mechanism_view import print_mechanism
+    from chiasma.cli.mechanism_view import print_fusion, print_mechanism
     from chiasma.experiment.runs import (
+        composed_fusion,
         costs,
         describe_design,
         find_folder,
@@ -43,6 +44,9 @@ def show(
     pairs(describe_design(found.design) | costs(folder, found.design, task=found.task))
     for place, mechanism in mechanisms(found.design).items():
         print_mechanism(place, mechanism)
+    fusion = composed_fusion(found.design)
+    if fusion is not None:
+        print_fusion(fusion)
     if found.ancestors:
         table(["ancestor", "proposer", "edit"], found.ancestors, title="Lineage, youngest first")
     if found.jobs:

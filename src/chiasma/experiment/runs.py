@@ -19,6 +19,9 @@ from chiasma.experiment.front import Front
 from chiasma.experiment.results import Results
 from chiasma.model.attention import DotProduct
 from chiasma.model.encoders.pretrained import Backbone
+from chiasma.model.fusion import Composed
+from chiasma.model.fusion.composed.formula import formula as fusion_formula
+from chiasma.model.fusion.composed.tree import FusionTree
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import attention_slots, short_slot
@@ -212,6 +215,12 @@ def mechanisms(design: Mapping[str, Any]) -> dict[str, GraphAttention]:
     return found
 
 
+def composed_fusion(design: Mapping[str, Any]) -> Composed | None:
+    """Return the fusion of a design if it is a composed one."""
+    fusion = Design.from_dict(design).model.fusion
+    return fusion if isinstance(fusion, Composed) else None
+
+
 def resume_run(
     run: Path,
     *,
@@ -306,6 +315,8 @@ def _words(value: Any) -> str:
         return f"graph {formula(value.graph)}"
     if isinstance(value, Backbone):
         return value.words
+    if isinstance(value, FusionTree):
+        return fusion_formula(value)
     if isinstance(value, Spec):
         return describe_spec(value)
     return value if isinstance(value, str) else json.dumps(value, default=str)

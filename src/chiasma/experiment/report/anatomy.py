@@ -8,6 +8,7 @@ from chiasma.experiment.report import wording
 from chiasma.experiment.report.rows import Fact, Table
 from chiasma.experiment.results import Results
 from chiasma.model.encoders.pretrained import Backbone
+from chiasma.model.fusion import Composed
 
 
 def design_words(results: Results) -> str | None:
@@ -85,7 +86,10 @@ def _a(part: Mapping[str, Any]) -> str:
 
 
 def _named(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a part's settings; a pretrained backbone by what it is called rather than by all that it is."""
+    """Return a part's settings: of a pretrained backbone what it is called, of a composed fusion its formula."""
+    if part.get("kind") == "composed":
+        fusion = Composed.from_dict(part)
+        return {"kind": "composed", "tree": fusion.words, "dropout": fusion.dropout}
     backbone = part.get("backbone")
     if not backbone:
         return part

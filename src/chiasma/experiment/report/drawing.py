@@ -1,22 +1,59 @@
-"""Attention graphs as SVG: inputs at the left, the output at the right, one column a step."""
+"""Attention graphs and composed fusions as SVG: inputs at the left, the output at the right, one column a step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from chiasma.model.fusion.composed import formula as fusion_words
+from chiasma.model.fusion.composed import ops as fusion_ops
+from chiasma.model.fusion.composed.tree import FusionTree
+from chiasma.model.graph import ops
+from chiasma.model.graph.canonical import AnyNode
 from chiasma.model.graph.formula import formula
 from chiasma.model.graph.graph import AttentionGraph
 from chiasma.model.graph.node import Source
-from chiasma.model.graph.ops import INPUTS, OPS
+from chiasma.model.graph.ops import Constant
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, PAD = 116, 30, 44, 18, 12
 CAPTION, LETTER = 24, 7.5
 FILLS = {"query": "#dbeafe", "key": "#dcfce7", "score": "#fef3c7", "weight": "#fde2e2"}
+FILLS |= {"image": "#dbeafe", "text": "#dcfce7", "joint": "#e0e7ff", "vector": "#fef3c7", "gate": "#fde2e2"}
 
 
-def draw(graph: AttentionGraph) -> Markup:
+@dataclass(frozen=True)
+class Diagram:
+    """What is drawn of any kind of graph.
+
+    Attributes:
+        inputs: The kind of each input, by its name.
+        nodes: The operators, inputs first.
+        kinds: The kind of each operator's output.
+        usual: The values of each operator's constants, the usual one first; that one is not drawn.
+        caption: What stands below.
+    """
+
+    inputs: Mapping[str, str]
+    nodes: Sequence[AnyNode]
+    kinds: Sequence[str]
+    usual: Mapping[str, Mapping[str, tuple[Constant, ...]]]
+    caption: str
+
+
+def draw(graph: AttentionGraph | FusionTree) -> Markup:
     """Return the drawing with the formula below it.
 
-    Boxes are coloured by what they give: tokens of queries or keys, scores, weights.
+    Boxes are coloured by what they give: tokens of queries or keys, scores, weights; or tokens of the image, of the
+    text or of both, vectors, gates.
     """
+    if isinstance(graph, FusionTree):
+        usual = {name: op.constants for name, op in fusion_ops.OPS.items()}
+        return _drawn(Diagram(fusion_ops.INPUTS, graph.nodes, graph.kinds, usual, fusion_words.formula(graph)))
+    usual = {name: op.constants for name, op in ops.OPS.items()}
+    return _drawn(Diagram(ops.INPUTS, graph.nodes, graph.kinds, usual, formula(graph)))
+
+
+def _drawn(graph: Diagram) -> Markup:
     columns = _columns(graph)
     rows: dict[Source, int] = {}
     filled: dict[int, int] = {}
@@ -31,7 +68,7 @@ def draw(graph: AttentionGraph) -> Markup:
         )
         for source, column in columns.items()
     }
-    words = formula(graph)
+    words = graph.caption
     width = max(2 * PAD + (max(columns.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X, 2 * PAD + LETTER * len(words))
     height = 2 * PAD + tallest * (BOX_HEIGHT + GAP_Y) - GAP_Y + CAPTION
     edges = [
@@ -48,25 +85,25 @@ def draw(graph: AttentionGraph) -> Markup:
     )
 
 
-def _columns(graph: AttentionGraph) -> dict[Source, int]:
+def _columns(graph: Diagram) -> dict[Source, int]:
     """Return the column of each node, one behind the last of its inputs; inputs stand just before their first user."""
-    depth: dict[Source, int] = dict.fromkeys(INPUTS, 0)
+    depth: dict[Source, int] = dict.fromkeys(graph.inputs, 0)
     for number, node in enumerate(graph.nodes):
         depth[number] = 1 + max((depth[source] for source in node.inputs), default=-1)
-    users = {name: [depth[n] for n, node in enumerate(graph.nodes) if name in node.inputs] for name in INPUTS}
+    users = {name: [depth[n] for n, node in enumerate(graph.nodes) if name in node.inputs] for name in graph.inputs}
     inputs: dict[Source, int] = {name: min(places) - 1 for name, places in users.items() if places}
     return inputs | {number: depth[number] for number in range(len(graph.nodes))}
 
 
-def _label(graph: AttentionGraph, source: Source) -> tuple[str, str]:
+def _label(graph: Diagram, source: Source) -> tuple[str, str]:
     """Return the text and the colour of a box."""
     if isinstance(source, str):
-        return source, FILLS[INPUTS[source]]
+        return source, FILLS[graph.inputs[source]]
     node = graph.nodes[source]
     constants = " ".join(
         f"{value:g}" if isinstance(value, float) else str(value)
         for name, value in node.constants.items()
-        if value != OPS[node.op].constants[name][0]
+        if value != graph.usual[node.op][name][0]
     )
     return f"{node.op.replace('_', ' ')} {constants}".strip(), FILLS[graph.kinds[source]]
 

@@ -17,17 +17,16 @@ class Inlined:
     Args:
         replaced: Sources that stand in for definitions of that name.
         constructors: Sources of ``__init__`` that stand in for those of classes of that name.
+
+    Attributes:
+        definitions: The sources.
     """
 
     def __init__(self, *, replaced: Mapping[str, str], constructors: Mapping[str, str]) -> None:
         self._replaced = replaced
         self._constructors = constructors
-        self._found: dict[str, str | None] = {}
-
-    @property
-    def definitions(self) -> list[str]:
-        """Return the sources, in an order in which each comes after what it needs."""
-        return [source for source in self._found.values() if source is not None]
+        self._begun: set[str] = set()
+        self.definitions: list[str] = []
 
     def text(self, source: str, module: ModuleType) -> str:
         """Return a source without the prefix ``parts.``, and collect what it needs of that module."""
@@ -37,26 +36,27 @@ class Inlined:
 
     def define(self, name: str, source: str, module: ModuleType) -> None:
         """Add a definition of one's own that uses ``parts.`` of a module; once for each name."""
-        if name not in self._found:
-            text = self.text(source, module)
-            self._found.setdefault(name, text)
+        if name not in self._begun:
+            self._begun.add(name)
+            self.definitions.append(self.text(source, module))
 
     def need(self, name: str, module: str) -> None:
         """Add what a module calls by this name, if it is a definition of ours, and what that needs."""
         node = _definitions(module).get(name)
-        if name in self._found or node is None:
+        if name in self._begun or node is None:
             return
         if isinstance(node, ast.ImportFrom):
             if node.module is not None and node.module.startswith(OURS):
                 self.need(name, node.module)
             return
+        self._begun.add(name)
         if name in self._replaced:
             node = ast.parse(self._replaced[name]).body[0]
         plain = _Plain().visit(ast.parse(ast.unparse(node)).body[0])
         if name in self._constructors:
             plain.body = [_constructor(each, self._constructors[name]) for each in plain.body]
         self._collect(plain, module)
-        self._found[name] = ast.unparse(plain)
+        self.definitions.append(ast.unparse(plain))
 
     def _collect(self, tree: ast.AST, module: str) -> None:
         for each in ast.walk(tree):

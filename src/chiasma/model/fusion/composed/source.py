@@ -107,6 +107,7 @@ def _kernel(fusion: Composed, place: int, inlined: Inlined) -> str:
     learned = "".join(name for name in ("q", "k", "v", "o") if getattr(attention.projections, name))
     if isinstance(attention, GraphAttention):
         name = f"Attention_{attention.graph.content_hash()[:6]}"
+        inlined.need("AttentionKernel", "chiasma.model.kernel")
         inlined.define(name, kernel_source(attention.graph).replace(KERNEL, name, 1), attention_parts)
     else:
         assert isinstance(attention, DotProduct | Mean)
