@@ -1,0 +1,151 @@
+"""What a fusion is worth: the validated metric, less what its size and its time cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from chiasma.core.outcome import Failed, Rejected, Scored
+from chiasma.core.spec import Spec
+from chiasma.search.protocols import Evaluation, Standing
+
+Cost = Literal["parameters", "flops", "latency"]
+
+
+class Penalty(Spec):
+    """What one kind of cost takes off the reward.
+
+    Attributes:
+        weight: Taken off for each tenfold beyond what is free.
+        free: What costs nothing; parameters, operations or seconds.
+    """
+
+    weight: float = Field(default=0.0, ge=0)
+    free: float = Field(gt=0)
+
+    def of(self, cost: float) -> float:
+        """Return what a cost takes off."""
+        return self.weight * max(0.0, math.log10(max(cost, self.free) / self.free))
+
+
+class RewardRules(Spec):
+    """How an evaluation becomes a reward.
+
+    Attributes:
+        metric: A metric of the evaluation that is better the higher it is; None is 1 less the error that the whole
+            search minimises.
+        parameters: Of the whole model.
+        flops: Floating point operations for one example.
+        latency: Seconds for one example, measured; needs ``latency`` among the search's objectives.
+        lowest: The reward of a candidate that cannot be built or trained; no other gets less.
+    """
+
+    metric: str | None = None
+    parameters: Penalty = Penalty(free=1e6)
+    flops: Penalty = Penalty(free=1e8)
+    latency: Penalty = Penalty(free=1e-3)
+    lowest: float = 0.0
+
+    @property
+    def penalties(self) -> Mapping[Cost, Penalty]:
+        """Return the penalties that take something off."""
+        named: dict[Cost, Penalty] = {"parameters": self.parameters, "flops": self.flops, "latency": self.latency}
+        return {name: penalty for name, penalty in named.items() if penalty.weight > 0}
+
+    def parts(self, outcome: Scored | Rejected) -> "RewardParts":
+        """Return an outcome's reward and what it is made of.
+
+        Raises:
+            ValueError: A metric or a cost that the reward needs was not measured; names it and what was.
+        """
+        if isinstance(outcome, Rejected):
+            return RewardParts(reward=self.lowest, invalid=outcome.stage)
+        known = {**outcome.metrics, **outcome.objectives}
+        metric = 1 - _known(known, "error") if self.metric is None else _known(known, self.metric)
+        taken = {name: penalty.of(_known(known, name)) for name, penalty in self.penalties.items()}
+        reward = max(self.lowest, metric - math.fsum(taken.values()))
+        return RewardParts(reward=reward, metric=metric, penalties=taken)
+
+
+class RewardParts(Spec):
+    """A reward and what it is made of.
+
+    Attributes:
+        reward: The metric less the penalties, and never below the lowest reward.
+        metric: What was validated; None for a candidate that could not be.
+        penalties: What was taken off, by cost.
+        invalid: The stage at which the candidate was rejected; None where it was scored.
+    """
+
+    reward: float
+    metric: float | None = None
+    penalties: Mapping[str, float] = {}
+    invalid: str | None = None
+
+
+def reward_of(evaluations: Sequence[Evaluation[object]], rules: RewardRules) -> RewardParts | None:
+    """Return the reward of one candidate's evaluations, or None where all of them failed through no fault of its own.
+
+    A rejection anywhere counts; else the mean over those that were trained longest.
+    """
+    outcomes = [(each.rung, each.outcome) for each in evaluations if not isinstance(each.outcome, Failed)]
+    for _, outcome in outcomes:
+        if isinstance(outcome, Rejected):
+            return rules.parts(outcome)
+    if not outcomes:
+        return None
+    top = max(rung for rung, _ in outcomes)
+    return mean_parts([rules.parts(outcome) for rung, outcome in outcomes if rung == top])
+
+
+def mean_parts(found: Sequence[RewardParts]) -> RewardParts:
+    """Return the mean of rewards and of each of their parts; all of them were scored."""
+    count = len(found)
+    metric = math.fsum(each.metric or 0.0 for each in found) / count
+    penalties = {name: math.fsum(each.penalties[name] for each in found) / count for name in found[0].penalties}
+    return RewardParts(reward=math.fsum(each.reward for each in found) / count, metric=metric, penalties=penalties)
+
+
+class Parent(Spec):
+    """A design on offer for an edit.
+
+    Attributes:
+        hash: Of the design.
+        family: What its fusion is built around.
+        parts: Its reward.
+        rung: How far it climbed; designs are compared with those that were trained as long.
+    """
+
+    hash: str
+    family: str
+    parts: RewardParts
+    rung: int = 0
+
+
+def parent_of(standing: Standing, family: str, rules: RewardRules) -> Parent:
+    """Return a design of the archive with the mean of its rewards on its highest rung."""
+    parts = mean_parts([rules.parts(o) for each in standing.evaluations if isinstance(o := each.outcome, Scored)])
+    return Parent(hash=standing.candidate.hash, family=family, parts=parts, rung=standing.rung)
+
+
+def on_offer(designs: Sequence[Parent], count: int) -> list[Parent]:
+    """Return the designs to build on: the best of every family, best first, then the best of the rest.
+
+    A family keeps its best, however good the others are, as long as there are no more families than places.
+    """
+    ranked = sorted(designs, key=lambda each: (-each.rung, -each.parts.reward))
+    seen: set[str] = set()
+    first: list[Parent] = []
+    for each in ranked:
+        if each.family not in seen:
+            seen.add(each.family)
+            first.append(each)
+    rest = [each for each in ranked if each not in first]
+    return [*first, *rest][:count]
+
+
+def _known(values: Mapping[str, float], name: str) -> float:
+    if name not in values:
+        raise ValueError(f"The reward needs {name}, but only {', '.join(sorted(values))} were measured.")
+    return values[name]
