@@ -1,0 +1,99 @@
+"""A generator that never asks twice for what was answered, and that stops asking one who does not answer."""
+
+from chiasma.search.generators.generator import Answer, Generator, Request, UnansweredError
+from chiasma.search.generators.store import AnswerStore, Result
+
+# These say nothing about whether the model answers.
+NOT_ITS_FAULT = frozenset({"capped", "closed", "not_recorded"})
+
+
+class Breaker:
+    """Stops asking a model that fails again and again, and tries it once in a while.
+
+    It counts requests and not seconds, so that a resumed search decides alike.
+
+    Args:
+        failures: Requests in a row without an answer after which it opens.
+        pause: Requests that are then not sent before one is tried; twice as many each time it fails again.
+        longest_pause: No pause is longer.
+    """
+
+    def __init__(self, *, failures: int = 3, pause: int = 8, longest_pause: int = 64) -> None:
+        self.failures = failures
+        self.pause = pause
+        self.longest_pause = longest_pause
+        self.broken: str | None = None
+        self._failed = 0
+        self._left = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the next request is not to be sent."""
+        return self.broken is not None or self._left > 0
+
+    def note(self, result: Result, *, live: bool) -> None:
+        """Learn what a request came to.
+
+        Args:
+            live: It came to this just now; what is read back from the store closes nothing for good, since the key may
+                have been mended.
+        """
+        if isinstance(result, Answer):
+            self._failed, self._left = 0, 0
+            return
+        if result.reason == "closed":
+            self._left = max(0, self._left - 1)
+        if result.reason in NOT_ITS_FAULT:
+            return
+        if result.for_good and live:
+            self.broken = str(result)
+        self._failed += 1
+        if self._failed >= self.failures:
+            self._left = min(self.longest_pause, self.pause * 2 ** (self._failed - self.failures))
+
+
+class StoredGenerator(Generator):
+    """Answers from the store where it can; else asks, and stores whatever comes of it before it is used.
+
+    Args:
+        generator: Whoever is asked.
+        store: Where requests and answers lie.
+        breaker: When to stop asking.
+    """
+
+    def __init__(self, generator: Generator, store: AnswerStore, *, breaker: Breaker | None = None) -> None:
+        self.generator = generator
+        self.store = store
+        self.breaker = breaker or Breaker()
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer, from the store or from whoever is asked.
+
+        Raises:
+            UnansweredError: There is none; the next time the same request is made it fails in the same words.
+        """
+        name = self.store.add_request(request)
+        found = self.store.result(name)
+        live = found is None
+        if found is None:
+            found = self._closed() or self._ask(request)
+            self.store.add_result(name, found)
+            # What is used is what was stored, whatever was masked in it.
+            found = self.store.result(name)
+            assert found is not None
+        self.breaker.note(found, live=live)
+        if isinstance(found, UnansweredError):
+            raise found
+        return found
+
+    def _ask(self, request: Request) -> Result:
+        try:
+            return self.generator.answer(request)
+        except UnansweredError as error:
+            return error
+
+    def _closed(self) -> UnansweredError | None:
+        if not self.breaker.is_open:
+            return None
+        why = self.breaker.broken or "the last requests were not answered"
+        return UnansweredError(f"Not asked: {why}", reason="closed")
