@@ -277,7 +277,13 @@ class FusionProposer(Proposer[FusionGenome]):
         if writing.design is None:
             return None
         candidate = self._candidate(
-            number, action, self.writer.author, writing.design, base, chosen, f"{self.writer.settings.model} wrote it"
+            number,
+            action,
+            self.writer.author,
+            writing.design,
+            base,
+            chosen,
+            f"{self.writer.settings.named_model()} wrote it",
         )
         self.writer.keep(candidate.hash, writing.conversation)
         return candidate

@@ -1,5 +1,6 @@
 """Which language model is asked, how, and what it costs: the section ``llm`` of the settings."""
 
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -84,11 +85,13 @@ class LanguageModel(Spec):
         return value
 
     def named_model(self) -> str:
-        """Return the model's name.
+        """Return the model's name, which for one in a folder is the folder's.
 
         Raises:
             ConfigError: None is given.
         """
+        if not self.model and self.folder is not None:
+            return Path(self.folder).expanduser().name
         if not self.model:
             raise ConfigError("llm.model: the name of a model is needed, but none is given: --set llm.model=NAME.")
         return self.model
