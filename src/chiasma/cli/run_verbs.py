@@ -26,13 +26,12 @@ def show(
     """Show the winner or a candidate: its design, what it costs, where it comes from, how it did."""
     from chiasma.cli.display import output, pairs, table
     from chiasma.cli.mechanism_view import print_fusion, print_mechanism
+    from chiasma.experiment.design_words import describe_design, outcome_words
     from chiasma.experiment.runs import (
         composed_fusion,
         costs,
-        describe_design,
         find_folder,
         mechanisms,
-        outcome_words,
         split_reference,
         story,
     )

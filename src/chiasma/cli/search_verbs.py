@@ -1,4 +1,4 @@
-"""``search attention``: the verb that discovers mechanisms."""
+"""``search attention`` and ``search fusion``: the verbs that discover parts of models."""
 
 from typing import Annotated
 
@@ -20,6 +20,14 @@ def register(app: typer.Typer) -> None:
             "chiasma search attention cifar10/ --config cifar10_cpu --also imdb=imdb/ --budget 2h",
         ),
     )(search_attention)
+    group.command(
+        "fusion",
+        epilog=examples(
+            "chiasma search fusion --budget 10m",
+            "chiasma search fusion memes/train.jsonl --budget 1h --policy bandit",
+            "chiasma search fusion --generator openai --set llm.model=NAME llm.base_url=http://localhost:11434/v1",
+        ),
+    )(search_fusion)
     app.add_typer(group, name="search")
 
 
@@ -76,4 +84,48 @@ def search_attention(
     further = {name: each.model_copy(update={"run": config.run}) for name, each in further.items()}
     with progress() as console:
         result = run_search(config, also=further, console=console, command=command_line(), started=process_start())
+    print_search(result)
+
+
+@takes_settings()
+def search_fusion(
+    data: DataArgument = None,
+    *,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            "--generator",
+            metavar="NAME",
+            help="Who writes fusions: grammar, openai (any server that speaks its language), transformers, replay.",
+            show_default="grammar",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="What decides how the next one is made: actor_critic, bandit, uniform.",
+            show_default="actor_critic",
+        ),
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option("--replay", metavar="RUN", help="The run whose answers --generator replay gives again."),
+    ] = None,
+    budget: Annotated[str | None, BUDGET] = None,
+    usd: Annotated[
+        float | None, typer.Option("--usd", metavar="DOLLARS", help="Most that a language model may cost.")
+    ] = None,
+    settings: Settings,
+) -> None:
+    """Compose fusions of images and texts, or have a language model write them, and judge the best."""
+    from chiasma.cli.display import progress
+    from chiasma.cli.results_table import print_search
+    from chiasma.experiment.fusion_search import search_fusion as run_search
+
+    named = {"search__generator": generator, "search__policy": policy, "search__replay": replay}
+    config = settings.config_for(data, run__budget=budget, run__usd=usd, **named)
+    with progress() as console:
+        result = run_search(config, console=console, command=command_line(), started=process_start())
     print_search(result)

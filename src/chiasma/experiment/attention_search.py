@@ -84,6 +84,14 @@ class AttentionPart(SearchedPart):
         attention = AttentionSpace(self.path, crossed=False).at(design)
         return Described(formula=attention.words, known=attention.known, part=attention.to_dict())
 
+    def proposing(self) -> Mapping[str, Any]:
+        """Return nothing: the breeder's refusals and duplicates are counted for every search."""
+        return {}
+
+    def progress(self) -> str:
+        """Return nothing."""
+        return ""
+
     def around(self, base: Design) -> str:
         """Return the kind of the encoder or fusion: without it no attention could be named."""
         owner = self.path.removesuffix(".attention")

@@ -16,6 +16,8 @@ from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
+from chiasma.search.fusion_rewards import RewardRules
+from chiasma.search.generators.settings import LanguageModel
 from chiasma.train.compiling import check_compiled
 from chiasma.train.controlling import ControllerSpec
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, TrainingSpec
@@ -144,10 +146,12 @@ class SearchSection(Spec):
     Attributes:
         proposers: Who proposes in ``evolve``: ``random`` draws designs from the whole space and is the control;
             ``local`` edits one part of a good design; ``attention`` breeds the attention mechanisms of good designs;
-            ``growth`` gives good designs a trunk that grows while it trains, and edits its rules.
-            ``search attention`` has only ``random`` and ``attention``.
+            ``growth`` gives good designs a trunk that grows while it trains, and edits its rules; ``fusion`` composes
+            fusions for good designs, or has a language model write them. ``search attention`` has only ``random`` and
+            ``attention``, ``search fusion`` only ``random`` and ``fusion``.
         slot: Where ``search attention`` looks for a mechanism: ``image.attention``, ``text.attention`` or
-            ``fusion.attention``; None is the fusion of two modalities, or the only encoder.
+            ``fusion.attention``; None is the fusion of two modalities, or the only encoder. ``fusion`` is the place of
+            ``search fusion``.
         population: Parents that survive where mechanisms are bred.
         crossover: How often a mechanism is bred from two parents rather than one.
         limits: The most of an objective that a mechanism of ``search attention`` may cost, such as ``flops: 2e6``;
@@ -160,12 +164,19 @@ class SearchSection(Spec):
         confirm: What reaches the front of a search for mechanisms is trained on a second seed, one mechanism in each
             generation, so that luck alone does not breed.
         floor_share: Part of the candidates that the control always gets, however well others do.
+        generator: Who writes fusions: the ``grammar`` composes typed trees; ``openai`` asks a server that speaks
+            OpenAI's language; ``transformers`` asks a model in a folder; ``replay`` gives the answers of an earlier
+            run again. What a language model does not give, the grammar does.
+        replay: The run whose answers ``replay`` gives again, its name or folder.
+        policy: What decides how the next fusion is made: an actor-critic that learns from rewards, a bandit that
+            learns each factor by itself, or even chances.
+        reward: What a fusion is worth to the policy.
     """
 
-    proposers: tuple[Literal["random", "local", "attention", "growth"], ...] = Field(
-        default=("random", "local", "attention"), min_length=1
+    proposers: tuple[Literal["random", "local", "attention", "growth", "fusion"], ...] = Field(
+        default=("random", "local", "attention", "fusion"), min_length=1
     )
-    slot: Literal["image.attention", "text.attention", "fusion.attention"] | None = None
+    slot: Literal["image.attention", "text.attention", "fusion.attention", "fusion"] | None = None
     population: int = Field(default=24, ge=2)
     crossover: float = Field(default=0.4, ge=0, le=1)
     limits: Mapping[Literal["error", "flops", "parameters", "latency"], Annotated[float, Field(gt=0)]] = {}
@@ -174,6 +185,19 @@ class SearchSection(Spec):
     warm_start: bool = False
     confirm: bool = True
     floor_share: float = Field(default=0.2, ge=0, le=1)
+    generator: Literal["grammar", "openai", "transformers", "replay"] = "grammar"
+    replay: str | None = Field(default=None, min_length=1)
+    policy: Literal["actor_critic", "bandit", "uniform"] = "actor_critic"
+    reward: RewardRules = RewardRules()
+
+    @model_validator(mode="after")
+    def _something_to_replay(self) -> "SearchSection":
+        if (self.generator == "replay") != (self.replay is not None):
+            raise ValueError(
+                "generator=replay and replay=RUN need each other, but "
+                f"generator={self.generator} and replay={self.replay}"
+            )
+        return self
 
     @field_validator("proposers")
     @classmethod
@@ -247,6 +271,7 @@ class RunSection(Spec):
         ray_address: The Ray cluster to join, ``host:port`` or ``auto``; None starts Ray on this machine. Every node
             must see the working directory, the run's folder and the cache at the same path.
         budget: What the search may spend: ``10m``, ``1h``, or a number of trials such as ``200``.
+        usd: Most dollars that a language model may cost the run; None for no limit. Needs ``llm.prices``.
         cache: Folder for prepared data; None is ``$CHIASMA_CACHE`` or ``~/.cache/chiasma``.
     """
 
@@ -260,6 +285,7 @@ class RunSection(Spec):
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = Field(default=None, min_length=1)
     budget: Budget = Budget(seconds=600)
+    usd: float | None = Field(default=None, ge=0)
     cache: str | None = None
 
     @model_validator(mode="after")
@@ -318,6 +344,7 @@ class RunConfig(Spec):
         growth: How the trunk's members come and go while it trains; None leaves them as they are.
         controller: What adapts the training while it runs; None leaves it as it is.
         search: How candidates are proposed.
+        llm: The language model that writes fusions, where ``search.generator`` asks one.
         evaluate: How candidates and floors are compared.
         tracking: Other programs in which a training is shown.
         run: Where and how the run happens.
@@ -330,6 +357,7 @@ class RunConfig(Spec):
     growth: GrowthSpec | None = None
     controller: ControllerSpec | None = None
     search: SearchSection = SearchSection()
+    llm: LanguageModel = LanguageModel()
     evaluate: EvaluateSection = EvaluateSection()
     tracking: TrackingSection = TrackingSection()
     run: RunSection = RunSection()

@@ -1,4 +1,4 @@
-"""Put a discovery to use: ``RUN#K`` where a config expects an attention."""
+"""Put a discovery to use: ``RUN#K`` where a config expects an attention or a fusion."""
 
 import re
 from typing import Any
@@ -14,25 +14,26 @@ from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
 REFERENCE = re.compile(r"[^#]+#\d+")
-PART = "attention"
+ATTENTION, FUSION = "attention", "fusion"
 
 
 def with_discoveries(tree: dict[str, Any], *, run_folder: str | None = None) -> dict[str, Any]:
-    """Return the tree with every ``attention: RUN#K`` replaced by the mechanism of that candidate.
+    """Return the tree with every ``attention: RUN#K`` and ``fusion: RUN#K`` replaced by what that candidate has.
 
     Args:
         tree: Settings as plain JSON.
         run_folder: Where runs lie; None for the usual place.
 
     Raises:
-        ConfigError: There is no such run or candidate, or its design has no attention.
+        ConfigError: There is no such run or candidate, or its design has no attention or fusion.
     """
 
     def resolve(value: Any, name: str) -> Any:
         if isinstance(value, dict):
             return {key: resolve(item, key) for key, item in value.items()}
-        if name == PART and isinstance(value, str) and REFERENCE.fullmatch(value):
-            return attention_of(value, run_folder).to_dict()
+        if name in (ATTENTION, FUSION) and isinstance(value, str) and REFERENCE.fullmatch(value):
+            found = attention_of(value, run_folder) if name == ATTENTION else fusion_of(value, run_folder)
+            return found.to_dict()
         return value
 
     return resolve(tree, "")
@@ -44,14 +45,7 @@ def attention_of(reference: str, run_folder: str | None = None) -> Spec:
     Raises:
         ConfigError: There is no such run or candidate, or its design has no attention, or several.
     """
-    run, number = split_reference(reference)
-    assert number is not None
-    with RunStore.open(find_folder(run, run_folder)) as store:
-        try:
-            design = Design(model=ModelSpec.from_dict(store.candidate(number).design["model"]))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        searched = store.config.get("search", {}).get("slot")
+    design, searched = _design_of(reference, run_folder)
     found = {short_slot(path): value_at(design, path) for path in attention_slots(design)}
     if searched in found:
         return found[searched]
@@ -76,3 +70,27 @@ def mechanism_of(reference: str, run_folder: str | None = None) -> GraphAttentio
     raise ConfigError(
         f"{reference}: its attention is {found.to_dict()['kind']!r}, not one that a search has discovered."
     )
+
+
+def fusion_of(reference: str, run_folder: str | None = None) -> Spec:
+    """Return the fusion of ``RUN#K``.
+
+    Raises:
+        ConfigError: There is no such run or candidate, or its design has no fusion.
+    """
+    design, _ = _design_of(reference, run_folder)
+    if design.model.fusion is None:
+        raise ConfigError(f"{reference}: its design has no fusion, only {', '.join(design.model.encoders)}.")
+    return design.model.fusion
+
+
+def _design_of(reference: str, run_folder: str | None) -> tuple[Design, str | None]:
+    """Return the design of ``RUN#K``, and the place that its run searched."""
+    run, number = split_reference(reference)
+    assert number is not None
+    with RunStore.open(find_folder(run, run_folder)) as store:
+        try:
+            design = Design(model=ModelSpec.from_dict(store.candidate(number).design["model"]))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return design, store.config.get("search", {}).get("slot")

@@ -28,6 +28,7 @@ from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.setting import Setting, make_setting
 from chiasma.experiment.tracking import refuse_tracking
+from chiasma.experiment.writers import check_writer, open_answers
 from chiasma.search.archive import SharedArchive
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -49,6 +50,7 @@ def evolve(
     """
     clock = Clock() if started is None else Clock(started=started)
     refuse_tracking(config, "evolve")
+    check_writer(config)
     check_executor(config.run)
     config = with_backbones(config, console)
     dataset, report = prepare_data(config, console)
@@ -116,10 +118,14 @@ def _drive(
     clock: Clock,
 ) -> RunResult:
     store.set_status("running")
-    with log_to(store.path), make_executor(config.run, log=store.path / "workers.log") as executor:
+    with (
+        log_to(store.path),
+        make_executor(config.run, log=store.path / "workers.log") as executor,
+        open_answers(config, store.path) as answers,
+    ):
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
-        setting = make_setting(config, dataset, report, metric=metric, driver=driver)
+        setting = make_setting(config, dataset, report, metric=metric, driver=driver, answers=answers)
         evidence = _gather(setting)
     result = judge(setting, evidence)
     store.set_status("stopped" if evidence.interrupted else "finished")

@@ -139,6 +139,7 @@ class Front(Spec):
         duplicates_saved: Children that were not trained, because an equal one had been.
         rungs: Rank correlation between neighbouring rungs: ``lower, upper, pairs, spearman``.
         history: After each generation ``generation, candidates, seconds, hypervolume, front``.
+        proposing: How those who proposed did, such as what a language model wrote and cost; may be empty.
         notes: Plain sentences that a reader must know.
     """
 
@@ -168,6 +169,7 @@ class Front(Spec):
     budget: str = ""
     rungs: tuple[Mapping[str, Any], ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
+    proposing: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
 
     def named(self, name: str) -> Mechanism | None:

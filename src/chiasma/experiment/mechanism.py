@@ -7,7 +7,7 @@ from chiasma.experiment.config import ModelSection, RunConfig
 from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.encoders import Bert, ViT
 from chiasma.model.fusion import Early
-from chiasma.model.multimodal import FUSED
+from chiasma.model.multimodal import FUSED, ModelSpec
 from chiasma.search.attention_space import attention_slots, short_slot, slot_named
 from chiasma.train.design import Design
 
@@ -63,10 +63,15 @@ def around_slot(config: RunConfig, signature: Signature) -> RunConfig:
             f"search.slot: model.{owner} is {found!r}, which has no attention. Name a part that has, such as "
             f"--set model.{owner}.kind={USUAL_PARTS[name].kind}."
         )
-    standard = replace_at(design, path, DotProduct()).model.to_dict()
-    left_out = {modality: None for modality in signature.inputs if modality not in standard["encoders"]}
-    settable = {name: standard[name] for name in ModelSection.model_fields}
-    whole = ModelSection.from_dict({**settable, "encoders": {**standard["encoders"], **left_out}})
+    return with_slot(config, replace_at(design, path, DotProduct()).model, path, signature)
+
+
+def with_slot(config: RunConfig, model: ModelSpec, path: str, signature: Signature) -> RunConfig:
+    """Return the settings of a search for one part of a whole model: nothing in it is left to be chosen."""
+    known = model.to_dict()
+    left_out = {modality: None for modality in signature.inputs if modality not in known["encoders"]}
+    settable = {name: known[name] for name in ModelSection.model_fields}
+    whole = ModelSection.from_dict({**settable, "encoders": {**known["encoders"], **left_out}})
     searched = config.search.model_copy(update={"slot": short_slot(path)})
     return config.model_copy(update={"model": whole, "search": searched})
 

@@ -108,6 +108,7 @@ def _front(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], sear
         budget=setting.config.run.budget.words,
         rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
         history=tuple(search.history),
+        proposing=search.part.proposing(),
     )
 
 
@@ -127,10 +128,11 @@ def _baseline_figures(search: Search, judging: Judging, trained: Sequence[Traine
 def _unjudged(search: Search, known: set[str]) -> tuple[Unjudged, ...]:
     """Return what else the search itself had on its front."""
     numbers = {row.hash: row.number for row in search.setting.store.candidates()}
+    baselines = {arm.design.content_hash() for arm in search.arms.values()}
     found: list[Unjudged] = []
     for each in front_of(search):
         number = numbers[each.candidate.hash]
-        if f"#{number}" not in known:
+        if f"#{number}" not in known and each.candidate.hash not in baselines:
             objectives = {name: each.objectives[name] for name in search.objectives}
             part = search.part.describe(each.candidate.design).to_dict()
             found.append(Unjudged(**part, name=f"#{number}", candidate=number, objectives=objectives))

@@ -45,6 +45,7 @@ from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
 from chiasma.experiment.tracking import refuse_tracking
+from chiasma.experiment.writers import open_answers
 from chiasma.search.allocator import SharesAllocator
 from chiasma.search.archive import SharedArchive
 from chiasma.search.nsga2 import excess
@@ -141,10 +142,16 @@ class _Surroundings:
 def _drive(surroundings: _Surroundings, *, store: RunStore, console: Console, clock: Clock) -> SearchResult:
     config, dataset = surroundings.config, surroundings.dataset
     store.set_status("running")
-    with log_to(store.path), make_executor(config.run, log=store.path / "workers.log") as executor:
+    with (
+        log_to(store.path),
+        make_executor(config.run, log=store.path / "workers.log") as executor,
+        open_answers(config, store.path) as answers,
+    ):
         console.say(f"run {store.id} in {store.path}")
         driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
-        setting = make_setting(config, dataset, surroundings.report, metric=surroundings.metric, driver=driver)
+        setting = make_setting(
+            config, dataset, surroundings.report, metric=surroundings.metric, driver=driver, answers=answers
+        )
         setting = replace(setting, companions=surroundings.companions, slot=surroundings.part.path)
         result = _search(setting, surroundings.part, config.design(dataset.signature))
     store.set_status("stopped" if result.stopped == "interrupted" else "finished")
@@ -160,7 +167,9 @@ def _search(setting: Setting, part: SearchedPart, base: Design) -> SearchResult:
         search_plan = planning.plan(setting, MECHANISMS)
         setting = setting.with_rungs(search_plan.rungs)
         training = planning.usual_training(setting, search_plan.visits)
-        search = _begin(setting, part, Design(model=base.model, training=training))
+        around = Design(model=base.model, training=training)
+        standard, _ = part.baselines(around)[part.standard]
+        search = _begin(setting, part, standard)
         _train_baselines(search, search_plan)
         search_plan = planning.lengthen(setting, search_plan, list(search.arms.values()), search.first)
         loop = _make_loop(search, search_plan)
@@ -269,6 +278,8 @@ def _progress(search: Search, loop: SearchLoop, search_plan: SearchPlan, seconds
         parts.append("rejected " + ", ".join(f"{count} ({reason})" for reason, count in rejections.items()))
     if loop.duplicates:
         parts.append(f"{loop.duplicates} duplicates saved")
+    if said := search.part.progress():
+        parts.append(said)
     if search_plan.search_until is not None:
         left = search_plan.search_until - search.setting.driver.clock.elapsed()
         parts.append(f"{max(0.0, left):.0f} s of search left")

@@ -1,29 +1,21 @@
 """Looking at runs: their results, their candidates, and where their models lie."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.launch import launched_ranks
-from chiasma.core.outcome import Failed, Rejected, Scored
-from chiasma.core.spec import Spec, value_at
+from chiasma.core.spec import value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
 from chiasma.experiment.results import Results
 from chiasma.model.attention import DotProduct
-from chiasma.model.encoders.pretrained import Backbone
 from chiasma.model.fusion import Composed
-from chiasma.model.fusion.composed.formula import formula as fusion_formula
-from chiasma.model.fusion.composed.tree import FusionTree
 from chiasma.model.graph.attention import GraphAttention
-from chiasma.model.graph.formula import formula
 from chiasma.search.attention_space import attention_slots, short_slot
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
@@ -122,7 +114,7 @@ def read_results(run: Path) -> Results:
     if (run / CONTROLLER_FOLDER).is_dir():
         raise StorageError(f"Run {run.name} is a meta-training: it has no classifier. See {run / CONTROLLER_FOLDER}.")
     file = run / RESULTS_FILE
-    for other, what in ((FRONT_FILE, "a search for attention"), (BENCHMARK_FILE, "a benchmark")):
+    for other, what in ((FRONT_FILE, "a search for one part of a model"), (BENCHMARK_FILE, "a benchmark")):
         if (run / other).is_file():
             raise StorageError(f"Run {run.name} is {what}: it has no classifier as its winner. See {run / other}.")
     if not file.is_file():
@@ -236,7 +228,7 @@ def resume_run(
         ConfigError: The budget or the executor is not one, or is given for a training, which has none.
         StorageError: The folder is not a run that can be continued.
     """
-    from chiasma.experiment import attention_search, benchmark, evolve, meta_train, train_run
+    from chiasma.experiment import attention_search, benchmark, evolve, fusion_search, meta_train, train_run
     from chiasma.experiment.config import Budget
 
     if budget is not None:
@@ -260,66 +252,12 @@ def resume_run(
         if budget is not None:
             raise ConfigError(f"--budget: {run.name} is a benchmark, whose length is its seeds; it has no budget.")
         return benchmark.resume(run, executor=executor, ray_address=ray_address, console=console)
-    again = attention_search.resume if verbs == ["search"] else evolve.resume
+    if verbs != ["search"]:
+        again = evolve.resume
+    else:
+        fusions = read_json(run / "config.json")["search"]["slot"] == fusion_search.FUSION
+        again = fusion_search.resume if fusions else attention_search.resume
     return again(run, budget=budget, executor=executor, ray_address=ray_address, console=console, started=started)
-
-
-def describe_spec(spec: BaseModel) -> str:
-    """Return a component in words: its kind, and what differs from the defaults: ``vit(depth=4, patch=2)``."""
-    kind = getattr(spec, "kind", type(spec).__name__.lower())
-    fields = type(spec).model_fields
-    changed = {name: value for name in fields if (value := getattr(spec, name)) != fields[name].default}
-    changed.pop("kind", None)
-    inner = ", ".join(f"{name}={_words(value)}" for name, value in changed.items())
-    return f"{kind}({inner})" if inner else str(kind)
-
-
-def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
-    """Return a design in words, part by part."""
-    value = Design.from_dict(design)
-    model, optim, loop = value.model, value.training.optim, value.training.loop
-    words = {f"{modality} encoder": describe_spec(encoder) for modality, encoder in model.encoders.items()}
-    if model.fusion is not None:
-        words["fusion"] = describe_spec(model.fusion)
-    if model.trunk is not None:
-        places = sorted(model.trunk.members.items())
-        words["trunk"] = f"population of {', '.join(f'{name} ({place.role})' for name, place in places)}"
-    words["head"] = describe_spec(model.head)
-    words["width"] = str(model.dim)
-    words["optimiser"] = (
-        f"{describe_spec(optim.algorithm)}, rate {optim.lr:g}, decay {optim.weight_decay:g}, "
-        f"{describe_spec(optim.schedule)} schedule after {optim.warmup:.0%} warm-up"
-    )
-    loss = "the task's own loss" if loop.loss is None else describe_spec(loop.loss)
-    words["training"] = f"{loop.epochs:g} epochs, batches of {loop.batch_size}, {loss}"
-    if value.training.growth is not None:
-        words["growth"] = describe_spec(value.training.growth)
-    if value.training.controller is not None:
-        words["controller"] = describe_spec(value.training.controller)
-    return words
-
-
-def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
-    """Return an outcome in one line."""
-    if outcome is None:
-        return "not finished"
-    if isinstance(outcome, Scored):
-        return "scored " + ", ".join(f"{name} {value:.4g}" for name, value in outcome.objectives.items())
-    if isinstance(outcome, Rejected):
-        return f"rejected at {outcome.stage}: {outcome.reason}"
-    return f"failed: {outcome.error}"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, GraphAttention):
-        return f"graph {formula(value.graph)}"
-    if isinstance(value, Backbone):
-        return value.words
-    if isinstance(value, FusionTree):
-        return fusion_formula(value)
-    if isinstance(value, Spec):
-        return describe_spec(value)
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _summary(run: Path) -> RunSummary:
@@ -360,7 +298,7 @@ def _winner_number(run: Path) -> int | None:
     if (run / FRONT_FILE).is_file():
         best = Front.from_dict(read_json(run / FRONT_FILE)).best
         if best is None:
-            raise StorageError(f"Run {run.name} judged no mechanism; name one of its candidates: {run.name}#K.")
+            raise StorageError(f"Run {run.name} judged no candidate; name one of its candidates: {run.name}#K.")
         return best.candidate
     results = read_results(run)
     return next(arm.candidate for arm in results.arms if arm.name == results.winner)

@@ -37,5 +37,13 @@ class SearchedPart(ABC):
         """Return how a design's part reads."""
 
     @abstractmethod
+    def proposing(self) -> Mapping[str, Any]:
+        """Return how the proposers did, as JSON for the report; empty where there is nothing but their candidates."""
+
+    @abstractmethod
+    def progress(self) -> str:
+        """Return how the proposers do, for the line after each generation; empty where there is nothing to say."""
+
+    @abstractmethod
     def around(self, base: Design) -> str:
         """Return the setting without which the part could not be named; empty where there is none."""

@@ -14,6 +14,7 @@ from chiasma.experiment.companions import Companion
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Driver
+from chiasma.search.generators.store import AnswerStore
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
@@ -26,6 +27,7 @@ class Setting:
 
     Attributes:
         companions: Further tasks that every mechanism is trained on.
+        answers: What a language model has answered; None where none is asked.
         slot: Where in a design that mechanism stands; None where whole designs are searched.
     """
 
@@ -40,6 +42,7 @@ class Setting:
     task: Task
     companions: tuple[Companion, ...] = ()
     slot: str | None = None
+    answers: AnswerStore | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -95,7 +98,13 @@ class Setting:
 
 
 def make_setting(
-    config: RunConfig, dataset: Dataset, data_report: DataReport, *, metric: str, driver: Driver
+    config: RunConfig,
+    dataset: Dataset,
+    data_report: DataReport,
+    *,
+    metric: str,
+    driver: Driver,
+    answers: AnswerStore | None = None,
 ) -> Setting:
     """Return the surroundings that the settings describe."""
     evaluate, search = config.evaluate, config.search
@@ -110,4 +119,6 @@ def make_setting(
         max_parameters=evaluate.max_parameters,
     )
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in evaluate.rungs), eta=evaluate.eta)
-    return Setting(config, dataset, data_report, driver.store, driver, driver.console, metric, ladder, task)
+    return Setting(
+        config, dataset, data_report, driver.store, driver, driver.console, metric, ladder, task, answers=answers
+    )

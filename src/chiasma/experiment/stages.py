@@ -17,6 +17,7 @@ from chiasma.experiment.finals import (
     final_arms,
     train_finals,
 )
+from chiasma.experiment.fusing import fusion_proposer
 from chiasma.experiment.plan import (
     FinalPlan,
     SearchPlan,
@@ -123,6 +124,7 @@ def design_proposers(setting: Setting, space: DesignSpace) -> dict[str, Proposer
         "random": lambda: RandomSearch(space, seed=config.run.seed),
         "local": lambda: LocalSearch(space, seed=config.run.seed),
         "attention": lambda: NSGA2(seed=config.run.seed, rules=rules),
+        "fusion": lambda: fusion_proposer(setting),
         "growth": lambda: LocalSearch(GrowthSpace(space), seed=config.run.seed, name="growth", crossover=0.1),
     }
     return {name: makers[name]() for name in config.search.proposers}

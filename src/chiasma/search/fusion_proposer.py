@@ -1,5 +1,6 @@
 """Propose fusions: a policy says what to try, a language model or the grammar makes it, the reward teaches."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +27,13 @@ REDRAWS = 20
 
 
 class FusionGrammar(Protocol[F]):
-    """Makes fusions of its own form, and reads those of designs."""
+    """Makes fusions of its own form, and reads those of designs.
+
+    Attributes:
+        refused: How many edits were thrown away, by reason.
+    """
+
+    refused: Counter[str]
 
     def follow(self, action: FusionAction, parents: Sequence[F], rng: np.random.Generator) -> tuple[F, str]:
         """Return what an action asks for, made of these parents, and how it was made in words."""
@@ -140,6 +147,11 @@ class FusionProposer(Proposer[FusionGenome]):
     def duplicates(self) -> int:
         """Return how many designs were not proposed because an equal one had been."""
         return self._duplicates
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Return how many edits of the grammar made no sense, by reason; each was followed by another try."""
+        return self.grammar.refused
 
     def ask(self, count: int, archive: Archive) -> list[Candidate[FusionGenome]]:
         """Return up to ``count`` candidates that are new; fewer where nothing new was found, or there is no base."""

@@ -17,6 +17,8 @@ from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
 from chiasma.experiment.report.wording import difference, interval, large, latency, metric_words
 from chiasma.experiment.results import Interval
+from chiasma.model.fusion import Composed
+from chiasma.model.fusion.composed.source import source_of
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.source import module_source
 
@@ -37,11 +39,12 @@ class Words:
 
 
 ATTENTION = Words("mechanism", "mechanisms", "standard attention")
+FUSION = Words("fusion", "fusions", "concatenation")
 
 
 def words_of(front: Front) -> Words:
     """Return what is said of the part that a front is about."""
-    return ATTENTION
+    return FUSION if front.slot == "fusion" else ATTENTION
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def picture(part: Mapping[str, Any]) -> Picture:
     Args:
         part: The spec that a config takes.
     """
+    if part["kind"] == "composed":
+        fusion = Composed.from_dict(part)
+        return Picture(draw(fusion.tree), source_of(fusion), f"Dropout: {fusion.dropout:g}.")
     attention = GraphAttention.from_dict(part)
     learned = ", ".join(attention.projections.learned) or "none"
     return Picture(draw(attention.graph), module_source(attention), f"Learned projections: {learned}.")

@@ -1,0 +1,96 @@
+"""The language model that writes fusions in a run, and where its answers lie."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from chiasma.core.errors import ConfigError
+from chiasma.experiment.config import RunConfig
+from chiasma.model.fusion import Composed
+from chiasma.search.bridge import Bridge, Limits
+from chiasma.search.fusion_space import FusionSpace
+from chiasma.search.fusion_writer import FusionWriter
+from chiasma.search.generators.generator import Generator
+from chiasma.search.generators.openai import OpenAIGenerator
+from chiasma.search.generators.replay import ReplayGenerator
+from chiasma.search.generators.store import AnswerStore
+from chiasma.search.generators.stored import StoredGenerator
+from chiasma.search.generators.transformers import TransformersGenerator
+from chiasma.store.folders import find_run
+from chiasma.train.design import Design
+
+ANSWERS_FILE = "answers.db"
+
+
+def check_writer(config: RunConfig) -> None:
+    """Refuse settings with which no language model could be asked, before anything is trained.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    generator = config.search.generator
+    if generator == "grammar":
+        if config.run.usd is not None:
+            raise ConfigError("run.usd: the grammar costs nothing; a limit on dollars needs search.generator=openai.")
+        return
+    if generator == "transformers" and config.llm.folder is None:
+        raise ConfigError("llm.folder: search.generator=transformers needs the folder of a model.")
+    config.llm.named_model()
+    config.llm.check_cap(config.run.usd)
+
+
+def open_answers(config: RunConfig, run: Path) -> AbstractContextManager[AnswerStore | None]:
+    """Return what a language model has answered in a run, to be closed; None where none is asked."""
+    return nullcontext() if config.search.generator == "grammar" else AnswerStore(run / ANSWERS_FILE)
+
+
+def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
+    """Return who writes fusions; None where the grammar does.
+
+    Args:
+        config: Names the generator and the model.
+        answers: Where answers are kept, so that none is asked for twice.
+
+    Raises:
+        ConfigError: The key, the model or the recorded run is missing.
+    """
+    generator = _generator(config, answers)
+    if generator is None:
+        return None
+    penalised = tuple(config.search.reward.penalties)
+    schema = Composed.model_json_schema() if config.llm.form == "json" else None
+    bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)
+    return FusionWriter(
+        StoredGenerator(generator, answers),
+        bridge,
+        settings=config.llm,
+        make=made,
+        keep=answers.add_conversation,
+    )
+
+
+def made(written: str | Mapping[str, Any], base: Design) -> Design:
+    """Return a design with what a language model wrote as its fusion."""
+    assert not isinstance(written, str)
+    return FusionSpace().lower(Composed.from_dict(written, where="fusion"), base)
+
+
+def _generator(config: RunConfig, answers: AnswerStore) -> Generator | None:
+    match config.search.generator:
+        case "grammar":
+            return None
+        case "openai":
+            return OpenAIGenerator(config.llm, answers, cap=config.run.usd)
+        case "transformers":
+            return TransformersGenerator(config.llm)
+        case "replay":
+            assert config.search.replay is not None
+            return ReplayGenerator(AnswerStore(_recorded(config.search.replay, config.run.folder)))
+
+
+def _recorded(run: str, run_folder: str | None) -> Path:
+    path = find_run(run, Path(run_folder).expanduser() if run_folder else None) / ANSWERS_FILE
+    if not path.is_file():
+        raise ConfigError(f"search.replay: {run} recorded no answers of a language model: there is no {path}.")
+    return path
