@@ -11,6 +11,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.evaluate.executor import LocalExecutor
+from chiasma.evaluate.jail import Jail
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.ray_executor import RayExecutor, import_ray, join_ray
 from chiasma.model.encoders import NGram
@@ -60,3 +61,12 @@ def ray_toy_executor(ray_home: Any, tmp_path: Path) -> Callable[..., RayExecutor
 def claims(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Return a small part of the built-in data."""
     return prepare(DataSpec(rows=400), seed=0, cache=tmp_path_factory.mktemp("cache"))[0]
+
+
+@pytest.fixture(scope="session")
+def jail() -> Iterator[Jail]:
+    """Return a warm jail for all tests of this folder; those on a machine without its guarantees are skipped."""
+    with Jail() as found:
+        if not found.level.is_full:
+            pytest.skip(f"This machine keeps the jail only {found.level.words}.")
+        yield found

@@ -35,3 +35,11 @@ class NonFiniteError(ChiasmaError):
 
 class SealedTestError(ChiasmaError):
     """An attempt to read the test split without an opening in the ledger."""
+
+
+class JailError(ChiasmaError):
+    """The jail for generated code cannot be closed or kept on this machine; not the fault of what was to run in it."""
+
+
+class UntrustedSourceError(ChiasmaError):
+    """Generated source that nobody has approved; it runs in the jail or not at all."""

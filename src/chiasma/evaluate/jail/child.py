@@ -1,0 +1,74 @@
+"""A child of the warm process: it maps what it was given, locks itself down, works, answers, and ends."""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.spec import Spec, strict_json
+from chiasma.evaluate.jail.limits import Limits
+from chiasma.evaluate.jail.lockdown import Layers, lock_down
+from chiasma.evaluate.jail.regions import Region, attach, write_answer
+from chiasma.evaluate.jail.said import first_line, plain
+
+Entry = Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Mapping[str, Any]]
+REQUEST = "request"
+ANSWER = "answer"
+
+
+class Order(Spec):
+    """What the supervisor asks for; the descriptors of inputs, outputs and request come beside it, in this order.
+
+    Attributes:
+        entry: What to call, as ``package.module:function``.
+        inputs: Arrays to read, among them the request.
+        outputs: Arrays to fill, among them the answer.
+        limits: What the child may use.
+        layers: Which layers of the wall stand.
+    """
+
+    entry: str
+    inputs: Mapping[str, Region]
+    outputs: Mapping[str, Region]
+    limits: Limits
+    layers: Mapping[str, bool]
+
+
+def find(entry: str) -> Entry:
+    """Return the function that an entry names; called before the fork, because a child can open no module."""
+    module, _, function = entry.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def run(order: Order, descriptors: Sequence[int], *, entry: Entry, parent: int) -> None:
+    """Do the work and end this process; its status says nothing, only the answer does."""
+    try:
+        every = {**order.inputs, **order.outputs}
+        given = {
+            name: attach(number, region, writable=name in order.outputs)
+            for (name, region), number in zip(every.items(), descriptors, strict=True)
+        }
+        answer = given[ANSWER]
+        failed = lock_down(Layers(**order.layers), order.limits, parent=parent)
+        said = _answered(entry, given, order)
+        try:
+            write_answer({"failed": failed, **said}, answer)
+        except (TypeError, ValueError, RecursionError) as error:
+            write_answer({"failed": failed, "error": plain(first_line(error))}, answer)
+    finally:
+        os._exit(0)
+
+
+def _answered(entry: Entry, given: Mapping[str, np.ndarray], order: Order) -> Mapping[str, Any]:
+    request = strict_json(given[REQUEST].tobytes())
+    inputs = {name: given[name] for name in order.inputs if name != REQUEST}
+    outputs = {name: given[name] for name in order.outputs if name != ANSWER}
+    try:
+        return {"answer": dict(entry(request, inputs, outputs))}
+    except MemoryError as error:
+        return {"memory": plain(error)}
+    except BaseException as error:  # noqa: BLE001 - the process boundary: it becomes a typed refusal.
+        kind = "memory" if "can't allocate memory" in str(error) else "error"
+        return {kind: plain(first_line(error))}
