@@ -70,5 +70,5 @@ def _answered(entry: Entry, given: Mapping[str, np.ndarray], order: Order) -> Ma
     except MemoryError as error:
         return {"memory": plain(error)}
     except BaseException as error:  # noqa: BLE001 - the process boundary: it becomes a typed refusal.
-        kind = "memory" if "can't allocate memory" in str(error) else "error"
-        return {kind: plain(first_line(error))}
+        line = plain(first_line(error))
+        return {"memory" if "can't allocate memory" in line else "error": line}

@@ -8,6 +8,7 @@ code of a candidate itself.
 import argparse
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -122,22 +123,20 @@ def fork(order: dict[str, Any], descriptors: Sequence[int]) -> int:
 def attend(line: socket.socket, watch: Watch, *, pid: int) -> None:
     """Tell the supervisor of a child, kill it when told to or when nobody is interested any more, and reap it."""
     handle = os.pidfd_open(pid) if LINUX else None
-    end = None
+    ended, status, used = 0, 0, resource.getrusage(resource.RUSAGE_SELF)
     try:
         wire.send(line, {"started": pid}, [] if handle is None else [handle])
-        while end is None:
+        while not ended:
             if watch.wait(handle, has_child=True):
                 if wire.receive(line) is None:
                     raise AbandonedError
                 os.kill(pid, signal.SIGKILL)
             ended, status, used = os.wait4(pid, os.WNOHANG)
-            end = (status, used) if ended else None
     finally:
-        if end is None:
+        if not ended:
             os.kill(pid, signal.SIGKILL)
         if handle is not None:
             os.close(handle)
-    status, used = end
     peak = used.ru_maxrss * (1024 if LINUX else 1)
     wire.send(line, {"ended": status, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_bytes": peak})
 
