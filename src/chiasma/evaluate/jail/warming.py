@@ -1,7 +1,7 @@
 # pyright: basic
 """Use everything once that torch sets up at its first use: a child can neither import a module nor read the machine."""
 
-import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from chiasma.evaluate import warm_up as everything
+from chiasma.evaluate.screen_names import MODULES
 
-# What a module may import (see chiasma.evaluate.screen), and what torch imports by itself.
-MODULES = (
-    *("collections", "dataclasses", "enum", "functools", "itertools", "math", "operator", "typing"),
-    *("torch.nn.utils.parametrizations", "torch.nn.utils.parametrize", "torch.nn.utils.rnn"),
-)
+# What torch imports by itself at the first use of something.
+BY_ITSELF = ("torch.nn.utils.parametrize", "torch.utils.checkpoint")
 
 
 def warm_up(request: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -23,8 +21,9 @@ def warm_up(request: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapp
     del request, inputs, outputs
     torch.set_num_interop_threads(1)
     everything.warm_up(threads=1)
-    for name in MODULES:
-        importlib.import_module(name)
+    for name in (*MODULES, *BY_ITSELF):
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            importlib.import_module(name)
     _operations()
     return {}
 

@@ -8,6 +8,7 @@ from chiasma.model.fusion.alternating import Alternating
 from chiasma.model.fusion.attentive import CrossAttention, CrossedSpec, Early
 from chiasma.model.fusion.composed.composed import Composed
 from chiasma.model.fusion.fusion import Fusion, FusionPlugin
+from chiasma.model.fusion.generated import Generated
 from chiasma.model.fusion.late import Late
 from chiasma.model.fusion.pooled import Bilinear, Concat, FiLM, Gated, Multiplicative
 
@@ -22,6 +23,7 @@ FusionSpec = Annotated[
     | Early
     | Late
     | Composed
+    | Generated
     | FusionPlugin,
     Field(discriminator="kind"),
 ]
@@ -39,6 +41,7 @@ __all__ = [
     "FusionPlugin",
     "FusionSpec",
     "Gated",
+    "Generated",
     "Late",
     "Multiplicative",
 ]
