@@ -11,7 +11,8 @@ from chiasma.data.signature import Signature
 from chiasma.evaluate.inline import InlineExecutor
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.tasks import Task
-from chiasma.evaluate.trial import TooSlow, run_trial
+from chiasma.evaluate.training import TooSlow
+from chiasma.evaluate.trial import run_trial
 from chiasma.model.cost import cost
 from chiasma.model.encoders import Convolution, NGram, Pixels
 from chiasma.model.fusion import Early, Late, Multiplicative

@@ -5,7 +5,7 @@ The rows that may be seen come first; the sealed test rows come last, and their 
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,11 @@ class Dataset:
         source: What was read.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.folder = folder
+        self._columns = columns
         self.key: str = manifest["key"]
         self.fingerprint: str = manifest["fingerprint"]
         self.sensitive: bool = manifest["sensitive"]
@@ -83,6 +86,11 @@ class Dataset:
             if verify and size <= _HASHED_BYTES and sha256_file(path) != digest:
                 raise CorruptFileError(f"{path} is not the file that was written: its SHA-256 differs.")
         return cls(folder, manifest)
+
+    @classmethod
+    def of_columns(cls, manifest: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> "Dataset":
+        """Return a dataset that lies in memory: what :func:`chiasma.data.unscored.unscored` took out of another."""
+        return cls(Path("/nonexistent"), manifest, columns)
 
     @property
     def signature(self) -> Signature:
@@ -267,6 +275,8 @@ class Dataset:
 
     @cached_property
     def _ids(self) -> np.ndarray:
+        if self._columns is not None:
+            return np.array([str(row) for row in range(len(self._splits))], dtype=object)
         column = StringColumn.open(self.folder, "ids")
         return np.array(column.take(range(len(column))), dtype=object)
 
@@ -280,15 +290,18 @@ class Dataset:
 
     @cached_property
     def _masks(self) -> dict[str, np.ndarray]:
-        return {name: self._load(f"{name}.mask") for name in self._data if (self.folder / f"{name}.mask.npy").is_file()}
+        return {name: self._load(f"{name}.mask") for name in self._data if self._has(f"{name}.mask")}
 
     @cached_property
     def _boxes(self) -> dict[str, np.ndarray]:
-        return {
-            name: self._load(f"{name}.boxes") for name in self._data if (self.folder / f"{name}.boxes.npy").is_file()
-        }
+        return {name: self._load(f"{name}.boxes") for name in self._data if self._has(f"{name}.boxes")}
+
+    def _has(self, name: str) -> bool:
+        return name in self._columns if self._columns is not None else (self.folder / f"{name}.npy").is_file()
 
     def _load(self, name: str) -> np.ndarray:
+        if self._columns is not None:
+            return self._columns[name]
         if not name.endswith(".data"):
             return np.load(self.folder / f"{name}.npy", allow_pickle=False)
         # As a plain array: NumPy's memmap class makes every access slower.

@@ -40,6 +40,8 @@ class Job(Spec):
         keep_checkpoint: Folder for the trained weights, or None.
         start_from: Folder of kept weights that the training begins with, wherever name and shape agree; None begins
             from scratch.
+        accept_lesser_jail: Train generated source that nobody has approved although this machine cannot keep every
+            guarantee of the jail; the record says which are missing.
         also: Trainings of the same candidate on further tasks, by the tasks' names; the limits of time are this
             job's, for all together.
     """
@@ -62,4 +64,5 @@ class Job(Spec):
     keep_predictions: str | None = None
     keep_checkpoint: str | None = None
     start_from: str | None = None
+    accept_lesser_jail: bool = False
     also: Mapping[str, Self] = {}

@@ -20,6 +20,7 @@ class Task(Spec):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     max_parameters: int | None = Field(default=None, ge=1)
+    accept_lesser_jail: bool = False
 
     def job(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.executor import Executor
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.trial import NO_STEP
+from chiasma.evaluate.training import NO_STEP
 from chiasma.experiment.console import Console
 from chiasma.store.run import RunStore
 

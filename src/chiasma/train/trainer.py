@@ -63,7 +63,8 @@ class Trainer:
         ranks: The processes that train together. Each sees its part of every batch; rank 0 asks the callbacks, tells
             the others what they say, and saves.
         callbacks: Asked in this order after each step.
-        start_from: Folder of a kept training whose weights this one begins with, wherever name and shape agree.
+        start_from: Weights that this training begins with, wherever name and shape agree, or the folder of a kept
+            training that has them.
         checkpoints: Folder to save to and to continue from; None for neither.
         checkpoint_every_seconds: Time between checkpoints.
         deadline: The value of ``time.monotonic()`` by which ``fit`` returns with the best so far.
@@ -90,7 +91,7 @@ class Trainer:
         compile: bool = False,
         ranks: Ranks = ALONE,
         callbacks: Sequence[Callback] = (),
-        start_from: Path | None = None,
+        start_from: Path | Mapping[str, Tensor] | None = None,
         checkpoints: Path | None = None,
         checkpoint_every_seconds: float = 60.0,
         deadline: float | None = None,
@@ -113,7 +114,7 @@ class Trainer:
                     f"The design has a section {what}, which a callback carries out: give the trainer "
                     "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
                 )
-        self._initial = {} if start_from is None else kept_weights(start_from)
+        self._initial = kept_weights(start_from) if isinstance(start_from, Path) else dict(start_from or {})
         self.checkpoints = checkpoints
         self.checkpoint_every_seconds = checkpoint_every_seconds
         self.deadline = deadline
@@ -133,7 +134,7 @@ class Trainer:
             fraction=fraction,
             metric=metric,
             callbacks=tuple(self.callbacks),
-            start=None if start_from is None else str(start_from),
+            start=str(start_from) if isinstance(start_from, Path) else ("given weights" if start_from else None),
         )
         here = environment(self.device, precision, ranks=ranks.size)
         self._frame = Frame(identity, here, self.data.signature)

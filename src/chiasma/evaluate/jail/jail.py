@@ -61,7 +61,7 @@ class Ended:
 
     Attributes:
         answer: Plain JSON; None where there is a refusal.
-        outputs: Copies of the arrays it was to fill, whatever it filled them with.
+        outputs: The arrays it was to fill, whatever it filled them with.
         refusal: None where there is an answer.
         seconds: By the supervisor's clock, from the request on.
         cpu_seconds: Processor time by the kernel's account.
@@ -214,7 +214,8 @@ class Jail:
             started = time.monotonic()
             child = self._carried_out(order, numbers)
             seconds = time.monotonic() - started
-            results = {name: shared.array.copy() for name, shared in filled.items()}
+            # The child is dead, so that nobody changes them any more.
+            results = {name: shared.array for name, shared in filled.items()}
         answer, refusal = judged(child.ended, results.pop(ANSWER), allowed, late=child.late)
         ended = child.ended or {}
         return Ended(
@@ -311,7 +312,7 @@ def judged(
 ) -> tuple[Mapping[str, Any] | None, Refusal | None]:
     """Return the answer or the refusal: what counts is a complete answer in time, never an exit status."""
     if late:
-        return None, Refusal("deadline", f"killed after {allowed.wall_seconds:g} s")
+        return None, Refusal("deadline", f"killed after {allowed.wall_seconds:.3g} s")
     if ended is None:
         return None, Refusal("crash", "the jail's own process ended twice while it ran")
     status = int(ended["ended"])

@@ -48,8 +48,7 @@ class SharedArray:
         self.region = region
         self.descriptor = _nameless_file(folder)
         os.ftruncate(self.descriptor, max(region.size, 1))
-        self._memory = mmap.mmap(self.descriptor, max(region.size, 1))
-        self.array = _as_array(self._memory, region)
+        self.array = _as_array(mmap.mmap(self.descriptor, max(region.size, 1)), region)
 
     @classmethod
     def holding(cls, array: np.ndarray, *, folder: str | None = None) -> "SharedArray":
@@ -59,12 +58,11 @@ class SharedArray:
         return shared
 
     def close(self) -> None:
-        """Give the memory back; the array must not be used any more."""
+        """Close the descriptor; the memory goes back when the last one who looks at the array is gone."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
             self.array = np.zeros(0)
-            self._memory.close()
 
 
 def attach(descriptor: int, region: Region, *, writable: bool) -> np.ndarray:

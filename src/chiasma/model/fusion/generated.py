@@ -13,8 +13,6 @@ from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from chiasma.model.fusion.pooled import either
 from chiasma.model.generated import GeneratedFaultError, GeneratedSource, class_of
 
-LONGEST = 40_000
-
 
 class GeneratedFusion(Fusion):
     """Puts a module with the contract of generated source where a fusion goes.
@@ -61,7 +59,7 @@ class Generated(FusionSettings, GeneratedSource):
     every_token: ClassVar[bool] = True
 
     kind: Literal["generated"] = "generated"
-    source: str = Field(min_length=1, max_length=LONGEST)
+    source: str = Field(min_length=1)
 
     def build(self, dim: int) -> Fusion:
         """Return the fusion.
