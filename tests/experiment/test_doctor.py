@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from chiasma.evaluate.jail import GUARANTEES, Jail, Layers
 from chiasma.experiment import doctor
 
 
@@ -53,3 +54,24 @@ def test_an_optional_package_is_said_to_be_there_or_not(check, extra, monkeypatc
 
 def test_shared_memory_that_is_missing_is_no_problem(tmp_path):
     assert doctor.check_shared_memory(tmp_path / "none").state == "ok"
+
+
+def test_each_guarantee_of_the_jail_is_tried_and_named():
+    checks = doctor.check_jail()
+    assert [check.name for check in checks] == ["jail", *(f"jail: {name}" for name in GUARANTEES)]
+    assert checks[0].found.startswith("full (Landlock") or checks[0].state == "warning"
+
+
+def test_a_guarantee_that_does_not_hold_is_a_warning_with_a_remedy():
+    checks = {check.name: check for check in doctor.check_jail(Jail(layers=Layers.only("descriptors", "limits")))}
+    assert checks["jail"].state == "warning"
+    assert "without" in checks["jail"].found
+    assert checks["jail: kernel"].found == "does not hold: system calls beyond a list are refused"
+    assert "Linux 5.13" in checks["jail: kernel"].remedy
+    assert checks["jail: environment"].state == "ok"
+
+
+def test_a_jail_that_does_not_start_is_a_warning():
+    check = doctor.check_jail(Jail(warm_up="chiasma.nowhere:nothing"))[0]
+    assert check.state == "warning"
+    assert "did not start" in check.found

@@ -10,14 +10,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
 from chiasma.core.errors import StorageError
 from chiasma.core.files import file_system, refuse_network_drive, write_atomic
 
+if TYPE_CHECKING:
+    from chiasma.evaluate.jail import Jail
+
 _GIB = 2**30
+_WITHOUT_JAIL = (
+    "Generated source is refused here unless you accept the lesser level; it needs Linux 5.13 or newer with Landlock "
+    "on x86_64 or aarch64, and macOS has neither Landlock nor seccomp. Grammar designs need no jail."
+)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -60,7 +67,7 @@ def examine(runs: Path, cache: Path) -> list[Check]:
         check_wandb,
         check_hydra,
     ]
-    return [check() for check in checks]
+    return [*(check() for check in checks), *check_jail()]
 
 
 def check_python() -> Check:
@@ -174,6 +181,31 @@ def check_wandb() -> Check:
 def check_hydra() -> Check:
     """Say whether trainings can be started through Hydra."""
     return _optional("hydra", "hydra-core", use="python -m chiasma.hydra", extra="hydra")
+
+
+def check_jail(jail: "Jail | None" = None) -> list[Check]:
+    """Try each guarantee of the jail for generated code in a child of it, and say which hold.
+
+    Args:
+        jail: The one to try; None for one of its own.
+    """
+    # Late: it imports torch.
+    from chiasma.core.errors import JailError
+    from chiasma.evaluate.jail import GUARANTEES, Jail, landlock, seccomp
+
+    layers = f"Landlock {landlock.version() or 'missing'}, seccomp {'known' if seccomp.is_known() else 'unknown'} here"
+    try:
+        with jail or Jail() as tried:
+            level = tried.level
+    except JailError as error:
+        return [Check("jail", "warning", str(error), _WITHOUT_JAIL)]
+    state = "ok" if level.is_full else "warning"
+    found = [Check("jail", state, f"{level.words} ({layers})", "" if level.is_full else _WITHOUT_JAIL)]
+    for name, promise in GUARANTEES.items():
+        holds = level.holds.get(name, False)
+        words = f"holds: {promise}" if holds else f"does not hold: {promise}"
+        found.append(Check(f"jail: {name}", "ok" if holds else "warning", words, "" if holds else _WITHOUT_JAIL))
+    return found
 
 
 def unmet(requirement: str) -> str | None:

@@ -23,6 +23,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.runs import find_model
 from chiasma.experiment.saved import SavedModel
+from chiasma.model.multimodal import MultimodalModel
 
 PIXELS = "pixels"
 _SIDE, _PATCH = 16, 4
@@ -229,15 +230,20 @@ def _trained(reference: str, modality: str, config: RunConfig) -> Extractor:
         raise ConfigError(
             f"--extractor {reference}: its model reads {', '.join(encoders)}, but --modality is {modality}."
         )
+    model = saved.model
+    if not isinstance(model, MultimodalModel):
+        raise ConfigError(
+            f"--extractor {reference}: its model runs in the jail, which gives no tokens; approve its source."
+        )
     weights = hashlib.sha256()
-    for name, value in sorted(saved.model.encoders[modality].state_dict().items()):
+    for name, value in sorted(model.encoders[modality].state_dict().items()):
         weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
 
     def encode(contents: list[Any]) -> np.ndarray:
         samples = [Sample(str(place), {modality: content}) for place, content in enumerate(contents)]
-        batch = saved.encode(samples).to(next(saved.model.parameters()).device)
+        batch = saved.encode(samples).to(next(model.parameters()).device)
         with torch.inference_mode():
-            tokens = saved.model.encoders[modality](batch.inputs[modality]).only(batch.present[modality])
+            tokens = model.encoders[modality](batch.inputs[modality]).only(batch.present[modality])
         return tokens.x.float().cpu().numpy()
 
     spec = saved.preprocessing.spec

@@ -14,6 +14,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.signature import Signature
+from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
@@ -48,7 +49,7 @@ class SavedModel:
     """A classifier that needs nothing but its folder.
 
     Attributes:
-        model: With its spec and signature.
+        model: With its spec and signature; it answers from the jail where its source is not approved.
         preprocessing: From raw images and texts to the model's inputs.
         calibrator: From the model's outputs to probabilities and decisions.
         card: Where it comes from.
@@ -56,7 +57,7 @@ class SavedModel:
             those it was trained on, and those by which it was steered, selected and calibrated.
     """
 
-    model: MultimodalModel
+    model: MultimodalModel | JailedModel
     preprocessing: Preprocessing
     calibrator: Calibrator
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class SavedModel:
             "calibrator": self.calibrator.to_dict(),
             **self.preprocessing.documents(),
         }
-        tensors = {"model": self.model.state_dict()}
+        tensors = {"model": weights_of(self.model)}
         files = {**self.preprocessing.files(), LEARNT_FILE: self.learnt.astype(LEARNT_DTYPE).tobytes()}
         save_checkpoint(folder, 0, tensors=tensors, documents=documents, files=files, keep=1)
 
@@ -120,14 +121,13 @@ class SavedModel:
                 f"{folder} has format {card.format}, but this version reads up to {FORMAT}. Upgrade chiasma."
             )
         signature = Signature.from_dict(documents["signature"])
-        model = ModelSpec.from_dict(documents["model"]).build(signature)
         try:
-            model.load_state_dict(found.tensors("model"), strict=True)
+            model = trained_model(ModelSpec.from_dict(documents["model"]), signature, found.tensors("model"))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise CorruptFileError(f"The weights in {folder} do not fit their architecture: {reason}") from None
         return cls(
-            model=model.to(pick_device(device)).eval(),
+            model=model.to(pick_device("cpu" if isinstance(model, JailedModel) else device)).eval(),
             preprocessing=Preprocessing.load(documents, found.files),
             calibrator=Calibrator.from_dict(documents["calibrator"]),
             card=card.facts,

@@ -125,8 +125,13 @@ def _training(target: Target) -> None:
         signature=signature, target_mean=(0.0,) * target.outputs, target_deviation=(1.0,) * target.outputs
     )
     manifest = {
-        "key": "warm", "fingerprint": "", "sensitive": True, "source": "", "image_root": None,
-        "parts": ["image", "text"], "preprocessing": preprocessing.to_dict(),
+        "key": "warm",
+        "fingerprint": "",
+        "sensitive": True,
+        "source": "",
+        "image_root": None,
+        "parts": ["image", "text"],
+        "preprocessing": preprocessing.to_dict(),
     }
     inputs = {jailed_work.COLUMN + name: column for name, column in columns.items()}
     logits = np.zeros((ROWS // 3, target.outputs), np.float32)

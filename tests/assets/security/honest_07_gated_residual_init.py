@@ -1,0 +1,33 @@
+# expect: accept
+# attack: zero-initialised gate, custom initialisation through apply
+# category: benign
+# signal: none
+# stage: forward
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+def masked_mean(x, mask):
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+
+class FusionModule(nn.Module):
+    def __init__(self, image_dim, text_dim, dim):
+        super().__init__()
+        self.i = nn.Linear(image_dim, dim)
+        self.t = nn.Linear(text_dim, dim)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.apply(self._init)
+
+    @staticmethod
+    def _init(module):
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            module.bias.data.fill_(0.01)
+
+    def forward(self, image_tokens, text_tokens, image_mask, text_mask):
+        a = masked_mean(self.i(image_tokens), image_mask)
+        b = masked_mean(self.t(text_tokens), text_mask)
+        return a + torch.tanh(self.gate + 0.5) * b

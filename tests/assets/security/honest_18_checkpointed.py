@@ -1,0 +1,31 @@
+# expect: accept
+# attack: recomputes a block with torch.utils.checkpoint
+# category: benign
+# signal: none
+# stage: forward
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+def masked_mean(x, mask):
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+
+from torch.utils.checkpoint import checkpoint
+
+
+class FusionModule(nn.Module):
+    def __init__(self, image_dim, text_dim, dim):
+        super().__init__()
+        self.i = nn.Linear(image_dim, dim)
+        self.t = nn.Linear(text_dim, dim)
+        self.block = nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
+
+    def forward(self, image_tokens, text_tokens, image_mask, text_mask):
+        a = masked_mean(self.i(image_tokens), image_mask)
+        b = masked_mean(self.t(text_tokens), text_mask)
+        if self.training:
+            return checkpoint(self.block, a + b, use_reentrant=False)
+        return self.block(a + b)
