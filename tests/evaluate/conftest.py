@@ -14,9 +14,10 @@ from chiasma.evaluate.executor import LocalExecutor
 from chiasma.evaluate.jail import Jail
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.ray_executor import RayExecutor, import_ray, join_ray
-from chiasma.model.encoders import NGram
+from chiasma.model.encoders import NGram, Pixels
+from chiasma.model.fusion import Generated
 from chiasma.model.multimodal import ModelSpec
-from chiasma.train.design import Design
+from chiasma.train.design import Design, LoopSpec, TrainingSpec
 
 TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
 TEXT_ONLY = Design(model=ModelSpec(dim=8, encoders={"text": NGram(orders=1, buckets=16)}))
@@ -70,3 +71,23 @@ def jail() -> Iterator[Jail]:
         if not found.level.is_full:
             pytest.skip(f"This machine keeps the jail only {found.level.words}.")
         yield found
+
+
+@pytest.fixture(scope="session")
+def small_claims(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return so few rows that a trial takes a tenth of a second."""
+    return prepare(DataSpec(rows=200), seed=0, cache=tmp_path_factory.mktemp("cache"))[0]
+
+
+@pytest.fixture
+def generated_job(small_claims: Dataset) -> Callable[..., Job]:
+    """Return a function that makes a job whose fusion is some source."""
+
+    def make(source: str, **settings: Any) -> Job:
+        encoders = {"image": Pixels(size=8), "text": NGram(buckets=64)}
+        model = ModelSpec(dim=16, encoders=encoders, fusion=Generated(source=source))
+        training = TrainingSpec(loop=LoopSpec(epochs=1.0, evaluations=1))
+        fields = {"seed": 1, "metric": "accuracy", **settings}
+        return Job(key="one", design=Design(model=model, training=training), dataset=str(small_claims.folder), **fields)
+
+    return make

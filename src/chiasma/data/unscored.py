@@ -62,7 +62,7 @@ def unscored(dataset: Dataset, modalities: Collection[str]) -> Unscored:
         modalities: Those that will be read.
     """
     select = dataset.rows("select")
-    labels = np.array(dataset.labels(np.arange(len(dataset._labels))))
+    labels = dataset.labels(np.arange(len(dataset._labels))).numpy().copy()
     key = int.from_bytes(hashlib.sha256(labels[select].tobytes() + dataset.key.encode()).digest()[:7], "big")
     order = numpy_rng(key, "unscored").permutation(len(select))
     seen = np.arange(len(labels))

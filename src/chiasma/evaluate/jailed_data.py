@@ -43,16 +43,18 @@ class JailedData:
 class JailedDatasets:
     """The dataset that was last shown, because the next trial is usually on the same one."""
 
-    _key: tuple[str, ...] = ()
+    _dataset: Dataset | None = None
+    _modalities: tuple[str, ...] = ()
     _data: JailedData | None = field(default=None)
 
     def shown(self, dataset: Dataset, modalities: Sequence[str]) -> JailedData:
         """Return what children are shown of a dataset."""
-        key = (str(dataset.folder), dataset.key, *sorted(modalities))
-        if self._data is None or key != self._key:
+        wanted = tuple(sorted(modalities))
+        if self._data is None or dataset is not self._dataset or wanted != self._modalities:
             if self._data is not None:
                 self._data.close()
-            self._data, self._key = _made(unscored(dataset, modalities)), key
+            self._data = _made(unscored(dataset, wanted))
+            self._dataset, self._modalities = dataset, wanted
         return self._data
 
 
