@@ -1,5 +1,6 @@
 """Every member of every union keeps its contract; a new member is tested the moment it joins."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from chiasma.core.spec import Spec
 from chiasma.model.components import members
 from chiasma.model.encoders import Pretrained
-from chiasma.model.fusion import Composed
+from chiasma.model.fusion import Composed, Generated
 from chiasma.model.fusion.composed.ops import OPS as FUSION_OPS
+from chiasma.model.generated import approve_in_this_process, withdraw_approval
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.ops import OPS
 from tests.contracts.attentions import AttentionContract
@@ -19,6 +21,11 @@ from tests.contracts.graphs import SPARSE, graph_with
 from tests.contracts.heads import HeadContract
 from tests.contracts.members import MemberContract
 
+SOURCES = {
+    path.stem: path.read_text() for path in sorted(Path(__file__).parents[1].glob("assets/security/honest_0[14]*.py"))
+}
+# Their own tests give these what they need.
+WITHOUT_DEFAULTS = (Pretrained, Generated)
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "convolution": [
         {"pool": "mean"},
@@ -38,6 +45,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"pool": "none"},
         {"direction": "image_to_text", "pool": "none"},
     ],
+    "generated": [{"source": source} for source in SOURCES.values()],
     "film": [{"depth": 1}, {"pool": "none"}],
     "alternating": [{"depth": 1}, {"depth": 3}],
     "late": [{"method": "concat"}, {"method": "weighted"}, {"method": "attention"}, {"method": "add", "hidden": 8}],
@@ -57,8 +65,10 @@ def specs(part: str) -> list[Spec]:
     return [
         member.from_dict(settings)
         for member in members(part)
-        if member is not Pretrained
-        for settings in ({}, *VARIANTS.get(member.model_fields["kind"].default, []))
+        for settings in (
+            *(() if member in WITHOUT_DEFAULTS else ({},)),
+            *VARIANTS.get(member.model_fields["kind"].default, []),
+        )
     ]
 
 
@@ -78,7 +88,17 @@ class TestEncoders(EncoderContract):
 
 @pytest.mark.parametrize("spec", specs("fusion"), ids=named)
 class TestFusions(FusionContract):
+    @pytest.fixture(autouse=True)
+    def _approved(self, spec):
+        if isinstance(spec, Generated):
+            approve_in_this_process(spec.sha256)
+        yield
+        if isinstance(spec, Generated):
+            withdraw_approval(spec.sha256)
+
     def knobs(self, spec):
+        if isinstance(spec, Generated):
+            return []
         # What a tree may say is tried operator by operator; dropout is 0 in a tree that has nowhere to drop.
         return ["dropout"] * spec.drops if isinstance(spec, Composed) else super().knobs(spec)
 
