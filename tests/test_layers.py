@@ -123,9 +123,13 @@ def test_global_generators_of_numpy_and_python_are_not_used():
     assert not hits, places("Randomness is a function of a path; these draw from a global generator:", hits)
 
 
-# The compiler of attention graphs runs text that it wrote itself, from operators and constants of a closed table.
+# The compilers of graphs run text that they wrote themselves, from operators and constants of a closed table.
 # Generated source is run in the jail, or in a process whose user approved its hash.
-RUN = {("model/graph/compile.py", "exec"), ("model/generated.py", "exec")}
+RUN = {
+    ("model/graph/compile.py", "exec"),
+    ("model/fusion/composed/compile.py", "exec"),
+    ("model/generated.py", "exec"),
+}
 
 
 def test_nothing_is_unpickled_or_evaluated():

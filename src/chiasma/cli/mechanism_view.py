@@ -1,15 +1,17 @@
 """A mechanism or a fusion in the terminal: its formula, its graph as a tree, and its PyTorch source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.tree import Tree
 
 from chiasma.cli.display import output
-from chiasma.model.fusion import Composed
+from chiasma.model.fusion import Composed, Generated
 from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.fusion.composed.source import source_of
+from chiasma.model.generated import is_approved
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.canonical import AnyNode
 from chiasma.model.graph.formula import formula
@@ -39,6 +41,28 @@ def print_fusion(fusion: Composed) -> None:
         console.print(f"known as: {known.words}", markup=False)
     console.print(drawn(fusion.tree.nodes))
     _print_source(source_of(fusion))
+
+
+def print_generated(fusion: Generated) -> None:
+    """Print generated source, and how whoever has read it lets it run."""
+    console = output()
+    approved = "approved" if is_approved(fusion.sha256) else "not approved: it runs in the jail"
+    console.print(f"\nfusion: generated source {fusion.sha256}, {approved}", markup=False, soft_wrap=True)
+    _print_source(fusion.source)
+    if not is_approved(fusion.sha256):
+        console.print(f"Once you have read it and find it harmless: --trust {fusion.sha256}", markup=False)
+
+
+def print_making(rewards: Mapping[str, float], conversation: Sequence[Mapping[str, Any]]) -> None:
+    """Print what a fusion earned, part by part, and the conversation that led to it."""
+    console = output()
+    if rewards:
+        parts = ", ".join(f"{name} {value:.4f}" for name, value in rewards.items())
+        console.print(f"reward: {parts}", markup=False)
+    for turn in conversation:
+        refused = f" (refused: {turn['refused']})" if turn.get("refused") else ""
+        console.print(f"\n[{turn['role']}]{refused}", markup=False)
+        console.print(str(turn["content"]), markup=False, soft_wrap=True)
 
 
 def _print_source(source: str) -> None:

@@ -10,9 +10,11 @@ from chiasma.cli.options import (
     Debug,
     RunFolder,
     Settings,
+    Trust,
     examples,
     files_by_modality,
     takes_settings,
+    trust_sources,
 )
 from chiasma.core.errors import ConfigError
 
@@ -93,12 +95,14 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     run_folder: RunFolder = None,
+    trust: Trust = None,
     debug: Debug = False,
 ) -> None:
     """Predict one image and text, or every row of a manifest; rows that cannot be read are named, none is lost."""
     from chiasma.experiment.runs import find_model
     from chiasma.experiment.saved import SavedModel
 
+    trust_sources(trust)
     saved = SavedModel.load(find_model(model, run_folder), device=device)
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}

@@ -32,6 +32,12 @@ RunFolder = Annotated[
     str | None,
     typer.Option("--run-folder", metavar="FOLDER", help="Folder that holds the runs.", show_default="runs"),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", metavar="SHA256", help="Run this generated source, which you have read.", show_default=False
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 
 
@@ -83,6 +89,10 @@ class Settings:
     ] = None
     name: Annotated[
         str | None, _option("--name", metavar="WORD", help="A word that joins the run's id.", panel=_MACHINE)
+    ] = None
+    trust: Annotated[
+        list[str] | None,
+        _option("--trust", metavar="SHA256", help="Run this generated source, which you have read.", panel=_MACHINE),
     ] = None
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=_MACHINE)] = False
     homes: ClassVar[dict[str, str]] = {
@@ -146,6 +156,7 @@ def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Cal
 
     def with_settings(**values: Any) -> None:
         chosen = {item.name: values.pop(item.name) for item in shared}
+        trust_sources(chosen.get("trust"))
         verb(**values, settings=Settings(**chosen))
 
     functools.update_wrapper(with_settings, verb)
@@ -154,6 +165,19 @@ def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Cal
     with_settings.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     with_settings.__annotations__ = {item.name: item.annotation for item in parameters}
     return with_settings
+
+
+def trust_sources(hashes: Sequence[str] | None) -> None:
+    """Record that the user has read these generated sources and lets them run; until then they run in the jail.
+
+    Raises:
+        ConfigError: One is not a SHA-256.
+    """
+    if hashes:
+        from chiasma.store.trust import trust_source
+
+        for each in hashes:
+            trust_source(each)
 
 
 def files_by_modality(pairs: Sequence[str]) -> dict[str, str]:

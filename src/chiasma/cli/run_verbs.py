@@ -25,16 +25,17 @@ def show(
 ) -> None:
     """Show the winner or a candidate: its design, what it costs, where it comes from, how it did."""
     from chiasma.cli.display import output, pairs, table
-    from chiasma.cli.mechanism_view import print_fusion, print_mechanism
+    from chiasma.cli.mechanism_view import print_fusion, print_generated, print_making, print_mechanism
     from chiasma.experiment.design_words import describe_design, outcome_words
     from chiasma.experiment.runs import (
-        composed_fusion,
         costs,
         find_folder,
         mechanisms,
+        searched_fusion,
         split_reference,
         story,
     )
+    from chiasma.model.fusion import Generated
 
     reference, number = split_reference(run)
     folder = find_folder(reference, run_folder)
@@ -43,9 +44,12 @@ def show(
     pairs(describe_design(found.design) | costs(folder, found.design, task=found.task))
     for place, mechanism in mechanisms(found.design).items():
         print_mechanism(place, mechanism)
-    fusion = composed_fusion(found.design)
-    if fusion is not None:
+    fusion = searched_fusion(found.design)
+    if isinstance(fusion, Generated):
+        print_generated(fusion)
+    elif fusion is not None:
         print_fusion(fusion)
+    print_making(found.rewards, found.conversation)
     if found.ancestors:
         table(["ancestor", "proposer", "edit"], found.ancestors, title="Lineage, youngest first")
     if found.jobs:

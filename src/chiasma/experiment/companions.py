@@ -100,5 +100,6 @@ def _prepared(name: str, config: RunConfig, console: Console) -> Companion:
         precision=config.run.precision,
         compile=config.run.compile,
         max_parameters=config.evaluate.max_parameters,
+        accept_lesser_jail=config.evaluate.accept_lesser_jail,
     )
     return Companion(name, dataset, task, config.design(dataset.signature), slot_path(config, dataset.signature))

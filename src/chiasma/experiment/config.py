@@ -224,6 +224,8 @@ class EvaluateSection(Spec):
         level: Level of every interval.
         resamples: Bootstrap resamples of every interval.
         max_parameters: Designs with more parameters are rejected; None for no limit.
+        accept_lesser_jail: Run generated source that nobody has approved also where this machine cannot enforce every
+            guarantee of the jail (``chiasma doctor``); what is missing stands in every trial's record and the report.
     """
 
     metric: str | None = None
@@ -238,6 +240,7 @@ class EvaluateSection(Spec):
     level: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100)
     max_parameters: int | None = Field(default=None, ge=1)
+    accept_lesser_jail: bool = False
 
     @field_validator("rungs")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any
 from chiasma.experiment.config import SearchSection
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.writers import make_writer
+from chiasma.model.fusion import Generated
 from chiasma.model.fusion.composed.source import source_of
 from chiasma.search.action_bandit import ActionBandit, UniformActions
 from chiasma.search.action_policy import ActionPolicy
@@ -56,6 +57,8 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
 
 def shown(design: Design, form: str) -> str | None:
     """Return a design's fusion as a language model is shown it; None where it cannot be."""
+    if isinstance(design.model.fusion, Generated):
+        return design.model.fusion.source if form == "code" else None
     fusion = FusionSpace().at(design)
     if fusion is None:
         return None

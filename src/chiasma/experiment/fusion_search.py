@@ -19,7 +19,7 @@ from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.experiment.writers import check_writer
-from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec
+from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec, Generated
 from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.multimodal import FUSED
 from chiasma.search.fusion_proposer import FusionProposer
@@ -66,6 +66,8 @@ class FusionPart(SearchedPart):
         """Return the formula of a composed fusion, and of another what it is called."""
         fusion = design.model.fusion
         assert fusion is not None
+        if isinstance(fusion, Generated):
+            return Described(formula=f"generated source {fusion.sha256[:12]}", part=fusion.to_dict())
         if not isinstance(fusion, Composed):
             return Described(formula=describe_spec(fusion), part=fusion.to_dict())
         known = known_fusion_as(fusion)

@@ -1,22 +1,27 @@
 """Looking at runs: their results, their candidates, and where their models lie."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.launch import launched_ranks
+from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.spec import value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
+from chiasma.experiment.fusing import FUSION
 from chiasma.experiment.results import Results
+from chiasma.experiment.writers import ANSWERS_FILE
 from chiasma.model.attention import DotProduct
-from chiasma.model.fusion import Composed
+from chiasma.model.fusion import Composed, Generated
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import attention_slots, short_slot
+from chiasma.search.fusion_rewards import RewardRules, mean_parts
+from chiasma.search.generators.store import AnswerStore
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
 from chiasma.store.run import RunStore
@@ -52,6 +57,8 @@ class Story:
         ancestors: ``(number, proposer, edit)`` from the youngest to the oldest.
         jobs: Its trainings; none for a run of ``chiasma train``.
         task: Which task it is for, in a run that has several.
+        rewards: What a searched fusion earned its policy, and the parts of that.
+        conversation: What was said with the language model that wrote it, turn by turn.
     """
 
     title: str
@@ -59,6 +66,8 @@ class Story:
     ancestors: tuple[tuple[str, str, str], ...] = ()
     jobs: tuple[JobRow, ...] = ()
     task: str = ""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    conversation: tuple[Mapping[str, Any], ...] = ()
 
 
 def split_reference(text: str) -> tuple[str, int | None]:
@@ -162,7 +171,33 @@ def story(run: Path, number: int | None) -> Story:
         ancestors = tuple((f"#{item.number}", item.proposer, item.edit) for item in _ancestors(store, row))
         title = f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}"
         task = str(row.genome.get("task", "")) if row.proposer == "benchmark" else ""
-        return Story(title, row.design, ancestors, jobs, task)
+        if row.proposer != FUSION:
+            return Story(title, row.design, ancestors, jobs, task)
+        rules = RewardRules.from_dict(store.config["search"]["reward"])
+    return Story(title, row.design, ancestors, jobs, task, _rewards(jobs, rules), _conversation(run, row.hash))
+
+
+def _rewards(jobs: Sequence[JobRow], rules: RewardRules) -> dict[str, float]:
+    """Return the mean reward of the search's longest trainings, and its parts."""
+    told = [job for job in jobs if job.purpose == "search" and isinstance(job.outcome, Scored | Rejected)]
+    outcomes = [job.outcome for job in told if job.rung == max(each.rung for each in told)]
+    found = [rules.parts(outcome) for outcome in outcomes if isinstance(outcome, Scored | Rejected)]
+    scored = [parts for parts in found if parts.metric is not None]
+    if len(scored) < len(found) or not scored:
+        return {"reward": rules.lowest} if found else {}
+    mean = mean_parts(scored)
+    return {
+        "reward": mean.reward,
+        "metric": mean.metric or 0.0,
+        **{f"penalty for {name}": value for name, value in mean.penalties.items()},
+    }
+
+
+def _conversation(run: Path, candidate: str) -> tuple[Mapping[str, Any], ...]:
+    if not (run / ANSWERS_FILE).is_file():
+        return ()
+    with AnswerStore(run / ANSWERS_FILE) as answers:
+        return tuple(answers.conversation(candidate) or ())
 
 
 def costs(run: Path, design: Mapping[str, Any], *, task: str = "") -> dict[str, str]:
@@ -207,10 +242,10 @@ def mechanisms(design: Mapping[str, Any]) -> dict[str, GraphAttention]:
     return found
 
 
-def composed_fusion(design: Mapping[str, Any]) -> Composed | None:
-    """Return the fusion of a design if it is a composed one."""
+def searched_fusion(design: Mapping[str, Any]) -> Composed | Generated | None:
+    """Return the fusion of a design if it is one that a search makes: composed, or written as source."""
     fusion = Design.from_dict(design).model.fusion
-    return fusion if isinstance(fusion, Composed) else None
+    return fusion if isinstance(fusion, Composed | Generated) else None
 
 
 def resume_run(
@@ -255,7 +290,7 @@ def resume_run(
     if verbs != ["search"]:
         again = evolve.resume
     else:
-        fusions = read_json(run / "config.json")["search"]["slot"] == fusion_search.FUSION
+        fusions = read_json(run / "config.json")["search"]["slot"] == FUSION
         again = fusion_search.resume if fusions else attention_search.resume
     return again(run, budget=budget, executor=executor, ray_address=ray_address, console=console, started=started)
 

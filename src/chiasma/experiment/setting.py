@@ -117,6 +117,7 @@ def make_setting(
         precision=config.run.precision,
         compile=config.run.compile,
         max_parameters=evaluate.max_parameters,
+        accept_lesser_jail=evaluate.accept_lesser_jail,
     )
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in evaluate.rungs), eta=evaluate.eta)
     return Setting(

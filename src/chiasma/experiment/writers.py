@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chiasma.core.errors import ConfigError
+from chiasma.core.spec import replace_at
+from chiasma.evaluate.jailed_check import fault_in
 from chiasma.experiment.config import RunConfig
-from chiasma.model.fusion import Composed
+from chiasma.model.fusion import Composed, Generated
+from chiasma.model.tokens import with_open_encoders
 from chiasma.search.bridge import Bridge, Limits
 from chiasma.search.fusion_space import FusionSpace
 from chiasma.search.fusion_writer import FusionWriter
@@ -66,14 +70,17 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
         bridge,
         settings=config.llm,
         make=made,
+        examine=partial(fault_in, accept_lesser=config.evaluate.accept_lesser_jail),
         keep=answers.add_conversation,
     )
 
 
 def made(written: str | Mapping[str, Any], base: Design) -> Design:
-    """Return a design with what a language model wrote as its fusion."""
-    assert not isinstance(written, str)
-    return FusionSpace().lower(Composed.from_dict(written, where="fusion"), base)
+    """Return a design with what a language model wrote as its fusion: source, or a tree."""
+    if not isinstance(written, str):
+        return FusionSpace().lower(Composed.from_dict(written, where="fusion"), base)
+    model, _ = with_open_encoders(replace_at(base.model, "fusion", Generated(source=written)))
+    return Design(model=model, training=base.training)
 
 
 def _generator(config: RunConfig, answers: AnswerStore) -> Generator | None:

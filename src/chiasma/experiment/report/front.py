@@ -17,7 +17,7 @@ from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
 from chiasma.experiment.report.wording import difference, interval, large, latency, metric_words
 from chiasma.experiment.results import Interval
-from chiasma.model.fusion import Composed
+from chiasma.model.fusion import Composed, Generated
 from chiasma.model.fusion.composed.source import source_of
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.source import module_source
@@ -52,12 +52,12 @@ class Picture:
     """How a candidate is shown.
 
     Attributes:
-        drawing: Its graph.
+        drawing: Its graph; None for source, which has none.
         source: A PyTorch module.
         remark: What else there is to say of it.
     """
 
-    drawing: Markup
+    drawing: Markup | None
     source: str
     remark: str
 
@@ -68,6 +68,9 @@ def picture(part: Mapping[str, Any]) -> Picture:
     Args:
         part: The spec that a config takes.
     """
+    if part["kind"] == "generated":
+        sha256 = Generated.from_dict(part).sha256
+        return Picture(None, part["source"], f"Source {sha256}, run in the jail until approved with --trust.")
     if part["kind"] == "composed":
         fusion = Composed.from_dict(part)
         return Picture(draw(fusion.tree), source_of(fusion), f"Dropout: {fusion.dropout:g}.")
@@ -148,7 +151,33 @@ def closing_lines(front: Front) -> list[str]:
             better = difference(found.metric, found.gain)
             matters = "matters" if found.standing == "behind" else "is not shown to matter"
             lines.append(f"On {name} the mean of the values is {better} over standard: attention {matters} there.")
+    for title, told in proposing_lines(front):
+        lines.append(f"{title}: {'; '.join(told)}.")
     return lines + [f"· {note}" for note in front.notes]
+
+
+def proposing_lines(front: Front) -> list[tuple[str, list[str]]]:
+    """Return how those who proposed did, as titles with lines: by author, by family, and what a model wrote."""
+    told = front.proposing
+    if not told:
+        return []
+    credits = [
+        f"{name}: {each['candidates']} candidates, {each['valid']} trained, {each['invalid']} refused, the best reward "
+        f"raised by {each['gain']:.4f}"
+        for name, each in told["credits"].items()
+    ]
+    families = [f"{count} × {name}" for name, count in sorted(told["families"].items(), key=lambda item: -item[1])]
+    found = [("Who made the fusions, and what they gained", credits), ("What they were asked to be", families)]
+    written = told["written"]
+    if written["asked"]:
+        lines = [
+            f"{written['asked']} designs asked for, {written['usable']} written, {written['at_once']} of them at once",
+            f"{written['answers']} answers, {written['tokens']:,} tokens, ${written['cost']:.4f}",
+            *(f"{count} × refused: {reason}" for reason, count in written["refused"].items()),
+            *(f"{count} × the grammar instead: {reason}" for reason, count in written["instead"].items()),
+        ]
+        found.append(("What the language model wrote", lines))
+    return [(title, lines) for title, lines in found if lines]
 
 
 def gain_words(gain: Interval | None, metric: str) -> str:
@@ -180,7 +209,8 @@ def write_drawings(front: Front, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     for each in (*front.discovered, *front.unjudged):
         shown = picture(each.part)
-        write_atomic(folder / f"{each.candidate}.svg", str(shown.drawing))
+        if shown.drawing is not None:
+            write_atomic(folder / f"{each.candidate}.svg", str(shown.drawing))
         write_atomic(folder / f"{each.candidate}.py", shown.source)
 
 
@@ -194,6 +224,7 @@ def write_front_report(front: Front, path: Path) -> Path:
         "front.html.j2",
         front=front,
         said=words_of(front),
+        proposing=proposing_lines(front),
         pictures={each.name: picture(each.part) for each in (*front.discovered, *front.unjudged)},
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
         headline=headline(front),
