@@ -2,12 +2,15 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from chiasma.core.errors import ConfigError, CorruptFileError, StorageError
+from chiasma.search.generators.choosing import build_generator
 from chiasma.search.generators.generator import Answer, Generator, Message, Request, UnansweredError
 from chiasma.search.generators.replay import ReplayGenerator
 from chiasma.search.generators.settings import LanguageModel, Prices
@@ -248,3 +251,24 @@ def test_an_address_that_is_none_is_refused():
 def test_a_model_in_a_folder_is_called_by_the_folders_name():
     assert LanguageModel(folder="/models/tiny-coder").named_model() == "tiny-coder"
     assert LanguageModel(folder="/models/tiny-coder", model="mine").named_model() == "mine"
+
+
+def test_the_generator_that_a_user_names_keeps_its_answers(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "canary-of-a-third-kind")
+    settings = LanguageModel(model="m", variable="MY_KEY", folder=str(folder), prices=Prices(prompt=1, answer=1))
+    with AnswerStore(tmp_path / "a.db") as store, AnswerStore(tmp_path / "b.db") as other:
+        found = build_generator("transformers", settings, store).answer(REQUEST)
+        assert build_generator("replay", settings, other, recorded=store).answer(REQUEST).text == found.text
+        assert other.answer(REQUEST.content_hash()) is not None
+        capped = build_generator("openai", settings, store, cap=1e-9)
+        with pytest.raises(UnansweredError, match=r"m: not asked, since \$0\.0000 of \$1e-09 are spent"):
+            capped.answer(changed(seed=77))
+        with pytest.raises(ConfigError, match="--generator replay needs the run whose answers are replayed"):
+            build_generator("replay", settings, store)
+
+
+def test_what_is_missing_is_named_with_the_remedy():
+    code = "import sys; sys.modules['openai'] = None; import chiasma.search.generators.exchange"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert 'needs openai: pip install "chiasma[llm]"' in ended.stderr

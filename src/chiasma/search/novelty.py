@@ -64,7 +64,9 @@ class Novelty:
     def add(self, design: Design) -> None:
         """Remember a design."""
         own = design.content_hash()
-        self.seen.setdefault(own, own)
+        if own in self.seen:
+            return
+        self.seen[own] = own
         for each in self._names:
             self.seen.setdefault(each(design), own)
 

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import httpx2
-import openai
-
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import strict_json
 from chiasma.search.generators.generator import Reason, Request
 from chiasma.search.generators.settings import LanguageModel
 from chiasma.store.secrets import MASK
+
+try:
+    import httpx2
+    import openai
+except ModuleNotFoundError as missing:
+    raise ConfigError(
+        f'Asking a language model over the network needs {missing.name}: pip install "chiasma[llm]".'
+    ) from None
 
 LONGEST_BODY = 4_000_000
 GRACE_SECONDS = 1.0

@@ -90,8 +90,7 @@ class TransformersGenerator(Generator):
         ends: Any = self._model.generation_config.eos_token_id
         if ends is None:
             return []
-        several: Any = ends if isinstance(ends, list) else [ends]
-        return [int(end) for end in several]
+        return [int(ends)] if isinstance(ends, int) else [int(end) for end in ends]
 
 
 def _load(settings: LanguageModel) -> tuple[Any, Any]:
