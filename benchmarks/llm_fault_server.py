@@ -3,6 +3,7 @@
 import contextlib
 import email.utils
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -240,10 +241,15 @@ class FaultServer(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(
-    script: Sequence[Act] = (), *, choose: Callable[[dict[str, Any]], Act] | None = None
+    script: Sequence[Act] = (),
+    *,
+    choose: Callable[[dict[str, Any]], Act] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Generator[FaultServer]:
     """Serve while the block runs."""
     server = FaultServer(script, choose=choose)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -4,7 +4,10 @@ import asyncio
 import gc
 import importlib
 import logging
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -202,6 +205,23 @@ def test_a_server_that_cannot_be_reached_costs_nothing(store, kind):
             generator(store, url, timeout_seconds=20.0, deadline_seconds=30.0).answer(REQUEST)
     assert error.value.reason == "connection"
     assert store.spent == 0.0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes a certificate, is not installed.")
+def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(store, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run(["openssl", "req", "-x509", *made, *subject], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving([CASES["good"]], tls=context) as server:
+        url = server.url.replace("http://", "https://")
+        with pytest.raises(UnansweredError, match="the server's certificate is not trusted: ") as error:
+            generator(store, url, timeout_seconds=20.0, deadline_seconds=30.0).answer(REQUEST)
+        assert server.calls == []
+    assert error.value.for_good
+    assert store.costs().calls == {"connection": 1}
 
 
 def test_a_redirect_to_another_host_is_not_followed(store):

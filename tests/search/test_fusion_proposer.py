@@ -162,6 +162,16 @@ def test_equal_behaviour_is_known_too():
     assert len({each.design.model.fusion.rank % 5 for each in found}) == len(found) == 5
 
 
+def test_what_is_known_by_its_behaviour_is_known_after_a_restart():
+    names = [lambda design: str(design.model.fusion.rank % 9) if show(design) else "other"]
+    archive = SharedArchive()
+    first, second = proposer(names=names), proposer(names=names)
+    before = run(first, archive, 7, count=1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    found = before + run(second, archive, 5, count=1)
+    assert len({each.design.model.fusion.rank % 9 for each in found}) == len(found)
+
+
 def test_the_policy_learns_from_rewards_and_not_from_our_failures():
     search = proposer()
     good, bad, failed = search.ask(3, SharedArchive())
@@ -252,6 +262,7 @@ def test_what_is_not_new_goes_back_and_after_three_repairs_the_grammar_takes_ove
     assert len(speaker.requests) == 1 + 4
     assert "this design is not new" in speaker.requests[2].messages[3].content
     assert search.progress.written.instead == {"nothing usable": 1}
+    assert len({request.content_hash() for request in speaker.requests}) == 5
     assert search.progress.credits["grammar"].candidates == 1
 
 
