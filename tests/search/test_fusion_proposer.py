@@ -264,6 +264,8 @@ def test_what_is_not_new_goes_back_and_after_three_repairs_the_grammar_takes_ove
     assert search.progress.written.instead == {"nothing usable": 1}
     assert len({request.content_hash() for request in speaker.requests}) == 5
     assert search.progress.credits["grammar"].candidates == 1
+    search.ask(1, archive)
+    assert '- "this design is not new' in speaker.requests[5].messages[1].content
 
 
 def test_what_does_not_pass_the_examination_goes_back():

@@ -287,6 +287,8 @@ class FusionProposer(Proposer[FusionGenome]):
         )
         self.progress = self.progress.model_copy(update={"written": self.progress.written.after(writing)})
         if writing.design is None:
+            errors = (*self.progress.errors, *writing.refused[-1:])[-LAST_ERRORS:]
+            self.progress = self.progress.model_copy(update={"errors": errors})
             return None
         candidate = self._candidate(
             number,
