@@ -27,7 +27,8 @@ from chiasma.search.fusion_action import OPERATIONS
 from chiasma.search.fusion_families import family_of
 from chiasma.search.fusion_space import FusionSpace
 
-WIDTHS, COUNTS = (8, 16), ((9, 7), (4, 12))
+WIDTHS, COUNTS = (32, 64), ((9, 7), (4, 12))
+# With narrower heads a mechanism that normalises what a head returns has nothing left but signs.
 POPULATION = 500
 FINGERPRINTED = 10
 """Of every so many, one fingerprint is taken."""

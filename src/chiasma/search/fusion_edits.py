@@ -17,7 +17,7 @@ from chiasma.model.fusion.composed.ops import OPS, POOLS, TOKENS, Kind, fits, ou
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import AttentionSpace
 from chiasma.search.choices import other, pick
-from chiasma.search.fusion_action import Intensity
+from chiasma.search.fusion_action import GATINGS, Intensity
 from chiasma.search.fusion_families import looking, pooled
 
 Edit = Callable[[Expression, np.random.Generator], "tuple[Expression, str] | None"]
@@ -158,7 +158,10 @@ def fresh_value(kind: Kind, rng: np.random.Generator) -> Expression:
     if kind == "vector":
         return pooled(fresh_value(pick(TOKENS, rng), rng), rng)
     if kind == "gate":
-        return expression("gate", fresh_value("vector", rng))
+        seen, function = [fresh_value("vector", rng) for _ in range(2)], pick(GATINGS[1:], rng)
+        if rng.random() < 0.5:
+            return expression("gate", seen[0], function=function)
+        return expression("gate_of_both", *seen, function=function)
     if kind == "joint":
         return expression("join", fresh_value("image", rng), fresh_value("text", rng))
     own, another = (IMAGE, TEXT) if kind == "image" else (TEXT, IMAGE)

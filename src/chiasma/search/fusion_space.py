@@ -67,8 +67,16 @@ class FusionSpace:
         return self.fresh(FusionAction.from_dict({**factors, "gating": pick(GATINGS, rng)}), rng)[0]
 
     def fresh(self, action: FusionAction, rng: np.random.Generator) -> tuple[Composed, str]:
-        """Return a fusion as the action asks for it, and the action in words; what it leaves open is drawn."""
-        made = Composed(tree=tree_of(fresh(action, rng)), dropout=pick(DROPOUTS, rng))
+        """Return a fusion as the action asks for it, and the action in words; what it leaves open is drawn.
+
+        Raises:
+            ValueError: Nothing that was drawn makes sense.
+        """
+        dropout = pick(DROPOUTS, rng)
+        drawn = (self._finished(fresh(action, rng), dropout) for _ in range(TRIES))
+        made = next((each for each in drawn if each is not None), None)
+        if made is None:
+            raise ValueError(f"No {action.family} fusion of depth {action.depth} makes sense after {TRIES} tries.")
         gating = "" if action.gating == "none" else f", {action.gating} gates"
         return made, f"a fresh {action.family} fusion, depth {action.depth}, width {action.width}{gating}"
 

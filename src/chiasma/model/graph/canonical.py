@@ -9,40 +9,20 @@ import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 from chiasma.model.graph.node import Node, Source
-from chiasma.model.graph.ops import OPS, Constant
+from chiasma.model.graph.ops import OPS
 
 MOST_TIES = 6  # Each doubles the orders that are tried; more than two are rare.
 
 
-@runtime_checkable
-class Operator(Protocol):
-    """What has to be known of an operator of any kind of graph."""
+AnyNode = Any
+"""A node of any kind of graph: it has ``op``, ``inputs``, ``constants`` and ``key``. A protocol would say so, but would
+be looked through at every call while shapes are checked."""
 
-    @property
-    def commutative(self) -> bool: ...
-
-    @property
-    def learns(self) -> bool: ...
-
-
-@runtime_checkable
-class AnyNode(Protocol):
-    """What has to be known of a node of any kind of graph."""
-
-    @property
-    def op(self) -> str: ...
-
-    @property
-    def inputs(self) -> tuple[Source, ...]: ...
-
-    @property
-    def constants(self) -> Mapping[str, Constant]: ...
-
-    @property
-    def key(self) -> tuple[object, ...]: ...
+Operator = Any
+"""What a table of any kind of graph says of an operator: whether it is ``commutative``, and whether it ``learns``."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from chiasma.model.attention import AttentionSpec
@@ -32,7 +33,7 @@ class Expression:
         """Return whether it is the image or the text itself."""
         return self.op in INPUTS
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """Return the kind of its value."""
         if self.is_input:

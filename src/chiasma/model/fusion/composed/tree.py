@@ -128,7 +128,7 @@ def why_senseless(nodes: tuple[FusionNode, ...]) -> str | None:
     vanishes = vanishing(nodes)
     if vanishes is not None:
         return f"a {vanishes} must not vanish where a modality is absent, but its two inputs are the same there"
-    steepness = max(_steepnesses(nodes))
+    steepness = _steepest(nodes)
     if steepness > STEEPEST:
         return f"a node may grow as its inputs to the power {STEEPEST} at most, but one grows to the power {steepness}"
     return None
@@ -172,14 +172,17 @@ def _there(node: FusionNode, given: list[There]) -> There:
     return tuple(rows[1] if node.constants["asks"] else overlap(part, rows[1]) for part in first)
 
 
-def _steepnesses(nodes: tuple[FusionNode, ...]) -> list[int]:
-    """Return for each node the power of the inputs with which it grows; 0 for what stays bounded."""
+def _steepest(nodes: tuple[FusionNode, ...]) -> int:
+    """Return the highest power of the inputs with which anything inside grows."""
     found: list[int] = []
+    highest = 0
     for node in nodes:
         above = [1 if isinstance(source, str) else found[source] for source in node.inputs]
         by_growth = {"bounded": 0, "largest": max(above), "product": sum(above)}
-        found.append(_of_attend(node, above) if node.op == "attend" else by_growth[OPS[node.op].growth])
-    return found
+        power = _of_attend(node, above) if node.op == "attend" else by_growth[OPS[node.op].growth]
+        highest = max(highest, power)
+        found.append(0 if node.constants.get("norm") == "post" else power)
+    return highest
 
 
 def _of_attend(node: FusionNode, above: list[int]) -> int:
