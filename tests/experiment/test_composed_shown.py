@@ -6,10 +6,11 @@ import pytest
 
 from chiasma.cli.mechanism_view import print_fusion
 from chiasma.experiment.compose import load_config
+from chiasma.experiment.design_words import describe_spec
 from chiasma.experiment.report import wording
 from chiasma.experiment.report.anatomy import _named
 from chiasma.experiment.report.drawing import FILLS, draw
-from chiasma.experiment.runs import composed_fusion, describe_spec
+from chiasma.experiment.runs import searched_fusion
 from chiasma.model.fusion import Composed, Gated
 from chiasma.model.fusion.composed.known import document_002_baseline, document_002_champion
 from chiasma.model.graph.graph import AttentionGraph
@@ -51,10 +52,10 @@ def test_a_fusion_in_words_is_its_formula():
     assert shown == f"dropout 0.1, tree {champion.words}"
 
 
-def test_a_design_says_whether_its_fusion_is_composed():
+def test_a_design_says_whether_its_fusion_is_one_that_a_search_makes():
     models = [{"encoders": ENCODERS, "fusion": each.to_dict()} for each in (Composed(), Gated())]
     designs = [Design(model=ModelSpec.from_dict(model)) for model in models]
-    assert [composed_fusion(each.to_dict()) for each in designs] == [Composed(), None]
+    assert [searched_fusion(each.to_dict()) for each in designs] == [Composed(), None]
 
 
 def test_a_fusion_is_printed_with_its_name_its_tree_and_its_source(capsys):

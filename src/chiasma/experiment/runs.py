@@ -18,6 +18,7 @@ from chiasma.experiment.results import Results
 from chiasma.experiment.writers import ANSWERS_FILE
 from chiasma.model.attention import DotProduct
 from chiasma.model.fusion import Composed, Generated
+from chiasma.model.generated import unapproved_in
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import attention_slots, short_slot
 from chiasma.search.fusion_rewards import RewardRules, mean_parts
@@ -201,7 +202,9 @@ def _conversation(run: Path, candidate: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def costs(run: Path, design: Mapping[str, Any], *, task: str = "") -> dict[str, str]:
-    """Return parameters and FLOPs of a design for the run's data; nothing where their shapes are not known.
+    """Return parameters and FLOPs of a design for the run's data.
+
+    Nothing where their shapes are not known, and for source that nobody has approved, which is not run here.
 
     Args:
         run: The run's folder.
@@ -212,6 +215,8 @@ def costs(run: Path, design: Mapping[str, Any], *, task: str = "") -> dict[str, 
     from chiasma.experiment.saved import SavedModel
     from chiasma.model.cost import cost
 
+    if unapproved_in(Design.from_dict(design)):
+        return {}
     with RunStore.open(run) as store:
         noted = [event.data for event in store.events("dataset")]
         known = [data.get("signature") for data in noted if data.get("task", "") == task]

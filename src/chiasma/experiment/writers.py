@@ -15,12 +15,8 @@ from chiasma.model.tokens import with_open_encoders
 from chiasma.search.bridge import Bridge, Limits
 from chiasma.search.fusion_space import FusionSpace
 from chiasma.search.fusion_writer import FusionWriter
-from chiasma.search.generators.generator import Generator
-from chiasma.search.generators.openai import OpenAIGenerator
-from chiasma.search.generators.replay import ReplayGenerator
+from chiasma.search.generators.choosing import build_generator
 from chiasma.search.generators.store import AnswerStore
-from chiasma.search.generators.stored import StoredGenerator
-from chiasma.search.generators.transformers import TransformersGenerator
 from chiasma.store.folders import find_run
 from chiasma.train.design import Design
 
@@ -59,14 +55,16 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
     Raises:
         ConfigError: The key, the model or the recorded run is missing.
     """
-    generator = _generator(config, answers)
-    if generator is None:
+    kind = config.search.generator
+    if kind == "grammar":
         return None
+    recorded = None if config.search.replay is None else _recorded(config.search.replay, config.run.folder)
+    generator = build_generator(kind, config.llm, answers, cap=config.run.usd, recorded=recorded)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
     bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)
     return FusionWriter(
-        StoredGenerator(generator, answers),
+        generator,
         bridge,
         settings=config.llm,
         make=made,
@@ -83,21 +81,8 @@ def made(written: str | Mapping[str, Any], base: Design) -> Design:
     return Design(model=model, training=base.training)
 
 
-def _generator(config: RunConfig, answers: AnswerStore) -> Generator | None:
-    match config.search.generator:
-        case "grammar":
-            return None
-        case "openai":
-            return OpenAIGenerator(config.llm, answers, cap=config.run.usd)
-        case "transformers":
-            return TransformersGenerator(config.llm)
-        case "replay":
-            assert config.search.replay is not None
-            return ReplayGenerator(AnswerStore(_recorded(config.search.replay, config.run.folder)))
-
-
-def _recorded(run: str, run_folder: str | None) -> Path:
+def _recorded(run: str, run_folder: str | None) -> AnswerStore:
     path = find_run(run, Path(run_folder).expanduser() if run_folder else None) / ANSWERS_FILE
     if not path.is_file():
         raise ConfigError(f"search.replay: {run} recorded no answers of a language model: there is no {path}.")
-    return path
+    return AnswerStore(path)

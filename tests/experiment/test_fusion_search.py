@@ -1,0 +1,158 @@
+"""A search for fusions on small data with real worker processes: what it leaves, how it goes on, who wrote what."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.llm_fault_server import SOURCE, completion, says, serving
+from chiasma.core.errors import ConfigError
+from chiasma.evaluate.jailed_model import JailedModel
+from chiasma.experiment.compose import load_config
+from chiasma.experiment.front import Front
+from chiasma.experiment.fusion_search import resume, search_fusion
+from chiasma.experiment.part_result import SearchResult
+from chiasma.experiment.runs import find_model, story
+from chiasma.experiment.saved import SavedModel
+from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
+from chiasma.store.run import RunStore
+from chiasma.store.trust import forget_source
+from tests.cli.conftest import invoke
+from tests.experiment.test_attention_search import told
+from tests.experiment.test_evolve import TalkingConsole, home
+
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("fusion_search")
+
+__all__ = ["home"]
+SETTINGS = ("data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "search.generation=3", "run.seed=3")
+ANSWER = SOURCE.replace("(image_tokens * image_mask[..., None])", "image_tokens.masked_fill(~image_mask[..., None], 0)")
+ANSWER = ANSWER.replace("(text_tokens * text_mask[..., None])", "text_tokens.masked_fill(~text_mask[..., None], 0)")
+
+
+def config(runs: Path, *settings: str):
+    return load_config("quick", overrides=[f"run.folder={runs}", "run.budget=7", *SETTINGS, *settings])
+
+
+def asking(url: str, *settings: str) -> tuple[str, ...]:
+    return ("search.generator=openai", "llm.model=m", f"llm.base_url={url}", "llm.backoff_seconds=0.01", *settings)
+
+
+@pytest.fixture(scope="module")
+def searched(home, tmp_path_factory) -> SearchResult:
+    """An uninterrupted search with the grammar."""
+    return search_fusion(config(tmp_path_factory.mktemp("runs")), console=TalkingConsole())
+
+
+@pytest.fixture(scope="module")
+def written(home, tmp_path_factory) -> SearchResult:
+    """A search in which a language model says the same again and again."""
+    always = says(completion(f"An idea.\n```python\n{ANSWER}```"))
+    with serving(choose=lambda body: always) as server:
+        return search_fusion(config(tmp_path_factory.mktemp("runs"), *asking(server.url)), console=TalkingConsole())
+
+
+@pytest.mark.slow
+def test_a_search_leaves_fusions_that_are_compared_with_concatenation_and_cross_attention(searched):
+    front = Front.from_dict(json.loads((searched.run_path / "pareto_front.json").read_text()))
+    assert front == searched.front
+    assert (front.slot, front.standard) == ("fusion", "concat")
+    assert front.named("concat").part == Concat(hidden=8).to_dict()
+    assert front.named("cross_attention").part == CrossAttention().to_dict()
+    assert front.named("cross_attention").gain is not None
+    assert {each.part["kind"] for each in front.discovered} == {"composed"}
+    report = (searched.run_path / "report.html").read_text()
+    assert (searched.run_path / "graphs" / f"{front.best.candidate}.svg").read_text() in report
+    assert "over concat" in report
+    assert "Who made the fusions" in report
+
+
+@pytest.mark.slow
+def test_the_control_draws_and_the_policy_proposes(searched):
+    with RunStore.open(searched.run_path) as store:
+        by = [row.proposer for row in store.candidates() if row.proposer != "floor"]
+    assert set(by) == {"fusion", "random"}
+    assert searched.front.proposing["credits"]["grammar"]["candidates"] == by.count("fusion")
+    assert searched.front.proposing["credits"]["grammar"]["invalid"] == 0
+
+
+@pytest.mark.slow
+def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
+    assert searched.use.startswith("model.fusion=")
+    best = searched.front.best
+    used = load_config(overrides=[f"model.fusion={searched.run_path}#{best.candidate}"])
+    assert used.model.fusion == Composed.from_dict(best.part)
+    found = story(searched.run_path, best.candidate)
+    assert found.rewards["reward"] == found.rewards["metric"] > 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_for_fusions_goes_on_to_the_same_front(home, searched, tmp_path):
+    stopped = search_fusion(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
+    assert stopped.stopped == "interrupted"
+    result = resume(stopped.run_path, console=TalkingConsole())
+    assert told(result.front) == told(searched.front)
+    assert result.front.proposing == searched.front.proposing
+
+
+@pytest.mark.slow
+def test_source_of_a_language_model_is_trained_in_the_jail_and_the_rest_by_the_grammar(written):
+    with RunStore.open(written.run_path) as store:
+        rows = {row.number: row for row in store.candidates() if row.proposer == "fusion"}
+        sources = [row for row in rows.values() if row.design["model"]["fusion"]["kind"] == "generated"]
+        outcomes = [job.outcome for job in store.jobs() if job.candidate == sources[0].number]
+    assert len(sources) == 1
+    assert all(outcome.kind == "scored" and outcome.metrics["jailed"] == 1.0 for outcome in outcomes)
+    told = written.front.proposing["written"]
+    assert told["usable"] == 1 < told["asked"]
+    assert told["instead"] == {"nothing usable": told["asked"] - 1}
+    assert told["answers"] == 1 + 4 * (told["asked"] - 1)
+    conversation = story(written.run_path, sources[0].number).conversation
+    assert [turn["role"] for turn in conversation] == ["system", "user", "assistant"]
+    assert "FusionModule" in conversation[-1]["content"]
+
+
+@pytest.mark.slow
+def test_what_a_language_model_wrote_is_replayed_without_it(home, written, tmp_path):
+    settings = ("search.generator=replay", f"search.replay={written.run_path}", "llm.model=m")
+    again = search_fusion(config(tmp_path, *settings), console=TalkingConsole())
+    assert told(again.front) == told(written.front)
+
+
+@pytest.mark.slow
+def test_written_source_runs_in_this_process_only_while_its_hash_is_approved(written):
+    with RunStore.open(written.run_path) as store:
+        (row,) = [each for each in store.candidates() if each.design["model"]["fusion"]["kind"] == "generated"]
+    source, reference = Generated.from_dict(row.design["model"]["fusion"]), f"{written.run_path}#{row.number}"
+    train = ["train", "--run-folder", str(written.run_path.parent), "--set", f"model.fusion={reference}", *SETTINGS[:3]]
+    assert "not approved: it runs in the jail" in invoke("show", reference).output
+    refused = invoke(*train)
+    assert (refused.exit_code, f"--trust {source.sha256}" in refused.output) == (1, True)
+    try:
+        assert invoke(*train, "--trust", source.sha256).exit_code == 0
+        assert "approved" in invoke("show", reference).output
+        one = ("predict", "latest", "--run-folder", str(written.run_path.parent), "--text", "a seven", "--json")
+        trusted = json.loads(invoke(*one).output)
+    finally:
+        forget_source(source.sha256)
+    assert json.loads(invoke(*one).output) == trusted
+    assert isinstance(SavedModel.load(find_model("latest", str(written.run_path.parent))).model, JailedModel)
+
+
+def test_a_language_model_without_a_name_a_price_or_a_folder_is_refused_before_anything_is_trained(tmp_path):
+    for settings, words in (
+        (("search.generator=openai",), "llm.model"),
+        (("search.generator=transformers",), "llm.folder"),
+        (("search.generator=openai", "llm.model=m", "run.usd=1"), "llm.prices"),
+        (("run.usd=1",), "run.usd: the grammar costs nothing"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            search_fusion(config(tmp_path, *settings), console=TalkingConsole())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replay_needs_a_run_that_recorded_answers():
+    with pytest.raises(ConfigError, match="generator=replay and replay=RUN need each other"):
+        load_config(overrides=["search.generator=replay"])
+    with pytest.raises(ConfigError, match="need each other"):
+        load_config(overrides=["search.replay=latest"])
