@@ -74,7 +74,7 @@ class JailedModel(nn.Module):
         logits = ended.outputs[LOGITS]
         if not np.isfinite(logits).all():
             raise GeneratedAnswerError("The generated module's answer holds a NaN or an infinity.")
-        return Output(torch.from_numpy(logits.copy()))
+        return Output(torch.as_tensor(logits.copy()))
 
 
 def trained_model(
