@@ -100,7 +100,6 @@ def run_jailed(job: Job, dataset: Dataset, jail: Jail | None = None, *, screened
         JailError: The jail cannot be closed on this machine.
         StorageError: What is to be kept cannot be written.
     """
-    started = time.monotonic()
     for part in unapproved_in(job.design) if screened else ():
         read = screen(part.source)
         if isinstance(read, SourceRefusal):
@@ -110,6 +109,8 @@ def run_jailed(job: Job, dataset: Dataset, jail: Jail | None = None, *, screened
         return Rejected(stage="jail", reason=unable)
     jail = jail or shared_jail(accept_lesser=job.accept_lesser_jail)
     jail.start()
+    # The cold start of the jail is ours; a candidate's time begins after it.
+    started = time.monotonic()
     shown = _datasets.shown(dataset, tuple(job.design.model.encoders))
     ended = _train(job, dataset, jail, shown, started=started)
     outcome = _judged(job, dataset, jail, shown, ended, started=started)
