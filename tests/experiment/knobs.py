@@ -1,8 +1,8 @@
 """Law 8: how a change of each setting is seen.
 
-Four ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
-``shown``: a tracker is told something else. ``read``: the drivers read the field (their own tests show what it does;
-running each would take minutes).
+Five ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
+``shown``: a tracker is told something else. ``rewarded``: a fusion earns something else. ``read``: the drivers, or those
+who ask a language model, read the field (their own tests show what it does; running each would take minutes).
 """
 
 import ast
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 import chiasma
 from chiasma.adapt.callbacks import callbacks_of
 from chiasma.core.errors import ChiasmaError
+from chiasma.core.outcome import Scored
 from chiasma.data.prepare import prepare
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
@@ -32,7 +33,7 @@ from chiasma.train.trainer import Trainer
 from tests.experiment.wandb_files import ended
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
-SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run")
+SECTIONS_READ_BY_DRIVERS = ("search", "evaluate", "run", "llm")
 _SMALL = {
     "model.dim": 16,
     "model.encoders": {"text": {"kind": "ngram", "buckets": 64}},
@@ -143,6 +144,16 @@ KNOBS: dict[str, Knob] = {
 }
 """Every setting that is not read by the drivers alone."""
 
+_LARGE = {"parameters": 1e9, "flops": 1e12, "latency": 1.0}
+KNOBS |= {
+    "search.reward.metric": Knob((None, "auroc")),
+    "search.reward.lowest": Knob((0.0, 0.9)),
+    **{f"search.reward.{cost}.weight": Knob((0.0, 0.01)) for cost in _LARGE},
+    **{
+        f"search.reward.{cost}.free": Knob((value / 10, value), {f"search.reward.{cost}.weight": 0.01})
+        for cost, value in _LARGE.items()
+    },
+}
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
@@ -172,7 +183,27 @@ def fields_that_are_read() -> frozenset[str]:
                 found.add(f"{node.value.attr}.{node.attr}")
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 found.add(f"{node.value.id}.{node.attr}")
-    return frozenset(found)
+    return frozenset(found | _read_of_language_model())
+
+
+def _read_of_language_model() -> set[str]:
+    """Return what is read of the section ``llm``, which those that ask a language model call their settings."""
+    found: set[str] = set()
+    for file in (Path(chiasma.__file__).parent / "search").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                if owner in ("settings", "llm"):
+                    found.add(f"llm.{node.attr}")
+                elif file.name == "settings.py" and owner == "self":
+                    found |= {f"llm.{node.attr}", f"llm.prices.{node.attr}"}
+    return found
+
+
+def rewarded(config: RunConfig) -> float:
+    """Return what a large and slow fusion earns."""
+    outcome = Scored(objectives={"error": 0.3, **_LARGE}, metrics={"auroc": 0.8})
+    return config.search.reward.parts(outcome).reward
 
 
 class Bench:
@@ -194,6 +225,8 @@ class Bench:
 
     def observe(self, path: str, values: Mapping[str, Any]) -> Any:
         """Return what shows the effect of one setting; what was observed before is remembered."""
+        if path.startswith("search.reward."):
+            return rewarded(self.config({**_SMALL, **values}))
         of_data = path.startswith("data.")
         config = self.config(values if of_data else {**_SMALL, **values})
         observe = self.prepared if of_data else self.shown if path.startswith("tracking.") else self.trained
