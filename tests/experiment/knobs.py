@@ -1,8 +1,8 @@
 """Law 8: how a change of each setting is seen.
 
 Five ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
-``shown``: a tracker is told something else. ``rewarded``: a fusion earns something else. ``read``: the drivers, or those
-who ask a language model, read the field (their own tests show what it does; running each would take minutes).
+``shown``: a tracker is told something else. ``rewarded``: a fusion earns something else. ``read``: the drivers, or
+those who ask a language model, read the field (their own tests show what it does; running each would take minutes).
 """
 
 import ast

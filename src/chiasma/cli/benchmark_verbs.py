@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 OF_DATA = ("config", "image", "text", "label", "id", "split", "group", "image_dir", "features", "task")
 """Options that say what is trained on what: a candidate's tasks have settings of their own."""
 ARMS = "standard,matched_flops,matched_size"
+FUSIONS = "concat,cross_attention,champion"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def benchmark(
     data: DataArgument = None,
     *,
     candidate: Annotated[
-        str | None, typer.Option("--candidate", metavar="RUN#K", help="A mechanism that search attention found.")
+        str | None, typer.Option("--candidate", metavar="RUN#K", help="What search attention or search fusion found.")
     ] = None,
     ablate: Annotated[
         str | None,
@@ -56,8 +57,9 @@ def benchmark(
         typer.Option(
             "--arms",
             metavar="NAME,...",
-            help="Of a candidate: standard, matched_flops, matched_size, mean.",
-            show_default=ARMS,
+            help="Of an attention: standard, matched_flops, matched_size, mean; of a fusion: concat, "
+            "cross_attention, champion.",
+            show_default=f"{ARMS}; {FUSIONS}",
         ),
     ] = None,
     settings: Settings,
@@ -70,8 +72,9 @@ def benchmark(
     if (candidate is None) == (ablate is None):
         raise ConfigError("Give either --candidate RUN#K or --ablate growth|controller.")
     if candidate is not None:
-        named = {"tasks": tasks or "digit_claims", "preset": preset or "cpu", "arms": arms or ARMS}
-        order = _candidate_order(candidate, settings, data=data, seeds=seeds, **named)
+        order = _candidate_order(
+            candidate, settings, data=data, seeds=seeds, tasks=tasks, preset=preset or "cpu", arms=arms
+        )
     else:
         assert ablate is not None
         given = {"--tasks": tasks, "--preset": preset, "--arms": arms}
@@ -83,24 +86,42 @@ def benchmark(
 
 
 def _candidate_order(
-    candidate: str, settings: Settings, *, data: str | None, seeds: int, tasks: str, preset: str, arms: str
+    candidate: str,
+    settings: Settings,
+    *,
+    data: str | None,
+    seeds: int,
+    tasks: str | None,
+    preset: str,
+    arms: str | None,
 ) -> "Order":
     from chiasma.experiment.benchmark_judge import Order
     from chiasma.experiment.benchmark_tasks import task_configs
-    from chiasma.experiment.discoveries import mechanism_of
+    from chiasma.experiment.discoveries import mechanism_of, searched_fusion
 
-    given = {f"--{name.replace('_', '-')}" for name in OF_DATA if getattr(settings, name) is not None}
-    _refuse(given | ({"DATA"} if data is not None else set()), "--ablate; a candidate has --tasks")
     if "#" not in candidate:
         raise ConfigError(f"--candidate: expected RUN#K, such as latest#7, but got {candidate!r}.")
-    configs = task_configs(tasks, preset=preset, overrides=settings.overrides or [], values=settings.values())
+    fusion = searched_fusion(candidate, settings.run_folder)
+    given = {f"--{name.replace('_', '-')}" for name in OF_DATA if getattr(settings, name) is not None}
+    given |= {"DATA"} if data is not None else set()
+    if fusion is not None and tasks is None and given:
+        configs = {"data": settings.config_for(data)}
+    else:
+        _refuse(given, "--ablate, and of a fusion without --tasks; a candidate has --tasks")
+        configs = task_configs(
+            tasks or "digit_claims", preset=preset, overrides=settings.overrides or [], values=settings.values()
+        )
+    if fusion is not None:
+        part = {"fusion": fusion.to_dict()}
+    else:
+        part = {"attention": mechanism_of(candidate, settings.run_folder).to_dict()}
     return Order.from_dict(
         {
             "reference": candidate,
-            "attention": mechanism_of(candidate, settings.run_folder).to_dict(),
+            **part,
             "tasks": {name: config.to_dict() for name, config in configs.items()},
             "seeds": seeds,
-            "arms": [name.strip() for name in arms.split(",")],
+            "arms": [name.strip() for name in (arms or (ARMS if fusion is None else FUSIONS)).split(",")],
         },
         where="benchmark",
     )

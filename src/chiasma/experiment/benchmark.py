@@ -39,6 +39,7 @@ from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Clock, Driver, StopRequestedError, Work, spent_seconds
 from chiasma.experiment.executors import check_executor, make_executor, with_executor
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
+from chiasma.experiment.fusion_search import FusionPart, around_fusion
 from chiasma.experiment.learned_controllers import check_controls
 from chiasma.experiment.matching import matched
 from chiasma.experiment.mechanism import around_slot, slot_path
@@ -48,7 +49,9 @@ from chiasma.experiment.setting import make_setting
 from chiasma.experiment.tracking import refuse_tracking
 from chiasma.model.attention import Mean
 from chiasma.model.cost import cost
+from chiasma.model.fusion.composed.known import document_002_champion
 from chiasma.search.attention_space import attention_slots, short_slot
+from chiasma.search.fusion_space import SLOT
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
@@ -108,6 +111,8 @@ def _prepare(order: Order, config: RunConfig, console: Console) -> tuple[RunConf
     dataset, report = prepare_data(config, console)
     if order.attention is not None:
         config = around_slot(config, dataset.signature)
+    elif order.fusion is not None:
+        config = around_fusion(config, dataset.signature)
     check_can_run(config, dataset)
     return config, dataset, report
 
@@ -118,6 +123,8 @@ def _check_fits(order: Order, name: str, config: RunConfig, dataset: Dataset) ->
     Raises:
         ConfigError: Names the task or the part.
     """
+    if order.fusion is not None:
+        return
     if order.attention is None:
         design = config.design(dataset.signature)
         check_parts(order.ablate, design)
@@ -175,9 +182,12 @@ def _task(
     """Return a task with its arms recorded; arms that are the same design are trained once."""
     metric = deciding_metric(config, dataset)
     setting = make_setting(config, dataset, report, metric=metric, driver=driver)
-    slot = "" if order.attention is None else slot_path(config, dataset.signature)
     base = config.design(dataset.signature)
-    designs = _designs(order, base, slot, dataset)
+    if order.fusion is not None:
+        slot, designs = SLOT, _fusions(order, base)
+    else:
+        slot = "" if order.attention is None else slot_path(config, dataset.signature)
+        designs = _designs(order, base, slot, dataset)
     arms: list[ArmDesign] = []
     same: dict[str, str] = {}
     for arm, (design, words) in designs.items():
@@ -222,10 +232,23 @@ def _designs(order: Order, base: Design, slot: str, dataset: Dataset) -> dict[st
     return {CANDIDATE: (candidate, "the candidate"), **{name: makers[name]() for name in order.arms}}
 
 
+def _fusions(order: Order, base: Design) -> dict[str, tuple[Design, str]]:
+    """Return the candidate and what it is compared with, all around the same encoders."""
+    assert order.fusion is not None
+    known = FusionPart(order.fusion).baselines(base)
+    known = {**known, "champion": (replace_at(base, SLOT, document_002_champion()), "document 002's champion")}
+    if unknown := [name for name in order.arms if name not in known]:
+        raise ConfigError(
+            f"--arms: a fusion is compared with concat, cross_attention, champion, but got {', '.join(unknown)}."
+        )
+    candidate = replace_at(base, SLOT, order.fusion)
+    return {CANDIDATE: (candidate, "the candidate"), **{name: known[name] for name in order.arms}}
+
+
 def _trained(order: Order, tasks: Sequence[BenchmarkTask], driver: Driver) -> tuple[Sequence[BenchmarkTask], Trained]:
     """Return the tasks with all their arms, and their trainings."""
     train = partial(_train, order, driver=driver)
-    if order.attention is not None:
+    if not order.ablate:
         return tasks, train(tasks)
     done = [
         train_ablated(order, task, driver, train=train, add=partial(_recorded, driver, task.name)) for task in tasks

@@ -11,6 +11,7 @@ from pydantic import field_validator
 from chiasma.core.spec import Spec
 from chiasma.experiment.arms import contestant_of, contestant_of_floor
 from chiasma.experiment.config import RunConfig
+from chiasma.experiment.design_words import fusion_words
 from chiasma.experiment.finals import ArmDesign, TrainedArm
 from chiasma.experiment.floor_thread import ClassicalFloors
 from chiasma.experiment.floors import ClassicalFloor
@@ -19,6 +20,7 @@ from chiasma.experiment.results import Gain, Interval
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.statistics import Bootstrap
+from chiasma.model.fusion import FusionSpec
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import short_slot
 from chiasma.store.folders import ledger_folder
@@ -33,16 +35,17 @@ OUTCOMES = {
 """What an ablation says of a part, by verdict."""
 SAME_TIME = 0.1
 """Part by which arms may differ in time and still be said to have had the same."""
-ArmName = Literal["standard", "matched_flops", "matched_size", "mean"]
+ArmName = Literal["standard", "matched_flops", "matched_size", "mean", "concat", "cross_attention", "champion"]
 Part = Literal["growth", "controller"]
 
 
 class BenchmarkArm(Spec):
-    """One attention on one task, over all seeds.
+    """One attention, fusion or training on one task, over all seeds.
 
     Attributes:
-        name: ``candidate``, ``standard``, ``matched_flops``, ``matched_size``, ``mean``, ``without_growth``,
-            ``without_controller``, or a classical floor.
+        name: ``candidate``; of an attention ``standard``, ``matched_flops``, ``matched_size``, ``mean``; of a fusion
+            ``concat``, ``cross_attention``, ``champion``; ``without_growth``, ``without_controller``; or a classical
+            floor.
         dim: Width of the model; None for a classical floor.
         test: The metric on the test split with its interval over groups and seeds; None where no training succeeded.
         diverged: Seeds on which it could not be trained; it is then compared with nothing.
@@ -103,15 +106,17 @@ class Order(Spec):
 
     Attributes:
         reference: How the user named the candidate.
-        attention: The candidate's attention; None where parts of a training are asked about.
+        attention: The candidate's attention; None where something else is asked about.
+        fusion: The candidate's fusion; None where something else is asked about.
         tasks: Settings of each task by name.
         seeds: Trainings of every arm on every task.
-        arms: What an attention is compared with.
+        arms: What an attention or a fusion is compared with.
         ablate: Parts of the training, each of which is left out of an arm of its own.
     """
 
     reference: str
     attention: GraphAttention | None = None
+    fusion: FusionSpec | None = None
     tasks: Mapping[str, RunConfig]
     seeds: int
     arms: tuple[ArmName, ...] = ()
@@ -126,8 +131,12 @@ class Order(Spec):
 
     @property
     def formula(self) -> str:
-        """Return the candidate's attention in words, or what is asked about."""
-        return self.attention.words if self.attention is not None else f"with and without {' and '.join(self.ablate)}"
+        """Return the candidate's attention or fusion in words, or what is asked about."""
+        if self.attention is not None:
+            return self.attention.words
+        if self.fusion is not None:
+            return fusion_words(self.fusion)
+        return f"with and without {' and '.join(self.ablate)}"
 
 
 @dataclass(frozen=True)

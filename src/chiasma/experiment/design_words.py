@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.core.spec import Spec
 from chiasma.model.encoders.pretrained import Backbone
+from chiasma.model.fusion import Composed, Generated
 from chiasma.model.fusion.composed.formula import formula as fusion_formula
 from chiasma.model.fusion.composed.tree import FusionTree
 from chiasma.model.graph.attention import GraphAttention
@@ -49,6 +50,13 @@ def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     if value.training.controller is not None:
         words["controller"] = describe_spec(value.training.controller)
     return words
+
+
+def fusion_words(fusion: Any) -> str:
+    """Return a fusion in words: the formula of a composed one, the hash of source, or what it is called."""
+    if isinstance(fusion, Composed):
+        return fusion.words
+    return f"generated source {fusion.sha256[:12]}" if isinstance(fusion, Generated) else describe_spec(fusion)
 
 
 def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:

@@ -84,6 +84,16 @@ def fusion_of(reference: str, run_folder: str | None = None) -> Spec:
     return design.model.fusion
 
 
+def searched_fusion(reference: str, run_folder: str | None = None) -> Spec | None:
+    """Return the fusion of ``RUN#K`` where that run searched for fusions; None where it searched for something else.
+
+    Raises:
+        ConfigError: There is no such run or candidate.
+    """
+    design, searched = _design_of(reference, run_folder)
+    return design.model.fusion if searched == FUSION else None
+
+
 def _design_of(reference: str, run_folder: str | None) -> tuple[Design, str | None]:
     """Return the design of ``RUN#K``, and the place that its run searched."""
     run, number = split_reference(reference)

@@ -11,7 +11,7 @@ from chiasma.data.signature import Signature
 from chiasma.experiment import part_search
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.design_words import describe_spec
+from chiasma.experiment.design_words import fusion_words
 from chiasma.experiment.front import Described
 from chiasma.experiment.fusing import FUSION, fusion_proposer, progress_words, proposing
 from chiasma.experiment.mechanism import with_slot
@@ -19,7 +19,7 @@ from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.experiment.writers import check_writer
-from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec, Generated
+from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec
 from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.multimodal import FUSED
 from chiasma.search.fusion_proposer import FusionProposer
@@ -66,12 +66,10 @@ class FusionPart(SearchedPart):
         """Return the formula of a composed fusion, and of another what it is called."""
         fusion = design.model.fusion
         assert fusion is not None
-        if isinstance(fusion, Generated):
-            return Described(formula=f"generated source {fusion.sha256[:12]}", part=fusion.to_dict())
-        if not isinstance(fusion, Composed):
-            return Described(formula=describe_spec(fusion), part=fusion.to_dict())
-        known = known_fusion_as(fusion)
-        return Described(formula=fusion.words, known="" if known is None else known.words, part=fusion.to_dict())
+        known = known_fusion_as(fusion) if isinstance(fusion, Composed) else None
+        return Described(
+            formula=fusion_words(fusion), known="" if known is None else known.words, part=fusion.to_dict()
+        )
 
     def proposing(self) -> Mapping[str, Any]:
         """Return what the policy tried, and what the grammar and a language model made of it."""
@@ -128,15 +126,21 @@ def resume(
 
 
 def _place(config: RunConfig, signature: Signature) -> tuple[RunConfig, SearchedPart]:
-    """Return the settings with encoders that hand on every token, which all fusions are compared on, and the fusion.
+    """Return the settings with encoders that hand on every token, which all fusions are compared on, and the fusion."""
+    settled = around_fusion(config, signature)
+    assert settled.model.fusion is not None
+    return settled, FusionPart(settled.model.fusion)
+
+
+def around_fusion(config: RunConfig, signature: Signature) -> RunConfig:
+    """Return the settings of a search for a fusion: its encoders hand on every token, and nothing is left to choose.
 
     Raises:
         ConfigError: The data have only one modality.
     """
     if not all(name in signature.inputs for name in FUSED):
-        raise ConfigError(
-            f"search fusion needs images and texts, but the data have only {', '.join(signature.inputs)}."
-        )
+        there = ", ".join(signature.inputs)
+        raise ConfigError(f"search.slot: a fusion needs images and texts, but the data have only {there}.")
     model = config.model.model_copy(update={"fusion": CrossAttention()}).complete(signature)
     own = config.model.fusion or Concat(hidden=model.dim)
-    return with_slot(config, replace_at(model, "fusion", own), SLOT, signature), FusionPart(own)
+    return with_slot(config, replace_at(model, "fusion", own), SLOT, signature)
