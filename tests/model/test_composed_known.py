@@ -175,3 +175,10 @@ def test_document_002s_champion_asks_with_the_text_and_normalises_afterwards():
     torch.testing.assert_close(fusion(image, text).x[:, 0], Tokens(x, text.mask).mean())
     assert looks.attention.heads == 8
     assert perceptron.perceptron[0].out_features == 4 * DIM
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("concat and a hidden layer", 1_771_008), ("Gen-7", 7_087_872)])
+def test_document_002s_fusions_have_its_sizes_at_its_width(name: str, parameters: int):
+    fusion = next(each for each in known_fusions() if each.name == name).fusion
+    with torch.device("meta"):
+        assert sum(p.numel() for p in fusion.build(768).parameters()) == parameters
