@@ -8,6 +8,7 @@ import pytest
 from benchmarks.llm_fault_server import SOURCE, completion, says, serving
 from chiasma.core.errors import ConfigError
 from chiasma.evaluate.jailed_model import JailedModel
+from chiasma.experiment.benchmark_judge import Benchmark
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.front import Front
 from chiasma.experiment.fusion_search import resume, search_fusion
@@ -84,6 +85,20 @@ def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
     assert used.model.fusion == Composed.from_dict(best.part)
     found = story(searched.run_path, best.candidate)
     assert found.rewards["reward"] == found.rewards["metric"] > 0
+
+
+@pytest.mark.slow
+def test_a_discovered_fusion_is_compared_on_the_sealed_test_split(searched, tmp_path):
+    small = ("--run-folder", str(tmp_path), "--config", "quick", "--seeds", "1", "--set", *SETTINGS)
+    found = invoke("benchmark", "--candidate", f"{searched.run_path}#{searched.front.best.candidate}", *small)
+    assert found.exit_code == 0, found.output
+    (run,) = tmp_path.iterdir()
+    (task,) = Benchmark.from_dict(json.loads((run / "benchmark.json").read_text())).tasks
+    trained = {arm.name: arm for arm in task.arms if arm.flops is not None}
+    assert list(trained) == ["candidate", "concat", "cross_attention", "champion"]
+    assert all(arm.gain is not None for name, arm in trained.items() if name != "candidate")
+    wrong = invoke("benchmark", "--candidate", f"{searched.run_path}#1", "--arms", "standard", *small)
+    assert "a fusion is compared with concat, cross_attention, champion, but got standard" in wrong.output
 
 
 @pytest.mark.slow

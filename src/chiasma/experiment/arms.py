@@ -10,6 +10,7 @@ import numpy as np
 
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature
+from chiasma.evaluate.jailed_model import JailedModel, trained_model
 from chiasma.experiment.calibration import THRESHOLD_METRICS, Calibrator, fit_calibrator
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
@@ -144,8 +145,8 @@ def kept_logits(folder: Path) -> np.ndarray:
         return file["logits"]
 
 
-def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel:
-    """Return the model that a worker kept, in evaluation mode.
+def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel | JailedModel:
+    """Return the model that a worker kept, in evaluation mode; it answers from the jail where its source is unapproved.
 
     Raises:
         CorruptFileError: No checkpoint there verifies.
@@ -153,6 +154,7 @@ def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel:
     """
     checkpoint = kept_training(folder)
     design = Design.from_dict(checkpoint.documents["design"])
-    model = design.model.build(Signature.from_dict(checkpoint.documents["signature"]))
-    model.load_state_dict(checkpoint.tensors("model"), strict=True)
-    return model.to(pick_device(device)).eval()
+    model = trained_model(
+        design.model, Signature.from_dict(checkpoint.documents["signature"]), checkpoint.tensors("model")
+    )
+    return model.to(pick_device("cpu" if isinstance(model, JailedModel) else device)).eval()
