@@ -2,10 +2,11 @@
 
     python benchmarks/search_after_kill.py --repeats 100
     python benchmarks/search_after_kill.py --repeats 30 --verb attention
+    python benchmarks/search_after_kill.py --repeats 10 --verb fusion
 
-Each repeat starts ``chiasma evolve --config quick``, or ``chiasma search attention``, in a process group of its own,
-kills the group at a random moment of its life (before its first record, while floors, candidates or finals train,
-while it judges), and calls ``chiasma resume`` until it ends; what is killed before there is a run counts as ``too
+Each repeat starts ``chiasma evolve --config quick``, ``chiasma search attention`` or ``chiasma search fusion``, in a
+process group of its own, kills the group at a random moment of its life (before its first record, while floors,
+candidates or finals train, while it judges), and calls ``chiasma resume`` until it ends; what is killed before there is a run counts as ``too
 early``. Compared are all candidates, all outcomes but their durations, and the closing figures. Rows are kept in
 ``benchmarks/results/search_after_kill.jsonl``.
 """
@@ -38,6 +39,11 @@ VERBS = {
         ["search", "attention", "--slot", "image.attention", "--set", *SMALL, "search.generation=2", "run.seed=2"],
         "pareto_front.json",
         ("unjudged", "hypervolume", "refused", "duplicates_saved", "notes", "mechanisms"),
+    ),
+    "fusion": (
+        ["search", "fusion", "--set", *SMALL[:3], "search.generation=2", "evaluate.seeds=2", "run.seed=2"],
+        "pareto_front.json",
+        ("unjudged", "hypervolume", "refused", "duplicates_saved", "notes", "mechanisms", "proposing"),
     ),
 }
 """The command, the file that it ends with, and what must be the same in it."""
