@@ -6,9 +6,9 @@
 
 Each repeat starts ``chiasma evolve --config quick``, ``chiasma search attention`` or ``chiasma search fusion``, in a
 process group of its own, kills the group at a random moment of its life (before its first record, while floors,
-candidates or finals train, while it judges), and calls ``chiasma resume`` until it ends; what is killed before there is a run counts as ``too
-early``. Compared are all candidates, all outcomes but their durations, and the closing figures. Rows are kept in
-``benchmarks/results/search_after_kill.jsonl``.
+candidates or finals train, while it judges), and calls ``chiasma resume`` until it ends; what is killed before there is
+a run counts as ``too early``. Compared are all candidates, all outcomes but their durations, and the closing figures.
+Rows are kept in ``benchmarks/results/search_after_kill.jsonl``.
 """
 
 import argparse
