@@ -13,7 +13,7 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.front import Front
 from chiasma.experiment.fusion_search import resume, search_fusion
 from chiasma.experiment.part_result import SearchResult
-from chiasma.experiment.runs import find_model, story
+from chiasma.experiment.runs import find_folder, find_model, read_results, story
 from chiasma.experiment.saved import SavedModel
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
 from chiasma.store.run import RunStore
@@ -141,10 +141,18 @@ def test_written_source_runs_in_this_process_only_while_its_hash_is_approved(wri
     source, reference = Generated.from_dict(row.design["model"]["fusion"]), f"{written.run_path}#{row.number}"
     train = ["train", "--run-folder", str(written.run_path.parent), "--set", f"model.fusion={reference}", *SETTINGS[:3]]
     assert "not approved: it runs in the jail" in invoke("show", reference).output
-    refused = invoke(*train)
-    assert (refused.exit_code, f"--trust {source.sha256}" in refused.output) == (1, True)
+    jailed = invoke(*train)
+    assert jailed.exit_code == 0, jailed.output
+    assert "training in the jail" in jailed.output
+    fenced = read_results(find_folder("latest", str(written.run_path.parent)))
+    refused = invoke(*train, "run.compile=true")
+    assert (refused.exit_code, f"--trust {source.sha256}" in refused.output) == (2, True)
     try:
-        assert invoke(*train, "--trust", source.sha256).exit_code == 0
+        open_air = invoke(*train, "--trust", source.sha256)
+        assert open_air.exit_code == 0
+        assert "training in the jail" not in open_air.output
+        free = read_results(find_folder("latest", str(written.run_path.parent)))
+        assert (fenced.arms[0].select, fenced.history) == (free.arms[0].select, free.history)
         assert "approved" in invoke("show", reference).output
         one = ("predict", "latest", "--run-folder", str(written.run_path.parent), "--text", "a seven", "--json")
         trusted = json.loads(invoke(*one).output)

@@ -1,15 +1,10 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from chiasma.adapt.callbacks import callbacks_of, told
-from chiasma.adapt.controller import NAME as CONTROLLER
-from chiasma.adapt.kept import growth_of
-from chiasma.core.errors import DataError
+from chiasma.adapt.callbacks import callbacks_of
 from chiasma.core.files import write_json
-from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
 from chiasma.experiment.backbones import with_backbones
@@ -25,7 +20,9 @@ from chiasma.experiment.beginning import (
 from chiasma.experiment.calibration import fit_calibrator
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.ended import Ended, ended
 from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
+from chiasma.experiment.jailed_train import check_can_be_jailed, train_jailed
 from chiasma.experiment.learned_controllers import say_idle_controls
 from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
@@ -34,13 +31,12 @@ from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
-from chiasma.model.cost import cost
+from chiasma.model.generated import unapproved_in
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.compiling import CompileError
 from chiasma.train.fit import Fit
 from chiasma.train.metrics import higher_is_better, measure
-from chiasma.train.predicting import predict_logits
 from chiasma.train.progress import SharedProgress, TrainingProgress
 from chiasma.train.trainer import Trainer
 
@@ -69,6 +65,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         check_can_run(config, dataset)
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
+        check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
         facts = tracking_facts(config)
         with begin_run(config, dataset, verb="train", command=command, facts=facts) as store, failing(store):
             return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=False)
@@ -150,17 +147,22 @@ def _train(
         log_to(store.path),
         open_tracking(config, dataset, store=store, console=group.console, resumed=resumed) as tracking,
     ):
-        trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group, beside=[tracking])
-        say_memory(trainer.design, dataset, config, console=group.console)
-        say_idle_controls(trainer.design, console=group.console)
-        for warning in one_token_warning(trainer.design.model, dataset.signature):
-            group.console.say(warning)
-        fit = _fit(trainer, config, store=store, group=group)
-        result = _write_down(config, dataset, report, store=store, fit=fit, trainer=trainer, metric=metric)
+        design = config.design(dataset.signature)
+        if unapproved_in(design):
+            done = train_jailed(config, design, dataset, metric=metric, folder=store.path / "trained", group=group)
+        else:
+            trainer = _trainer(config, dataset, metric=metric, checkpoints=checkpoints, group=group, beside=[tracking])
+            say_memory(design, dataset, config, console=group.console)
+            say_idle_controls(design, console=group.console)
+            for warning in one_token_warning(design.model, dataset.signature):
+                group.console.say(warning)
+            fit = _fit(trainer, config, store=store, group=group)
+            done = ended(fit, design, dataset, precision=config.run.precision)
+        result = _write_down(config, dataset, report, store=store, done=done, metric=metric)
         for words in kept_words(result.results.growth):
             group.console.say(words)
         # Before trackers are told: whatever they do now, the run is over.
-        store.set_status("stopped" if fit.stopped == "interrupted" else "finished")
+        store.set_status("stopped" if done.stopped == "interrupted" else "finished")
         summarise(tracking, result)
     return result
 
@@ -183,18 +185,14 @@ def _fit(trainer: Trainer, config: RunConfig, *, store: RunStore, group: Group) 
 
 
 def _write_down(
-    config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, fit: Fit, trainer: Trainer, metric: str
+    config: RunConfig, dataset: Dataset, report: DataReport, *, store: RunStore, done: Ended, metric: str
 ) -> RunResult:
     """Measure on select, calibrate there, save the model and write the report."""
-    rows = dataset.rows("select")
-    if not len(rows):
-        raise DataError("The data have no select split, so the model cannot be measured; raise data.select_fraction.")
-    logits = predict_logits(fit.model, dataset, rows, precision=config.run.precision)
-    labels = dataset.labels(rows).numpy()
+    logits, labels = done.logits, dataset.labels(dataset.rows("select")).numpy()
     target = dataset.signature.target
     metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
     SavedModel(
-        model=fit.model,
+        model=done.model,
         preprocessing=dataset.preprocessing(),
         calibrator=fit_calibrator(logits, labels, target, metric=metric),
         card={
@@ -207,16 +205,14 @@ def _write_down(
         },
         learnt=learnt_contents(dataset),
     ).save(store.model_folder)
-    size = cost(fit.model.spec, dataset.signature)
-    grown = growth_of(fit, trainer.design.training.loop, dataset, precision=config.run.precision)
     arm = Arm(
         name="winner",
         role="winner",
         description="the design of the settings",
         select=metrics,
-        parameters=size.parameters,
-        flops=size.flops,
-        seconds=fit.seconds,
+        parameters=done.parameters,
+        flops=done.flops,
+        seconds=done.seconds,
     )
     results = Results(
         run=store.id,
@@ -224,31 +220,31 @@ def _write_down(
         source=config.data.source,
         metric=metric,
         higher_is_better=higher_is_better(metric),
-        budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": fit.seconds, "steps": fit.steps},
+        budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": done.seconds, "steps": done.steps},
         data=report.to_dict(),
         arms=(arm,),
         winner="winner",
-        history=tuple(fit.history),
-        growth=grown,
-        controller=told(fit.callbacks.get(CONTROLLER, {})),
-        design=replace_at(trainer.design, "model", fit.model.spec).to_dict(),
+        history=done.history,
+        growth=done.growth,
+        controller=done.controller,
+        design=done.design.to_dict(),
         provenance=store.provenance,
-        notes=_notes(fit, grown, controlled=trainer.design.training.controller is not None),
+        notes=_notes(done),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")
-    stopped = "interrupted" if fit.stopped == "interrupted" else "finished"
+    stopped = "interrupted" if done.stopped == "interrupted" else "finished"
     return RunResult(store.path, results, store.model_folder, report_path, stopped)
 
 
-def _notes(fit: Fit, grown: Mapping[str, Any], *, controlled: bool) -> tuple[str, ...]:
+def _notes(done: Ended) -> tuple[str, ...]:
     """Return what a reader must know of the figures."""
     notes = [
-        f"Trained for {fit.steps} steps ({fit.stopped}).",
+        f"Trained for {done.steps} steps ({done.stopped}).",
         "The test split is sealed; figures are on select.",
-        *growth_notes(grown),
+        *growth_notes(done.growth),
     ]
-    if controlled:
+    if done.design.training.controller is not None:
         notes.append(
             "Whether the controller paid is not compared here; `chiasma benchmark ... --ablate controller` does, with "
             "the same data and settings."
