@@ -272,7 +272,7 @@ def test_an_arm_with_one_seed_does_not_make_the_others_forget_theirs():
 @pytest.mark.slow
 def test_without_a_number_the_best_mechanism_is_shown_and_a_winner_is_not_pretended(searched):
     assert story(searched.run_path, None).title.startswith(f"{searched.run_path.name}{searched.front.best.name}")
-    with pytest.raises(StorageError, match="is a search for attention: it has no classifier as its winner"):
+    with pytest.raises(StorageError, match="is a search for one part of a model: it has no classifier as its winner"):
         read_results(searched.run_path)
 
 

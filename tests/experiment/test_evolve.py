@@ -99,7 +99,7 @@ def test_the_floors_are_recorded_before_anything_is_proposed(reference):
     with RunStore.open(reference.run_path) as store:
         proposers = [row.proposer for row in store.candidates()]
     assert proposers[:7] == ["floor"] * 6 + ["settings"]
-    assert set(proposers[7:]) <= {"random", "local", "attention"}
+    assert set(proposers[7:]) <= {"random", "local", "attention", "fusion"}
 
 
 def test_the_saved_model_says_where_it_comes_from(reference):

@@ -8,7 +8,9 @@ from chiasma.model.fusion import Alternating, CrossAttention, FiLM, Gated, Late,
 from chiasma.model.fusion.fusion import Fusion, FusionSettings
 from tests.contracts.inputs import DIM, ROWS, tokens
 
-INTERACTING = [member for member in members("fusion") if member.model_fields["kind"].default not in ("late", "concat")]
+# What source does is its author's; the probe asks for gradients to both.
+ALONE = ("late", "concat", "generated")
+INTERACTING = [member for member in members("fusion") if member.model_fields["kind"].default not in ALONE]
 
 
 def built(spec: FusionSettings) -> Fusion:

@@ -8,6 +8,7 @@ import torch
 
 from chiasma.core.errors import ConfigError, UntrustedSourceError
 from chiasma.data.batch import Tokens
+from chiasma.model.cost import cost, parameters
 from chiasma.model.encoders import NGram, Pixels
 from chiasma.model.fusion import Concat, FusionSpec, Generated
 from chiasma.model.generated import (
@@ -18,8 +19,10 @@ from chiasma.model.generated import (
     unapproved_in,
     withdraw_approval,
 )
+from chiasma.model.memory import pass_memory
 from chiasma.model.multimodal import ModelSpec
 from chiasma.store.trust import forget_source, is_trusted, trust_source
+from tests.contracts.inputs import signature
 
 SOURCES = sorted((Path(__file__).parents[1] / "assets" / "security").glob("honest_*.py"))
 SOURCE = SOURCES[0].read_text()
@@ -108,3 +111,14 @@ def test_a_source_without_the_class_is_named():
 def test_it_is_a_member_of_the_union():
     assert Generated.model_fields["kind"].default == "generated"
     assert "Generated" in str(FusionSpec)
+
+
+def test_what_approved_source_costs_and_keeps_in_memory_is_counted_like_any_part(approved):
+    encoders = {"image": Pixels().to_dict(), "text": NGram().to_dict()}
+    spec = ModelSpec.from_dict({"dim": 16, "encoders": encoders, "fusion": {"kind": "generated", "source": SOURCE}})
+    model = spec.build(signature())
+    counted = cost(spec, signature())
+    assert (counted.parameters, counted.uncounted) == (parameters(model), ())
+    assert counted.flops > 0
+    found = pass_memory(spec, signature(), rows=3)
+    assert found.weights == sum(4 * value.numel() for value in model.state_dict().values())

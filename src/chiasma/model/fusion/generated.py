@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -42,7 +41,8 @@ class GeneratedFusion(Fusion):
             GeneratedFaultError: It is not a plain tensor of the right shape.
         """
         seen, read = at_least_one(image), at_least_one(text)
-        out = checked(self.module(seen.x, read.x, seen.mask, read.mask), rows=image.x.shape[0], dim=self.dim)
+        given = self.module(seen.x, read.x, seen.mask, read.mask)
+        out = checked(given, rows=image.x.shape[0], dim=self.dim, kind=type(seen.x))
         present = either(image, text)
         if out.ndim == 2:
             return Tokens.single(out, present).only(present)
@@ -70,13 +70,21 @@ class Generated(FusionSettings, GeneratedSource):
         return GeneratedFusion(dim, self.source)
 
 
-def checked(out: Any, *, rows: int, dim: int) -> Float[Tensor, "B D"] | Float[Tensor, "B K D"]:
+def checked(
+    out: Any, *, rows: int, dim: int, kind: type[Tensor] = Tensor
+) -> Float[Tensor, "B D"] | Float[Tensor, "B K D"]:
     """Return what a generated module returned.
+
+    Args:
+        out: Whatever that is.
+        rows: Of the batch.
+        dim: Width D.
+        kind: What it was given, and must return: a plain tensor, or one without contents where memory is estimated.
 
     Raises:
         GeneratedFaultError: It is anything but a plain tensor ``[rows, dim]`` or ``[rows, K, dim]``.
     """
-    if type(out) is not torch.Tensor:
+    if type(out) is not kind:
         raise GeneratedFaultError(f"forward must return a plain tensor, but returned a {type(out).__name__[:60]}.")
     shape = tuple(out.shape)
     if not (out.ndim in (2, 3) and shape[0] == rows and shape[-1] == dim and out.numel()):
