@@ -129,7 +129,7 @@ def test_source_of_a_language_model_is_trained_in_the_jail_and_the_rest_by_the_g
 
 @pytest.mark.slow
 def test_what_a_language_model_wrote_is_replayed_without_it(home, written, tmp_path):
-    settings = ("search.generator=replay", f"search.replay={written.run_path}", "llm.model=m")
+    settings = ("search.generator=replay", f"search.replay={written.run_path}")
     again = search_fusion(config(tmp_path, *settings), console=TalkingConsole())
     assert told(again.front) == told(written.front)
 
@@ -162,12 +162,17 @@ def test_written_source_runs_in_this_process_only_while_its_hash_is_approved(wri
     assert isinstance(SavedModel.load(find_model("latest", str(written.run_path.parent))).model, JailedModel)
 
 
-def test_a_language_model_without_a_name_a_price_or_a_folder_is_refused_before_anything_is_trained(tmp_path):
+def test_a_language_model_without_a_name_a_key_a_price_or_a_folder_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for settings, words in (
-        (("search.generator=openai",), "llm.model"),
+        (("search.generator=openai", "llm.model=m"), "OPENAI_API_KEY is not set"),
+        (("search.generator=openai", "llm.base_url=http://localhost:1"), "llm.model"),
+        (("search.generator=openai", "llm.model=m", "llm.base_url=http://localhost:1", "run.usd=1"), "llm.prices"),
         (("search.generator=transformers",), "llm.folder"),
-        (("search.generator=openai", "llm.model=m", "run.usd=1"), "llm.prices"),
-        (("run.usd=1",), "run.usd: the grammar costs nothing"),
+        (("search.generator=transformers", "llm.folder=/nowhere"), "holds no model"),
+        (("run.usd=1",), "run.usd: grammar costs nothing"),
     ):
         with pytest.raises(ConfigError, match=words):
             search_fusion(config(tmp_path, *settings), console=TalkingConsole())

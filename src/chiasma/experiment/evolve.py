@@ -28,7 +28,7 @@ from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.setting import Setting, make_setting
 from chiasma.experiment.tracking import refuse_tracking
-from chiasma.experiment.writers import check_writer, open_answers
+from chiasma.experiment.writers import open_answers, with_writer
 from chiasma.search.archive import SharedArchive
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -50,7 +50,7 @@ def evolve(
     """
     clock = Clock() if started is None else Clock(started=started)
     refuse_tracking(config, "evolve")
-    check_writer(config)
+    config = with_writer(config)
     check_executor(config.run)
     config = with_backbones(config, console)
     dataset, report = prepare_data(config, console)

@@ -18,7 +18,7 @@ from chiasma.experiment.mechanism import with_slot
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting
-from chiasma.experiment.writers import check_writer
+from chiasma.experiment.writers import with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec
 from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.multimodal import FUSED
@@ -105,8 +105,7 @@ def search_fusion(
             "search.proposers: fusions come from fusion or random, but it names only "
             f"{', '.join(config.search.proposers)}."
         )
-    check_writer(config)
-    return part_search.start(_place, config, console=console, command=command, started=started)
+    return part_search.start(_place, with_writer(config), console=console, command=command, started=started)
 
 
 def resume(

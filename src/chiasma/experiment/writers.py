@@ -1,5 +1,6 @@
 """The language model that writes fusions in a run, and where its answers lie."""
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,28 +17,38 @@ from chiasma.search.bridge import Bridge, Limits
 from chiasma.search.fusion_space import FusionSpace
 from chiasma.search.fusion_writer import FusionWriter
 from chiasma.search.generators.choosing import build_generator
+from chiasma.search.generators.settings import LanguageModel
 from chiasma.search.generators.store import AnswerStore
 from chiasma.store.folders import find_run
+from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
 ANSWERS_FILE = "answers.db"
 
 
-def check_writer(config: RunConfig) -> None:
-    """Refuse settings with which no language model could be asked, before anything is trained.
+def with_writer(config: RunConfig) -> RunConfig:
+    """Return the settings with the language model that is asked; a replay asks as the recorded run did.
 
     Raises:
-        ConfigError: Names the setting.
+        ConfigError: No language model could be asked with these settings; names the one. Nothing has been trained.
     """
-    generator = config.search.generator
-    if generator == "grammar":
-        if config.run.usd is not None:
-            raise ConfigError("run.usd: the grammar costs nothing; a limit on dollars needs search.generator=openai.")
-        return
-    if generator == "transformers" and config.llm.folder is None:
-        raise ConfigError("llm.folder: search.generator=transformers needs the folder of a model.")
-    config.llm.named_model()
-    config.llm.check_cap(config.run.usd)
+    generator, dollars = config.search.generator, config.run.usd
+    if generator == "replay":
+        assert config.search.replay is not None
+        with RunStore.open(_recorded(config.search.replay, config.run.folder)) as store:
+            return config.model_copy(update={"llm": LanguageModel.from_dict(store.config["llm"], where="llm")})
+    if generator != "openai" and dollars is not None:
+        raise ConfigError(f"run.usd: {generator} costs nothing; a limit on dollars needs search.generator=openai.")
+    if generator == "transformers":
+        from chiasma.search.generators.transformers import folder_of
+
+        folder_of(config.llm)
+    elif generator == "openai":
+        from chiasma.search.generators.exchange import Exchange, key_of
+
+        Exchange(config.llm, key_of(config.llm, dict(os.environ)))
+        config.llm.check_cap(dollars)
+    return config
 
 
 def open_answers(config: RunConfig, run: Path) -> AbstractContextManager[AnswerStore | None]:
@@ -58,7 +69,9 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
     kind = config.search.generator
     if kind == "grammar":
         return None
-    recorded = None if config.search.replay is None else _recorded(config.search.replay, config.run.folder)
+    recorded = None
+    if config.search.replay is not None:
+        recorded = AnswerStore(_recorded(config.search.replay, config.run.folder) / ANSWERS_FILE)
     generator = build_generator(kind, config.llm, answers, cap=config.run.usd, recorded=recorded)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
@@ -81,8 +94,9 @@ def made(written: str | Mapping[str, Any], base: Design) -> Design:
     return Design(model=model, training=base.training)
 
 
-def _recorded(run: str, run_folder: str | None) -> AnswerStore:
-    path = find_run(run, Path(run_folder).expanduser() if run_folder else None) / ANSWERS_FILE
-    if not path.is_file():
-        raise ConfigError(f"search.replay: {run} recorded no answers of a language model: there is no {path}.")
-    return AnswerStore(path)
+def _recorded(run: str, run_folder: str | None) -> Path:
+    """Return the folder of a run whose language model's answers are on disk."""
+    folder = find_run(run, Path(run_folder).expanduser() if run_folder else None)
+    if not (folder / ANSWERS_FILE).is_file():
+        raise ConfigError(f"search.replay: {folder.name} recorded no answers of a language model.")
+    return folder

@@ -93,12 +93,22 @@ class TransformersGenerator(Generator):
         return [int(ends)] if isinstance(ends, int) else [int(end) for end in ends]
 
 
-def _load(settings: LanguageModel) -> tuple[Any, Any]:
+def folder_of(settings: LanguageModel) -> Path:
+    """Return the folder of the model.
+
+    Raises:
+        ConfigError: None is named, or there is no model in it.
+    """
     if settings.folder is None:
         raise ConfigError("llm.folder: the folder of a model is needed, but none is given: --set llm.folder=FOLDER.")
     folder = Path(settings.folder).expanduser()
     if not (folder / "config.json").is_file():
         raise ConfigError(f"llm.folder: {folder} holds no model: it has no config.json.")
+    return folder
+
+
+def _load(settings: LanguageModel) -> tuple[Any, Any]:
+    folder = folder_of(settings)
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
