@@ -28,6 +28,7 @@ from chiasma.search.generators.store import AnswerStore
 from chiasma.search.generators.stored import StoredGenerator
 
 KEY = "canary-5f1d3c9b-not-a-real-key"
+VARIABLE = "SERVER_KEY"
 PRICES = Prices(prompt=1.0, answer=2.0)
 TIMEOUT_SECONDS, DEADLINE_SECONDS = 0.5, 0.8
 
@@ -47,12 +48,13 @@ def asking(store: AnswerStore, url: str, *, cap: float | None = None) -> StoredG
     settings = LanguageModel(
         model="m",
         base_url=url,
+        variable=VARIABLE,
         prices=PRICES,
         timeout_seconds=TIMEOUT_SECONDS,
         deadline_seconds=DEADLINE_SECONDS,
         backoff_seconds=0.01,
     )
-    return StoredGenerator(OpenAIGenerator(settings, store, cap=cap, environment={"OPENAI_API_KEY": KEY}), store)
+    return StoredGenerator(OpenAIGenerator(settings, store, cap=cap, environment={VARIABLE: KEY}), store)
 
 
 def misbehave(folder: Path) -> tuple[Tally, float]:

@@ -162,7 +162,7 @@ def test_the_last_thing_before_the_filter_is_the_bond_to_the_parent(jail: Jail):
     with pytest.raises(OSError, match="prctl"):
         identity.prctl(9999)
     source = Path(identity.__file__).with_name("lockdown.py").read_text()
-    assert source.index('"identity": ') < source.index('"parent_death": ') < source.index('"seccomp": ')
+    assert source.index('("identity", ') < source.index('("parent_death", ') < source.index('("seccomp", ')
 
 
 def test_a_child_finds_nothing_of_our_environment_even_in_its_memory(jail: Jail, monkeypatch: pytest.MonkeyPatch):
@@ -214,7 +214,7 @@ def test_a_warm_process_that_cannot_start_says_why():
 
 def test_a_lesser_level_is_refused_unless_it_is_accepted():
     with Jail(layers=Layers(landlock=False, seccomp=False)) as other:
-        with pytest.raises(JailError, match=r"kernel does not hold .* Accept the lesser level explicitly"):
+        with pytest.raises(JailError, match=r"kernel, layers does not hold .* Accept what is left with --set "):
             other.run(f"{HERE}:end", {"how": "nothing"})
         other.accept_lesser = True
         ended = other.run(f"{HERE}:end", {"how": "nothing"})
@@ -222,6 +222,12 @@ def test_a_lesser_level_is_refused_unless_it_is_accepted():
         assert not ended.level.is_full
         assert "kernel" in ended.level.missing
         assert "files" in ended.level.words
+
+
+@pytest.mark.parametrize("layer", ["landlock", "seccomp", "limits", "parent_death"])
+def test_a_layer_that_does_not_stand_is_noticed_also_where_others_do_its_work(layer):
+    with Jail(layers=Layers(**{layer: False})) as other, pytest.raises(JailError, match="layers does not hold"):
+        other.start()
 
 
 def test_nothing_holds_before_it_was_tried():

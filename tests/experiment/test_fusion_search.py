@@ -6,21 +6,26 @@ from pathlib import Path
 import pytest
 
 from benchmarks.llm_fault_server import SOURCE, completion, says, serving
+from chiasma.cli.mechanism_view import printable
 from chiasma.core.errors import ConfigError
 from chiasma.evaluate.jailed_model import JailedModel
 from chiasma.experiment.benchmark_judge import Benchmark
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.front import Front
+from chiasma.experiment.fusing import name_of
 from chiasma.experiment.fusion_search import resume, search_fusion
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.runs import find_folder, find_model, read_results, story
 from chiasma.experiment.saved import SavedModel
+from chiasma.experiment.writers import made, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
+from chiasma.search.fusion_space import FusionSpace
 from chiasma.store.run import RunStore
 from chiasma.store.trust import forget_source
 from tests.cli.conftest import invoke
 from tests.experiment.test_attention_search import told
 from tests.experiment.test_evolve import TalkingConsole, home
+from tests.experiment.toy_run import SIGNATURE
 
 # What all share is made once: by one of the processes that run tests.
 pytestmark = pytest.mark.xdist_group("fusion_search")
@@ -132,6 +137,13 @@ def test_what_a_language_model_wrote_is_replayed_without_it(home, written, tmp_p
     settings = ("search.generator=replay", f"search.replay={written.run_path}")
     again = search_fusion(config(tmp_path, *settings), console=TalkingConsole())
     assert told(again.front) == told(written.front)
+    assert again.front.proposing["spent"]["dollars"] == 0
+
+
+@pytest.mark.slow
+def test_the_latest_run_is_replayed_and_not_the_one_that_replays(home, written):
+    settings = config(written.run_path.parent, "search.generator=replay", "search.replay=latest")
+    assert with_writer(settings).search.replay == str(written.run_path)
 
 
 @pytest.mark.slow
@@ -184,3 +196,14 @@ def test_a_replay_needs_a_run_that_recorded_answers():
         load_config(overrides=["search.generator=replay"])
     with pytest.raises(ConfigError, match="need each other"):
         load_config(overrides=["search.replay=latest"])
+
+
+def test_modules_that_differ_in_a_comment_are_one():
+    space, base = FusionSpace(), load_config().design(SIGNATURE)
+    designs = [made(f"# note {number}\n{ANSWER}", base) for number in range(2)]
+    assert designs[0].content_hash() != designs[1].content_hash()
+    assert name_of(space, designs[0]) == name_of(space, designs[1]) != name_of(space, base)
+
+
+def test_what_a_reader_is_shown_of_unread_source_cannot_move_the_cursor_or_turn_the_line():
+    assert printable("a\tb\n\x1b[2Kc\u202ed") == "a\tb\n\\x1b[2Kc\\u202ed"

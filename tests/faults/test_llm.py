@@ -23,6 +23,7 @@ from chiasma.search.generators.store import AnswerStore
 from chiasma.search.generators.stored import Breaker, StoredGenerator
 
 KEY = "canary-5f1d3c9b-not-a-real-key"
+VARIABLE = "SERVER_KEY"
 PRICES = Prices(prompt=1.0, answer=2.0)
 REQUEST = Request(model="m", messages=(Message(role="user", content="Write."),), template="1", seed=7, max_tokens=1000)
 
@@ -82,11 +83,11 @@ SHORT = {"timeout_seconds": 0.5, "deadline_seconds": 1.0}
 
 def settings(url, **changes):
     quick = {"timeout_seconds": 20.0, "deadline_seconds": 30.0, "attempts": 3, "backoff_seconds": 0.01}
-    return LanguageModel(model="m", base_url=url, prices=PRICES, **{**quick, **changes})
+    return LanguageModel(model="m", base_url=url, variable=VARIABLE, prices=PRICES, **{**quick, **changes})
 
 
 def generator(store, url, *, cap=None, key=KEY, **changes):
-    return OpenAIGenerator(settings(url, **changes), store, cap=cap, environment={"OPENAI_API_KEY": key})
+    return OpenAIGenerator(settings(url, **changes), store, cap=cap, environment={VARIABLE: key})
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_server_that_names_a_time_is_given_it(store, case, least):
         asked = OpenAIGenerator(
             settings(server.url, backoff_seconds=10.0),
             store,
-            environment={"OPENAI_API_KEY": KEY},
+            environment={VARIABLE: KEY},
             sleep=waited.append,
         )
         asked.answer(REQUEST)
@@ -182,7 +183,7 @@ def test_waits_double_with_a_random_part_that_the_seed_decides(store):
             asked = OpenAIGenerator(
                 settings(server.url, attempts=6, patience_seconds=0.08),
                 store,
-                environment={"OPENAI_API_KEY": KEY},
+                environment={VARIABLE: KEY},
                 sleep=found.append,
             )
             with pytest.raises(UnansweredError):
@@ -239,7 +240,7 @@ def test_a_redirect_to_another_host_is_not_followed(store):
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("401", r"refuses the key: .* \(\"Incorrect API key\"\); check the key in \$OPENAI_API_KEY"),
+        ("401", r"refuses the key: .* \(\"Incorrect API key\"\); check the key in \$SERVER_KEY"),
         ("404", "know model 'm'"),
     ],
 )
@@ -402,3 +403,15 @@ def test_a_call_that_was_under_way_at_a_kill_is_counted_at_its_greatest_cost(tmp
     with AnswerStore(tmp_path / "llm.db") as store:
         assert store.spent == 0.25
         assert store.costs().calls == {"unknown": 1}
+
+
+def test_openais_key_is_not_sent_to_another_server(store, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving([CASES["good"]]) as server:
+        OpenAIGenerator(LanguageModel(model="m", base_url=server.url, prices=PRICES), store).answer(REQUEST)
+        assert not any(KEY in value for headers in server.headers for value in headers.values())
+
+
+def test_a_dummy_key_is_not_taken_out_of_what_the_model_wrote(store):
+    with serving([CASES["good"]]) as server:
+        assert code_of(generator(store, server.url, key="k").answer(REQUEST)) == Code(SOURCE)

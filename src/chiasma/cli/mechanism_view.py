@@ -48,7 +48,7 @@ def print_generated(fusion: Generated) -> None:
     console = output()
     approved = "approved" if is_approved(fusion.sha256) else "not approved: it runs in the jail"
     console.print(f"\nfusion: generated source {fusion.sha256}, {approved}", markup=False, soft_wrap=True)
-    _print_source(fusion.source)
+    _print_source(printable(fusion.source))
     if not is_approved(fusion.sha256):
         console.print(f"Once you have read it and find it harmless: --trust {fusion.sha256}", markup=False)
 
@@ -60,9 +60,15 @@ def print_making(rewards: Mapping[str, float], conversation: Sequence[Mapping[st
         parts = ", ".join(f"{name} {value:.4f}" for name, value in rewards.items())
         console.print(f"reward: {parts}", markup=False)
     for turn in conversation:
-        refused = f" (refused: {turn['refused']})" if turn.get("refused") else ""
+        refused = f" (refused: {printable(str(turn['refused']))})" if turn.get("refused") else ""
         console.print(f"\n[{turn['role']}]{refused}", markup=False)
-        console.print(str(turn["content"]), markup=False, soft_wrap=True)
+        console.print(printable(str(turn["content"])), markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return text in which whatever could move the cursor, or turn the direction of reading, is spelled out."""
+    plain = (each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text)
+    return "".join(plain)
 
 
 def _print_source(source: str) -> None:

@@ -16,9 +16,10 @@ from chiasma.core.rng import derive_seed, seed_torch
 from chiasma.data.batch import Tokens
 from chiasma.evaluate.process_state import changed, process_state
 from chiasma.model.fusion.generated import GeneratedFusion, checked
-from chiasma.model.generated import GeneratedFaultError, class_of
+from chiasma.model.generated import MOST_PARAMETERS, GeneratedFaultError, class_of
 
 ROWS = 3
+WIDTH_OF_LIMIT = 64
 TOLERANCE = 1e-3
 LARGEST = 1e4
 SMALLEST_SPREAD = 1e-6
@@ -89,6 +90,10 @@ def _held(value: object, seen: set[int], depth: int) -> Iterator[object]:
 
 def _examined(module: nn.Module, source: str, size: Size) -> Iterator[str]:
     """Yield what is wrong at one size; weights are moved a little, so that paths which start at zero are open."""
+    most = MOST_PARAMETERS * max(1.0, size.dim / WIDTH_OF_LIMIT) ** 2
+    if (count := sum(value.numel() for value in module.parameters())) > most:
+        yield f"it has {count:,} parameters with a width of {size.dim}, but the limit is {most:,.0f}"
+        return
     module.eval()
     if any(part.training for part in module.modules()):
         yield "eval() does not put all of it into evaluation mode"

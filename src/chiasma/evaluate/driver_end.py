@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from chiasma.evaluate.job import Job
+from chiasma.model.generated import unapproved_in
 
+# As long as the jail may take to start; see chiasma.evaluate.jail.jail.
+JAIL_SECONDS = 120.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -36,7 +39,11 @@ class Assignment:
     def kill_at(self, grace_seconds: float) -> float:
         """Return when (monotonic) the driver's patience ends."""
         limit = self.job.time_limit_seconds
-        return float("inf") if limit is None else self.started + limit + grace_seconds
+        if limit is None:
+            return float("inf")
+        # The jail ends its child in time by itself; that it had to be started first is not the candidate's fault.
+        starting = JAIL_SECONDS if unapproved_in(self.job.design) else 0.0
+        return self.started + limit + grace_seconds + starting
 
 
 class DriverEnd(ABC):

@@ -50,6 +50,7 @@ HEADER_BYTES = 2**20
 ANSWER_BYTES = 4 * 2**20
 # Another than in training, so that rows have other neighbours.
 OTHER_BATCH = 100
+FEWEST_BATCHES = 3
 TOLERANCE = 1e-3
 LEAST_SECONDS = 0.05
 LATE = 1.25
@@ -218,7 +219,10 @@ def _done(job: Job, dataset: Dataset, ended: Ended) -> Trained | Rejected:
         weights = _weights(ended.outputs[WEIGHTS], told.weights_bytes)
     except (ChiasmaError, ValidationError, SafetensorError, ValueError, KeyError, RecursionError) as error:
         return Rejected(stage="jail", reason=f"what it returned is not a training: {plain(error)}")
-    fault = _another_model(job, spec) or _wrong_weights(spec, dataset.signature, weights)
+    try:
+        fault = _another_model(job, spec) or _wrong_weights(spec, dataset.signature, weights)
+    except (ChiasmaError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        fault = f"the model that it returned cannot be built: {plain(error)}"
     if fault is not None:
         return Rejected(stage="jail", reason=fault)
     return Trained(
@@ -286,8 +290,8 @@ def _parameters(spec: ModelSpec, signature: Signature, weights: Mapping[str, Ten
 
 
 def _stand_in(spec: ModelSpec, signature: Signature) -> MultimodalModel:
-    """Return the model with a fusion of ours, of which nothing is looked at."""
-    with kept_torch_generator():
+    """Return the model with a fusion of ours, of which nothing is looked at; without contents, however large it is."""
+    with kept_torch_generator(), torch.device("meta"):
         return replace_at(spec, "fusion", Concat().to_dict()).build(signature)
 
 
@@ -301,7 +305,8 @@ def _not_its_weights(
         {
             "model": done.spec.to_dict(),
             "manifest": dict(shown.manifest),
-            "batch_size": OTHER_BATCH,
+            # Small data would otherwise be one batch both times.
+            "batch_size": max(1, min(OTHER_BATCH, len(logits) // FEWEST_BATCHES)),
             "precision": job.precision,
         },
         inputs={**shown.columns, WEIGHTS: np.frombuffer(data, np.uint8)},

@@ -19,6 +19,8 @@ from chiasma.train.design import Design
 
 def describe_spec(spec: BaseModel) -> str:
     """Return a component in words: its kind, and what differs from the defaults: ``vit(depth=4, patch=2)``."""
+    if isinstance(spec, Generated):
+        return f"generated source {spec.sha256[:12]}"
     kind = getattr(spec, "kind", type(spec).__name__.lower())
     fields = type(spec).model_fields
     changed = {name: value for name in fields if (value := getattr(spec, name)) != fields[name].default}
@@ -56,7 +58,7 @@ def fusion_words(fusion: Any) -> str:
     """Return a fusion in words: the formula of a composed one, the hash of source, or what it is called."""
     if isinstance(fusion, Composed):
         return fusion.words
-    return f"generated source {fusion.sha256[:12]}" if isinstance(fusion, Generated) else describe_spec(fusion)
+    return describe_spec(fusion)
 
 
 def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:

@@ -24,6 +24,7 @@ from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.multimodal import FUSED
 from chiasma.search.fusion_proposer import FusionProposer
 from chiasma.search.fusion_space import SLOT, FusionSpace
+from chiasma.search.generators.store import AnswerStore
 from chiasma.search.protocols import Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.train.design import Design
@@ -43,6 +44,7 @@ class FusionPart(SearchedPart):
         self.standard = "concat"
         self.own = own
         self._proposer: FusionProposer | None = None
+        self._answers: AnswerStore | None = None
 
     def baselines(self, base: Design) -> Mapping[str, tuple[Design, str]]:
         """Return concatenation, hand-written cross-attention, and the fusion of the settings where it is another."""
@@ -57,7 +59,7 @@ class FusionPart(SearchedPart):
     def proposers(self, setting: Setting, base: Design) -> dict[str, Proposer[Any]]:
         """Return the closed loop, and its control, which draws from the grammar and learns nothing."""
         space, named = FusionSpace(), setting.config.search.proposers
-        self._proposer = fusion_proposer(setting, base=base)
+        self._proposer, self._answers = fusion_proposer(setting, base=base), setting.answers
         control = RandomSearch(space, seed=setting.config.run.seed, name=CONTROL, base=base, behaviour=space.behaviour)
         found: dict[str, Proposer[Any]] = {FUSION: self._proposer, CONTROL: control}
         return {name: proposer for name, proposer in found.items() if name in named}
@@ -73,11 +75,11 @@ class FusionPart(SearchedPart):
 
     def proposing(self) -> Mapping[str, Any]:
         """Return what the policy tried, and what the grammar and a language model made of it."""
-        return {} if self._proposer is None else proposing(self._proposer.progress)
+        return {} if self._proposer is None else proposing(self._proposer.progress, self._answers)
 
     def progress(self) -> str:
         """Return who made how many candidates, and what a language model cost."""
-        return "" if self._proposer is None else progress_words(self._proposer.progress)
+        return "" if self._proposer is None else progress_words(self._proposer.progress, self._answers)
 
     def around(self, base: Design) -> str:
         """Return nothing: a fusion needs no other setting to be named."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chiasma.core.files import write_json
-from chiasma.core.outcome import Rejected
+from chiasma.core.outcome import Rejected, Scored
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
@@ -21,6 +21,8 @@ from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.search.attention_space import short_slot
+
+WITHOUT = "jail_without_"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def conclude(
     """
     setting = search.setting
     front = _front(search, loop, trained, search_plan)
-    front = front.model_copy(update={"notes": tuple(_notes(front, setting.config, interrupted=interrupted))})
+    notes = [*_notes(front, setting.config, interrupted=interrupted), *_lesser_jail(loop.finished)]
+    front = front.model_copy(update={"notes": tuple(notes)})
     write_json(setting.store.path / FRONT_FILE, front.to_dict())
     write_drawings(front, setting.store.path / "graphs")
     write_front_report(front, setting.store.path / "report.html")
@@ -178,6 +181,15 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
             "on fresh seeds began from scratch, all alike."
         )
     return notes
+
+
+def _lesser_jail(finished: Sequence[Finished]) -> list[str]:
+    """Return which guarantees of the jail did not hold while source was trained that nobody had approved."""
+    known = (item.outcome.metrics for item in finished if isinstance(item.outcome, Scored))
+    missing = sorted({name.removeprefix(WITHOUT) for each in known for name in each if name.startswith(WITHOUT)})
+    if not missing:
+        return []
+    return [f"Generated source ran in a lesser jail (evaluate.accept_lesser_jail), without: {', '.join(missing)}."]
 
 
 def _how_judged(front: Front, *, interrupted: bool) -> str:

@@ -143,11 +143,12 @@ class SearchLoop:
         self._numbered = 0
         self._active: list[Generation] = []
         self._exhausted = False
+        self._own: set[int] = set()
 
     @property
     def trained(self) -> int:
         """Return how many candidates have been trained, for however long."""
-        return len({row.candidate for row in self.rows})
+        return len({row.candidate for row in self.rows} & self._own)
 
     @property
     def duplicates(self) -> int:
@@ -189,6 +190,7 @@ class SearchLoop:
             self._active.append(generation)
             self._numbered += 1
             self.asked += len(candidates)
+            self._own |= candidates.keys()
             self._train(generation, list(candidates))
             self._train_again(generation)
 

@@ -10,8 +10,10 @@ from typing import Any
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import replace_at
 from chiasma.evaluate.jailed_check import fault_in
+from chiasma.evaluate.jailed_trial import shared_jail
 from chiasma.experiment.config import RunConfig
 from chiasma.model.fusion import Composed, Generated
+from chiasma.model.generated import MOST_PARAMETERS
 from chiasma.model.tokens import with_open_encoders
 from chiasma.search.bridge import Bridge, Limits
 from chiasma.search.fusion_space import FusionSpace
@@ -31,12 +33,17 @@ def with_writer(config: RunConfig) -> RunConfig:
 
     Raises:
         ConfigError: No language model could be asked with these settings; names the one. Nothing has been trained.
+        JailError: What it writes could not be run on this machine.
     """
     generator, dollars = config.search.generator, config.run.usd
     if generator == "replay":
         assert config.search.replay is not None
-        with RunStore.open(_recorded(config.search.replay, config.run.folder)) as store:
-            return config.model_copy(update={"llm": LanguageModel.from_dict(store.config["llm"], where="llm")})
+        # Where it lies now: once this run has begun, "latest" would be this one.
+        recorded = _recorded(config.search.replay, config.run.folder).absolute()
+        with RunStore.open(recorded) as store:
+            asked = LanguageModel.from_dict(store.config["llm"], where="llm")
+        search = config.search.model_copy(update={"replay": str(recorded)})
+        config = config.model_copy(update={"llm": asked, "search": search})
     if generator != "openai" and dollars is not None:
         raise ConfigError(f"run.usd: {generator} costs nothing; a limit on dollars needs search.generator=openai.")
     if generator == "transformers":
@@ -48,6 +55,9 @@ def with_writer(config: RunConfig) -> RunConfig:
 
         Exchange(config.llm, key_of(config.llm, dict(os.environ)))
         config.llm.check_cap(dollars)
+    if generator != "grammar" and config.llm.form == "code":
+        # Nothing is trained, and no answer is paid for, where the jail cannot be closed.
+        shared_jail(accept_lesser=config.evaluate.accept_lesser_jail).start()
     return config
 
 
@@ -75,7 +85,7 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
     generator = build_generator(kind, config.llm, answers, cap=config.run.usd, recorded=recorded)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
-    bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)
+    bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised, max_parameters=MOST_PARAMETERS), schema=schema)
     return FusionWriter(
         generator,
         bridge,

@@ -18,6 +18,8 @@ from chiasma.store.trust import is_trusted
 
 CLASS = "FusionModule"
 PREFIX = "chiasma_generated_"
+MOST_PARAMETERS = 2_000_000
+"""Of a module that is 64 wide."""
 
 _approved: set[str] = set()
 

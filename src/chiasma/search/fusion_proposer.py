@@ -214,7 +214,7 @@ class FusionProposer(Proposer[FusionGenome]):
         self._asked[candidate.hash] = _Asked(number, candidate.genome.author)
         family = chosen[0].parent.family if chosen else action.family
         self.progress = self.progress.proposed(candidate.genome.author, family)
-        if candidate.genome.author != "grammar":
+        if candidate.genome.author == "code":
             # Nobody can read the family of free source: it is what was asked for.
             self._families[candidate.hash] = family
         return candidate

@@ -14,7 +14,7 @@ _SECRET_VALUE = re.compile(
     r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
 )
 _URL_LOGIN = re.compile(r"(://[^/\s:@]+:)[^/\s@]+@")
-_SHORTEST = 8
+SHORTEST_SECRET = 8
 _WORKING_FOLDERS = frozenset({"PWD", "OLDPWD"})  # Paths: a run on data below them must stay readable.
 
 
@@ -74,6 +74,6 @@ def _environment_secrets() -> list[str]:
     values = {
         value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and is_secret_name(name) and name not in _WORKING_FOLDERS
+        if len(value) >= SHORTEST_SECRET and is_secret_name(name) and name not in _WORKING_FOLDERS
     }
     return sorted(values, key=len, reverse=True)

@@ -134,7 +134,8 @@ class Jail:
         if missing and not self.accept_lesser:
             raise JailError(
                 f"The jail for generated code cannot be closed on this machine: {', '.join(missing)} "
-                "does not hold (chiasma doctor says more). Accept the lesser level explicitly, or trust the source."
+                "does not hold (chiasma doctor says more). Accept what is left with --set "
+                "evaluate.accept_lesser_jail=true, or trust the source."
             )
 
     def run(

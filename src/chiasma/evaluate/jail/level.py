@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chiasma.core.spec import Spec
-from chiasma.evaluate.jail import descriptors
+from chiasma.evaluate.jail import descriptors, lockdown
 from chiasma.evaluate.jail.limits import Limits
 from chiasma.evaluate.jail.system import LINUX, call
 
@@ -26,6 +26,7 @@ GUARANTEES: Mapping[str, str] = {
     "memory": "memory beyond the limit is refused",
     "environment": "it holds nothing of the supervisor's environment",
     "kernel": "system calls beyond a list are refused",
+    "layers": "each layer of the wall stands, also where another one alone would do",
     "deadline": "it is killed when its time is over, whatever it does",
 }
 SECRET = "CHIASMA_JAIL_CANARY"
@@ -111,6 +112,7 @@ def attempts(
     found["descriptors"] = not descriptors.still_open()
     found["identity"] = os.geteuid() != 0 and os.getuid() != 0
     found["environment"] = str(request["secret"]) not in os.environ.values()
+    found["layers"] = not lockdown.fallen
     found["kernel"] = LINUX and all(_refused(attempt) for attempt in _system_calls())
     return found
 

@@ -27,19 +27,13 @@ class Limits(Spec):
     answer_bytes: int = Field(default=2**20, ge=2**10)
 
 
-def restrict(limits: Limits, *, descriptors: int) -> None:
-    """Limit this process for good: time, memory, no file it could write or open, no process, no core dump.
-
-    Args:
-        limits: What it may use.
-        descriptors: How many are open; there will never be more, which stops every new file and socket.
-    """
+def restrict(limits: Limits) -> None:
+    """Limit this process for good: time, memory, no file it could write, no process, no core dump."""
     seconds = int(limits.cpu_seconds or limits.wall_seconds) + 2
     ceilings = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: descriptors,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_MEMLOCK: 0,
     }
@@ -48,6 +42,15 @@ def restrict(limits: Limits, *, descriptors: int) -> None:
         ceilings[resource.RLIMIT_MSGQUEUE] = 0
     for what, ceiling in ceilings.items():
         resource.setrlimit(what, (ceiling, ceiling))
+
+
+def open_nothing_more(descriptors: int) -> None:
+    """Stop every new file and socket for good.
+
+    Args:
+        descriptors: How many are open; there will never be more.
+    """
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
 
 def mapped_bytes() -> int:

@@ -33,28 +33,32 @@ class Layers:
         return cls(**{field.name: field.name in names for field in fields(cls)})
 
 
+fallen: dict[str, str] = {}
+"""Why layers do not stand in this process, by their names; of the process that locked itself down."""
+
+
 def lock_down(layers: Layers, allowed: Limits, *, parent: int) -> Mapping[str, str]:
     """Give up for good what this process does not need; return why a layer does not stand, by its name.
 
     Descriptors first, while their number can be read. The uid before the limits, because root is not held to the
-    number of processes. The signal of the parent's death after the uid, whose change clears it, and before seccomp,
-    which refuses to set it.
+    number of processes. Landlock before there may be no further file, because its rules are one. The signal of the
+    parent's death after the uid, whose change clears it, and before seccomp, which refuses to set it.
     """
-    steps = {
-        "descriptors": descriptors.close_all,
-        "identity": identity.drop_privileges,
-        "limits": lambda: limits.restrict(allowed, descriptors=descriptors.STANDARD),
-        "parent_death": lambda: identity.die_with(parent),
-        "landlock": landlock.restrict,
-        "seccomp": seccomp.restrict,
-    }
-    failed: dict[str, str] = {}
-    for name, step in steps.items():
+    steps = (
+        ("descriptors", descriptors.close_all),
+        ("identity", identity.drop_privileges),
+        ("limits", lambda: limits.restrict(allowed)),
+        ("parent_death", lambda: identity.die_with(parent)),
+        ("landlock", landlock.restrict),
+        ("limits", lambda: limits.open_nothing_more(descriptors.STANDARD)),
+        ("seccomp", seccomp.restrict),
+    )
+    for name, step in steps:
         if not getattr(layers, name):
-            failed[name] = "switched off"
+            fallen[name] = "switched off"
             continue
         try:
             step()
         except (OSError, ValueError) as error:
-            failed[name] = str(error)
-    return failed
+            fallen[name] = str(error)
+    return dict(fallen)

@@ -172,12 +172,21 @@ def proposing_lines(front: Front) -> list[tuple[str, list[str]]]:
     if written["asked"]:
         lines = [
             f"{written['asked']} designs asked for, {written['usable']} written, {written['at_once']} of them at once",
-            f"{written['answers']} answers, {written['tokens']:,} tokens, ${written['cost']:.4f}",
+            f"{written['answers']} answers read",
+            *_spent(told.get("spent")),
             *(f"{count} × refused: {reason}" for reason, count in written["refused"].items()),
             *(f"{count} × the grammar instead: {reason}" for reason, count in written["instead"].items()),
         ]
         found.append(("What the language model wrote", lines))
     return [(title, lines) for title, lines in found if lines]
+
+
+def _spent(spent: Mapping[str, Any] | None) -> list[str]:
+    """Return what all calls came to, those without an answer included."""
+    if spent is None:
+        return []
+    calls = ", ".join(f"{count} {outcome}" for outcome, count in sorted(spent["calls"].items())) or "none"
+    return [f"${spent['dollars']:.4f} and {spent['tokens']:,} tokens for calls: {calls}"]
 
 
 def gain_words(gain: Interval | None, metric: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any, cast
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import strict_json
 from chiasma.search.generators.generator import Reason, Request
-from chiasma.search.generators.settings import LanguageModel
-from chiasma.store.secrets import MASK
+from chiasma.search.generators.settings import OPENAI_VARIABLE, LanguageModel
+from chiasma.store.secrets import MASK, SHORTEST_SECRET
 
 try:
     import httpx2
@@ -95,7 +95,7 @@ class Exchange:
 
     def masked(self, text: str) -> str:
         """Return text in which the key reads ``***``."""
-        return text.replace(self._key, MASK) if self._key else text
+        return text.replace(self._key, MASK) if len(self._key) >= SHORTEST_SECRET else text
 
     async def _body(self, request: Request, seconds: float) -> bytes | Fault:
         """Return the body of the answer; a call that is cancelled closes its connection."""
@@ -172,7 +172,9 @@ class Exchange:
         if 300 <= status < 400:
             return Fault("redirect", f"{words}: it sends to another address, which is not followed", for_good=True)
         if status in (401, 403):
-            remedy = f"check the key in ${self.settings.variable}"
+            named = self.settings.variable or OPENAI_VARIABLE
+            bare = self.settings.variable is None and self.settings.base_url is not None
+            remedy = "name the variable of its key: --set llm.variable=NAME" if bare else f"check the key in ${named}"
             return Fault("denied", f"{where} refuses the key: {words}; {remedy}", for_good=True)
         if status == 404:
             return Fault("denied", f"{where} does not know model {self.model!r}: {words}", for_good=True)
@@ -192,10 +194,13 @@ def key_of(settings: LanguageModel, environment: dict[str, str]) -> str:
     Raises:
         ConfigError: There is none, and OpenAI's own server needs one; names the variable.
     """
-    key = environment.get(settings.variable, "").strip()
+    if settings.variable is None and settings.base_url is not None:
+        return ""
+    variable = settings.variable or OPENAI_VARIABLE
+    key = environment.get(variable, "").strip()
     if not key and settings.base_url is None:
         raise ConfigError(
-            f"llm.variable: OpenAI needs a key, but ${settings.variable} is not set. Set it, or name a server of your "
+            f"llm.variable: OpenAI needs a key, but ${variable} is not set. Set it, or name a server of your "
             "own: --set llm.base_url=http://localhost:11434/v1."
         )
     return key

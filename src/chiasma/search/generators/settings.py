@@ -10,6 +10,8 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.search.generators.generator import Request
 
+OPENAI_VARIABLE = "OPENAI_API_KEY"
+
 
 class Prices(Spec):
     """Dollars for a million tokens; None where they are not known, or nothing is charged.
@@ -42,7 +44,8 @@ class LanguageModel(Spec):
     Attributes:
         model: Its name, as the server knows it.
         base_url: Address of an OpenAI-compatible server, such as ``http://localhost:11434/v1``; None is OpenAI's own.
-        variable: Environment variable that holds the key; a server with an address of its own may need none.
+        variable: Environment variable that holds the key. None is ``OPENAI_API_KEY`` for OpenAI's own server, and no
+            key for one with an address of its own: it gets the key that is named for it, and no other.
         folder: Folder of a causal language model for ``--generator transformers``.
         device: Where that model runs.
         form: ``code`` asks for free source, ``json`` for a typed tree, which needs no jail.
@@ -61,7 +64,7 @@ class LanguageModel(Spec):
 
     model: str | None = None
     base_url: str | None = None
-    variable: str = "OPENAI_API_KEY"
+    variable: str | None = None
     folder: str | None = None
     device: str = "cpu"
     form: Literal["code", "json"] = "code"
