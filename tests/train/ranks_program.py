@@ -211,6 +211,11 @@ def error_of(work: Callable[[], object]) -> str:
     return "none"
 
 
+def thread_names() -> list[str]:
+    """Return the names of this process's threads, those that Python does not know as well; none but on Linux."""
+    return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+
+
 TASKS = {"grown": grown, "stopped": stopped, "differing": differing}
 
 
@@ -223,3 +228,4 @@ if __name__ == "__main__":
             (where / name).mkdir(exist_ok=True)
             result = task(where / name, joined)
             (where / name / f"{joined.rank}.json").write_text(json.dumps(result))
+    (where / f"threads-{joined.rank}.json").write_text(json.dumps(thread_names()))

@@ -125,6 +125,15 @@ def test_what_two_ranks_began_one_process_continues_with_a_warning(folder: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_of_the_group_outlives_it_and_can_abort_a_finished_process(folder: Path):
+    for rank in range(2):
+        names = json.loads((folder / f"threads-{rank}.json").read_text())
+        assert "python" in names
+        assert not [name for name in names if "gloo" in name or "tcpstore" in name]
+
+
+@pytest.mark.slow
 def test_what_differs_between_ranks_is_an_error_on_both_and_what_the_leader_says_is_done_by_both(folder: Path):
     for seen in seen_by_both(folder, "differing"):
         assert "RanksDifferError: All ranks must have the same parameters" in seen["edit"]

@@ -1,11 +1,9 @@
 """``search attention``: breed mechanisms for one slot of an encoder or a fusion."""
 
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from chiasma.core.errors import ConfigError
 from chiasma.core.spec import value_at
 from chiasma.data.signature import Signature
 from chiasma.experiment import part_search
@@ -73,8 +71,7 @@ class AttentionPart(SearchedPart):
             seen=nsga2.seen,
             excess=nsga2.known_excess,
         )
-        breeders: dict[str, Proposer[Any]] = {"attention": nsga2, CONTROL: control}
-        return {each.name: each for name, each in breeders.items() if name in config.search.proposers}
+        return {"attention": nsga2, CONTROL: control}
 
     def describe(self, design: Design) -> Described:
         """Return the formula."""
@@ -119,31 +116,15 @@ def search_attention(
     Raises:
         ChiasmaError: The data, the slot or a setting cannot be used; nothing has been trained.
     """
-    if not set(PROPOSERS) & set(config.search.proposers):
-        raise ConfigError(
-            "search.proposers: mechanisms come from attention or random, but it names only "
-            f"{', '.join(config.search.proposers)}."
-        )
+    part_search.check_proposers(config, "mechanisms", PROPOSERS)
     return part_search.start(_place, config, also=also, console=console, command=command, started=started)
-
-
-def resume(
-    path: Path,
-    *,
-    budget: str | None = None,
-    executor: str | None = None,
-    ray_address: str | None = None,
-    console: Console,
-    started: float | None = None,
-) -> SearchResult:
-    """Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""
-    started = time.monotonic() if started is None else started
-    return part_search.resume(
-        _place, path, budget=budget, executor=executor, ray_address=ray_address, console=console, started=started
-    )
 
 
 def _place(config: RunConfig, signature: Signature) -> tuple[RunConfig, SearchedPart]:
     """Return the settings with a model that has the slot, and the slot."""
     path = slot_path(config, signature)
     return around_slot(config, signature), AttentionPart(path)
+
+
+resume = partial(part_search.resume, _place)
+"""Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""

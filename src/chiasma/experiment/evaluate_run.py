@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from chiasma.core.errors import DataError
+from chiasma.core.files import read_json
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
 from chiasma.data.dataset import Dataset
@@ -65,14 +66,16 @@ def evaluate(
         data: Data with the same labels and kinds of input; None for those it was trained on.
         split: ``test`` records an opening in the ledger.
         console: Where progress goes.
-        config: Its ``run.device`` and ``run.cache`` say where, its ``evaluate`` section how intervals are made.
+        config: Its ``run.device`` and ``run.cache`` say where, its ``evaluate`` section how intervals are made. Without
+            a ``run.cache`` the model's own data are looked for where its run prepared them.
 
     Raises:
         DataError: The data do not fit the model, or have no such split.
     """
     saved = SavedModel.load(model, device=config.run.device)
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
-    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=run_cache(config), progress=stoppable(console))
+    cache = run_cache(config) if data is not None else _own_cache(model, config)
+    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache, progress=stoppable(console))
     as_prepared = saved.reads_as_prepared(dataset)
     _check_fit(saved, dataset, as_prepared=as_prepared)
     own = as_prepared and dataset.fingerprint == saved.card["fingerprint"]
@@ -118,6 +121,15 @@ def evaluate(
             target_scale=dataset.target_scale,
         ),
     )
+
+
+def _own_cache(model: Path, config: RunConfig) -> Path:
+    """Return where a model's run prepared its data, if that is here and the settings name no other cache."""
+    settings = model.parent / "config.json"
+    made = read_json(settings)["run"]["cache"] if settings.is_file() else None
+    if config.run.cache is None and made is not None and Path(made).expanduser().is_dir():
+        return Path(made).expanduser()
+    return run_cache(config)
 
 
 def _unseen(saved: SavedModel, dataset: Dataset, rows: np.ndarray, console: Console) -> np.ndarray:

@@ -47,7 +47,7 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
         grammar=space,
         base=base,
         writer=None if setting.answers is None else make_writer(config, setting.answers),
-        show=lambda design: shown(design, config.llm.form),
+        show=lambda design: shown(space, design, config.llm.form),
         family=lambda design: family(space, design),
         names=(lambda design: name_of(space, design),),
         rules=config.search.reward,
@@ -57,11 +57,11 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
     )
 
 
-def shown(design: Design, form: str) -> str | None:
+def shown(space: FusionSpace, design: Design, form: str) -> str | None:
     """Return a design's fusion as a language model is shown it; None where it cannot be."""
     if isinstance(design.model.fusion, Generated):
         return design.model.fusion.source if form == "code" else None
-    fusion = FusionSpace().at(design)
+    fusion = space.at(design)
     if fusion is None:
         return None
     return fusion.to_json() if form == "json" else source_of(fusion)

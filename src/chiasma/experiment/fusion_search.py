@@ -1,8 +1,7 @@
 """``search fusion``: compose fusions of images and texts, or have a language model write them."""
 
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from chiasma.core.errors import ConfigError
@@ -58,11 +57,10 @@ class FusionPart(SearchedPart):
 
     def proposers(self, setting: Setting, base: Design) -> dict[str, Proposer[Any]]:
         """Return the closed loop, and its control, which draws from the grammar and learns nothing."""
-        space, named = FusionSpace(), setting.config.search.proposers
+        space = FusionSpace()
         self._proposer, self._answers = fusion_proposer(setting, base=base), setting.answers
         control = RandomSearch(space, seed=setting.config.run.seed, name=CONTROL, base=base, behaviour=space.behaviour)
-        found: dict[str, Proposer[Any]] = {FUSION: self._proposer, CONTROL: control}
-        return {name: proposer for name, proposer in found.items() if name in named}
+        return {FUSION: self._proposer, CONTROL: control}
 
     def describe(self, design: Design) -> Described:
         """Return the formula of a composed fusion, and of another what it is called."""
@@ -102,28 +100,8 @@ def search_fusion(
         ChiasmaError: The data or a setting cannot be used, such as a language model without a name; nothing has been
             trained.
     """
-    if not set(PROPOSERS) & set(config.search.proposers):
-        raise ConfigError(
-            "search.proposers: fusions come from fusion or random, but it names only "
-            f"{', '.join(config.search.proposers)}."
-        )
+    part_search.check_proposers(config, "fusions", PROPOSERS)
     return part_search.start(_place, with_writer(config), console=console, command=command, started=started)
-
-
-def resume(
-    path: Path,
-    *,
-    budget: str | None = None,
-    executor: str | None = None,
-    ray_address: str | None = None,
-    console: Console,
-    started: float | None = None,
-) -> SearchResult:
-    """Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""
-    started = time.monotonic() if started is None else started
-    return part_search.resume(
-        _place, path, budget=budget, executor=executor, ray_address=ray_address, console=console, started=started
-    )
 
 
 def _place(config: RunConfig, signature: Signature) -> tuple[RunConfig, SearchedPart]:
@@ -145,3 +123,7 @@ def around_fusion(config: RunConfig, signature: Signature) -> RunConfig:
     model = config.model.model_copy(update={"fusion": CrossAttention()}).complete(signature)
     own = config.model.fusion or Concat(hidden=model.dim)
     return with_slot(config, replace_at(model, "fusion", own), SLOT, signature)
+
+
+resume = partial(part_search.resume, _place)
+"""Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""

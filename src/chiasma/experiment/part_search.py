@@ -5,12 +5,13 @@ The test split stays sealed: candidates are compared on ``select``. What a disco
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chiasma.core.errors import ChiasmaError
+from chiasma.core.errors import ChiasmaError, ConfigError
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport
@@ -66,6 +67,24 @@ Raises:
 """
 
 
+def check_proposers(config: RunConfig, found: str, proposers: Sequence[str]) -> None:
+    """Refuse settings that name nobody who could propose what is searched for.
+
+    Args:
+        config: Of the run.
+        found: What is searched for, in the plural.
+        proposers: Who proposes it.
+
+    Raises:
+        ConfigError: None of them is named.
+    """
+    if not set(proposers) & set(config.search.proposers):
+        raise ConfigError(
+            f"search.proposers: {found} come from {' or '.join(proposers)}, but it names only "
+            f"{', '.join(config.search.proposers)}."
+        )
+
+
 def start(
     place: Place,
     config: RunConfig,
@@ -109,13 +128,14 @@ def resume(
     place: Place,
     path: Path,
     *,
-    budget: str | None,
-    executor: str | None,
-    ray_address: str | None,
+    budget: str | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
     console: Console,
-    started: float,
+    started: float | None = None,
 ) -> SearchResult:
     """Continue an interrupted or killed search to the front that it would have had; arguments as in ``evolve``."""
+    started = time.monotonic() if started is None else started
     with RunStore.open(path, write=True) as store:
         config = with_executor(with_budget(store, budget), executor, ray_address)
         check_executor(config.run)
@@ -231,7 +251,8 @@ def _train_baselines(search: Search, search_plan: SearchPlan) -> None:
 
 def _make_loop(search: Search, search_plan: SearchPlan) -> SearchLoop:
     config = search.setting.config
-    chosen = search.part.proposers(search.setting, search.base)
+    able = search.part.proposers(search.setting, search.base)
+    chosen = {name: proposer for name, proposer in able.items() if name in config.search.proposers}
     loop = stages.make_search(
         search.setting,
         search_plan,

@@ -30,7 +30,7 @@ class SearchedPart(ABC):
 
     @abstractmethod
     def proposers(self, setting: Setting, base: Design) -> dict[str, Proposer[Any]]:
-        """Return who proposes candidates, by name, among those that the settings name."""
+        """Return everybody who can propose candidates, by the names that settings choose from."""
 
     @abstractmethod
     def describe(self, design: Design) -> Described:

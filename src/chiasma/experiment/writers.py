@@ -13,7 +13,6 @@ from chiasma.evaluate.jailed_check import fault_in
 from chiasma.evaluate.jailed_trial import shared_jail
 from chiasma.experiment.config import RunConfig
 from chiasma.model.fusion import Composed, Generated
-from chiasma.model.generated import MOST_PARAMETERS
 from chiasma.model.tokens import with_open_encoders
 from chiasma.search.bridge import Bridge, Limits
 from chiasma.search.fusion_space import FusionSpace
@@ -85,7 +84,7 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
     generator = build_generator(kind, config.llm, answers, cap=config.run.usd, recorded=recorded)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
-    bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised, max_parameters=MOST_PARAMETERS), schema=schema)
+    bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)
     return FusionWriter(
         generator,
         bridge,

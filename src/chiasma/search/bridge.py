@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import Field
 
 from chiasma.core.spec import Spec
+from chiasma.model.generated import MOST_PARAMETERS
 from chiasma.search.fusion_action import Family, FusionAction, Gating, Intensity
 from chiasma.search.generators.generator import Message
 
@@ -74,7 +75,7 @@ class Limits(Spec):
         penalised: What the reward takes something off for, in words.
     """
 
-    max_parameters: int = Field(default=2_000_000, ge=1)
+    max_parameters: int = Field(default=MOST_PARAMETERS, ge=1)
     multiple: int = Field(default=8, ge=1)
     penalised: tuple[str, ...] = ()
 

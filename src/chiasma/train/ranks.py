@@ -5,7 +5,9 @@ decided (when to stop, what callbacks ask for) is decided once and told to all, 
 unpickled: numbers travel as tensors, the rest as JSON.
 """
 
+import gc
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -216,10 +218,14 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     own = rank_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
     if own.type == "cuda":
         torch.cuda.set_device(own)
+    # Some of its functions take the group of the moment of their import as a default and keep it for ever, and
+    # wrapping a model imports it. A group that outlives this function has threads that may abort a finished process.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), size, device=own), str(own)
     finally:
+        gc.collect()
         distributed.destroy_process_group()
 
 
