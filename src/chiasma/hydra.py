@@ -49,6 +49,17 @@ class JobFailedError(ChiasmaError):
     """A job of a sweep failed, and its error has been shown."""
 
 
+class _Uncopied(dict[str, Any]):
+    """Configs that Hydra is told of, which copies all of them for every group that it looks at.
+
+    What it takes out of them it copies once more, so nothing is lost by keeping them: ``--help`` took three times as
+    long.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Uncopied":
+        return self
+
+
 def main() -> NoReturn:
     """Run the process's own command line through Hydra; leave with 1 after an error, and with 130 after Ctrl-C."""
     debug = os.environ.get(FULL_ERROR) == "1"
@@ -223,12 +234,13 @@ def store_configs(runs: str) -> None:
         },
     }
     store = ConfigStore.instance()
+    store.repo = _Uncopied(store.repo)
     store.store(name=_DEFAULT, node={**_bare(RunConfig()), "hydra": of_hydra})
     for name in preset_names():
         layer = read_layer(name)
         store.store(name=name, node=layer, group=GROUP, package="_global_")
         if name != _DEFAULT:
-            # Hydra copies all nodes whenever it composes: only one of them is the whole tree.
+            # Only one of them is the whole tree: the others are laid over it.
             store.store(name=name, node={"defaults": [_DEFAULT, "_self_"], **layer})
 
 
