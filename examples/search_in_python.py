@@ -1,8 +1,8 @@
 """Search for the best classifier from Python, as with any scikit-learn estimator.
 
-    python examples/search_in_python.py [BUDGET]
+    python examples/search_in_python.py [BUDGET] [SETTING=VALUE ...]
 
-BUDGET is a time such as 2m, or a number of trials such as 20.
+BUDGET is a time such as 2m, or a number of trials such as 20. Settings are those of ``chiasma config show``.
 """
 
 import sys
@@ -27,10 +27,11 @@ def claims(count: int = 600) -> list[dict[str, object]]:
     return rows
 
 
-def main(budget: str = "2m") -> None:
+def main(budget: str = "2m", *words: str) -> None:
     rows = claims()
     learned, fresh = rows[:500], rows[500:]
-    classifier = Classifier(budget=budget, verbose=True).fit(learned)
+    settings = {name: value for name, _, value in (word.partition("=") for word in words)}
+    classifier = Classifier(budget=budget, settings=settings, verbose=True).fit(learned)
     print(f"accuracy on fresh rows: {classifier.score(fresh):.3f}; report: {classifier.run_path_}/report.html")
 
     folder = tempfile.mkdtemp()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICKLY = ("run.workers=1", "model.dim=16", "train.epochs=4", "evaluate.seeds=1", "evaluate.finalists=1")
 
 
 @pytest.mark.slow
@@ -15,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("name", "argument", "said"),
     [
         ("train_on_your_table.py", ("digit_claims", "0.1"), "on select"),
-        ("search_in_python.py", ("2",), "accuracy on fresh rows"),
+        ("search_in_python.py", ("2", *QUICKLY), "accuracy on fresh rows"),
     ],
 )
 def test_an_example_runs(name, argument, said, tmp_path):
