@@ -236,6 +236,8 @@ def store_configs(runs: str) -> None:
     store = ConfigStore.instance()
     store.repo = _Uncopied(store.repo)
     store.store(name=_DEFAULT, node={**_bare(RunConfig()), "hydra": of_hydra})
+    if GROUP in store.repo:  # Presets are the same for every job of this process.
+        return
     for name in preset_names():
         layer = read_layer(name)
         store.store(name=name, node=layer, group=GROUP, package="_global_")
