@@ -46,6 +46,8 @@ SETTINGS = (
     "model.dim=8",
     "evaluate.seeds=2",
     "model.encoders.text.kind=ngram",
+    # One is enough where nothing is said of several: each takes seconds to start.
+    "run.workers=1",
     "search.generation=2",
     # With this seed children and crosses of what was found are among the few that there is time for.
     "run.seed=3",
@@ -166,7 +168,7 @@ def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_same_front(home, searched, tmp_path):
-    stopped = search_attention(config(tmp_path), console=TalkingConsole(stop_at="generation 3"))
+    stopped = search_attention(config(tmp_path, "run.workers=2"), console=TalkingConsole(stop_at="generation 3"))
     assert stopped.stopped == "interrupted"
     assert not stopped.front.fresh
     assert all(each.standing is None for each in stopped.front.mechanisms)

@@ -81,7 +81,8 @@ def test_every_arm_is_trained_on_every_seed_and_the_candidate_is_compared_with_e
 
 @pytest.mark.slow
 def test_an_arm_that_diverges_is_reported_and_compared_with_nothing(home, tmp_path):
-    configs = task_configs("digit_claims", preset="cpu", overrides=[f"run.folder={tmp_path}", *SMALL, "optim.lr=1e30"])
+    settings = [f"run.folder={tmp_path}", *SMALL, "run.workers=1", "optim.lr=1e30"]
+    configs = task_configs("digit_claims", preset="cpu", overrides=settings)
     diverging = order(tmp_path, seeds=1, arms=("standard",)).model_copy(update={"tasks": configs})
     found = benchmark(diverging, console=TalkingConsole()).benchmark
     arms = {arm.name: arm for arm in found.tasks[0].arms}
@@ -150,7 +151,8 @@ def test_a_task_is_found_below_the_folder_of_data(monkeypatch, tmp_path):
 
 
 def ablation(folder, *, parts=("growth",), settings=()) -> Order:
-    overrides = [f"run.folder={folder}", *SMALL, "train.epochs=2", "train.evaluations=4", "growth.learned=0", *settings]
+    growing = ("train.epochs=2", "train.evaluations=4", "growth.learned=0", "run.workers=1")
+    overrides = [f"run.folder={folder}", *SMALL, *growing, *settings]
     config = load_config("growth", overrides=overrides)
     return Order(reference="the design of the settings", tasks={"data": config}, seeds=2, ablate=parts)
 

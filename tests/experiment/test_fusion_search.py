@@ -32,12 +32,14 @@ pytestmark = pytest.mark.xdist_group("fusion_search")
 
 __all__ = ["home"]
 SETTINGS = ("data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "search.generation=3", "run.seed=3")
+ALONE = "run.workers=1"
+"""One worker is enough where nothing is said of several: each takes seconds to start."""
 ANSWER = SOURCE.replace("(image_tokens * image_mask[..., None])", "image_tokens.masked_fill(~image_mask[..., None], 0)")
 ANSWER = ANSWER.replace("(text_tokens * text_mask[..., None])", "text_tokens.masked_fill(~text_mask[..., None], 0)")
 
 
 def config(runs: Path, *settings: str):
-    return load_config("quick", overrides=[f"run.folder={runs}", "run.budget=7", *SETTINGS, *settings])
+    return load_config("quick", overrides=[f"run.folder={runs}", "run.budget=7", ALONE, *SETTINGS, *settings])
 
 
 def asking(url: str, *settings: str) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
 
 @pytest.mark.slow
 def test_a_discovered_fusion_is_compared_on_the_sealed_test_split(searched, tmp_path):
-    small = ("--run-folder", str(tmp_path), "--config", "quick", "--seeds", "1", "--set", *SETTINGS)
+    small = ("--run-folder", str(tmp_path), "--config", "quick", "--seeds", "1", "--set", ALONE, *SETTINGS)
     found = invoke("benchmark", "--candidate", f"{searched.run_path}#{searched.front.best.candidate}", *small)
     assert found.exit_code == 0, found.output
     (run,) = tmp_path.iterdir()
@@ -108,7 +110,7 @@ def test_a_discovered_fusion_is_compared_on_the_sealed_test_split(searched, tmp_
 
 @pytest.mark.slow
 def test_an_interrupted_search_for_fusions_goes_on_to_the_same_front(home, searched, tmp_path):
-    stopped = search_fusion(config(tmp_path), console=TalkingConsole(stop_at="generation 1"))
+    stopped = search_fusion(config(tmp_path, "run.workers=2"), console=TalkingConsole(stop_at="generation 1"))
     assert stopped.stopped == "interrupted"
     result = resume(stopped.run_path, console=TalkingConsole())
     assert told(result.front) == told(searched.front)
