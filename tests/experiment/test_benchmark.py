@@ -151,8 +151,7 @@ def test_a_task_is_found_below_the_folder_of_data(monkeypatch, tmp_path):
 
 
 def ablation(folder, *, parts=("growth",), settings=()) -> Order:
-    growing = ("train.epochs=2", "train.evaluations=4", "growth.learned=0", "run.workers=1")
-    overrides = [f"run.folder={folder}", *SMALL, *growing, *settings]
+    overrides = [f"run.folder={folder}", *SMALL, "train.epochs=2", "train.evaluations=4", "growth.learned=0", *settings]
     config = load_config("growth", overrides=overrides)
     return Order(reference="the design of the settings", tasks={"data": config}, seeds=2, ablate=parts)
 
