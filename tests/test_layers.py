@@ -100,6 +100,20 @@ def test_starting_up_does_not_import_torch(module: str):
     assert result.stdout == "False\n"
 
 
+def test_scikit_learn_is_imported_where_it_fits_something():
+    """Importing it takes a second, which a verb that only reads runs need not spend; estimators are made of it."""
+    hits = [
+        (path, node.lineno)
+        for path, tree in TREES.items()
+        if path != SOURCE / "api.py"
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for _, name in imported(node, module_of(path))
+        if name.partition(".")[0] == "sklearn" or name in ("scipy.stats", "scipy.optimize")
+    ]
+    assert not hits, places("scikit-learn, scipy.stats and scipy.optimize are imported inside functions.", hits)
+
+
 def test_torchs_global_generator_is_touched_in_one_file():
     hits = [
         (path, line)

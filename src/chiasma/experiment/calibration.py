@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from chiasma.core.spec import Spec
@@ -180,6 +179,8 @@ def _label_temperature(logits: np.ndarray, positives: np.ndarray) -> float:
 
 def _minimise(loss: Callable[[float], float]) -> float:
     """Return the temperature with the least loss, which has one minimum; between 1/20 and 20."""
+    from scipy.optimize import minimize_scalar
+
     bound = float(np.log(HOTTEST))
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))

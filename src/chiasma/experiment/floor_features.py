@@ -1,20 +1,23 @@
-"""Classical features: words and their pairs, shrunken pixels, means of ready-made tokens."""
+"""Classical features: words and their pairs, shrunken pixels, means of ready-made tokens.
+
+scikit-learn is imported where features are fitted: what only reads runs starts a second sooner without it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from chiasma.data.batch import Tokens
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import ImageInput, InputSpec
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import Pipeline
 
 SIDE = 16
 COMPONENTS = 128
@@ -47,6 +50,8 @@ class TextBlock(FeatureBlock):
         self._words: TfidfVectorizer | None = None
 
     def fit(self, dataset: Dataset, rows: np.ndarray) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         words = TfidfVectorizer(
             ngram_range=(1, 2),
             token_pattern=r"(?u)\b\w+\b",
@@ -81,6 +86,10 @@ class ImageBlock(FeatureBlock):
         self._norm = 1.0
 
     def fit(self, dataset: Dataset, rows: np.ndarray) -> None:
+        from sklearn.decomposition import PCA
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         x = self._raw(dataset, rows)
         components = min(COMPONENTS, len(rows) - 1)
         reduce = [PCA(components, svd_solver="randomized", random_state=0)] if components < x.shape[1] else []

@@ -7,17 +7,19 @@ bounded by rows, never by a clock, so that the same data give the same floor on 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy import sparse
 from scipy.special import log_softmax, logit
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature, Target, TextInput
 from chiasma.experiment.floor_features import FeatureBlock, ImageBlock, Matrix, TextBlock
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = {"classification": (1.0, 10.0), "multilabel": (1.0, 10.0), "regression": (1.0, 10.0, 100.0)}
 MOST_ROWS = 20_000
@@ -203,11 +205,15 @@ def _fit_labels(x: Matrix, y: np.ndarray, strength: float, target: Target) -> Fi
 
 
 def _fit_values(x: Matrix, y: np.ndarray, strength: float, target: Target) -> Fitted:
+    from sklearn.linear_model import Ridge
+
     model = Ridge(alpha=1 / strength, solver="lsqr").fit(x, y)
     return lambda features: np.asarray(model.predict(features)).reshape(features.shape[0], target.outputs)
 
 
-def _logistic(strength: float) -> LogisticRegression:
+def _logistic(strength: float) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, max_iter=ITERATIONS, tol=TOLERANCE)
 
 

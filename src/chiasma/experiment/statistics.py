@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
@@ -261,7 +261,7 @@ def verdict(gain: Interval) -> Literal["better", "worse", "no difference"]:
 
 def detectable_gain(standard_error: float, *, level: float = LEVEL, power: float = POWER) -> float:
     """Return the smallest true gain found with this power in a two-sided test: ``(z_level + z_power) * SE``."""
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * standard_error)
+    return float((ndtri((1 + level) / 2) + ndtri(power)) * standard_error)
 
 
 def _difference(ahead: GroupMetric, behind: GroupMetric, sign: float) -> GroupMetric:
