@@ -159,7 +159,7 @@ def test_a_killed_run_resumes_to_the_same_result(home, reference, tmp_path):
 
 def test_a_killed_run_on_ray_leaves_no_worker_and_resumes_to_the_result_of_local_workers(home, reference, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'chiasma[ray]'")
-    settings = [f"run.folder={tmp_path}", "run.executor=ray"]
+    settings = [f"run.folder={tmp_path}", "run.executor=ray", "run.workers=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "chiasma", "evolve", "--config", "quick", "--budget", "4", "--set", *settings],
         start_new_session=True,
@@ -197,7 +197,8 @@ def test_a_run_on_data_below_the_working_folder_is_resumed(home, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
     source = f"data.source={tmp_path / 'data.csv'}"
-    stopped = evolve(config(tmp_path / "runs", source, "run.budget=1"), console=TalkingConsole(stop_at="floor"))
+    settings = config(tmp_path / "runs", source, "run.budget=1", "run.workers=1")
+    stopped = evolve(settings, console=TalkingConsole(stop_at="floor"))
     assert resume(stopped.run_path, console=TalkingConsole()).stopped == "finished"
 
 
@@ -221,7 +222,7 @@ def test_a_run_whose_data_changed_is_not_resumed(home, reference, tmp_path):
     rows = [f"{n},text {n % 7} number {n},{'yes' if n % 7 > 3 else 'no'}" for n in range(200)]
     manifest.write_text("id,text,label\n" + "\n".join(rows) + "\n")
     source = f"data.source={manifest}"
-    stopped = evolve(config(tmp_path, source), console=TalkingConsole(stop_at="floor"))
+    stopped = evolve(config(tmp_path, source, "run.workers=1"), console=TalkingConsole(stop_at="floor"))
     manifest.write_text("id,text,label\n" + "\n".join(rows[:150]) + "\n")
     with pytest.raises(DataError, match="have changed"):
         resume(stopped.run_path, console=TalkingConsole())
@@ -229,13 +230,13 @@ def test_a_run_whose_data_changed_is_not_resumed(home, reference, tmp_path):
 
 def test_a_time_budget_is_kept_and_a_resumed_run_keeps_its_floors_its_winner_and_its_plan(home, tmp_path):
     started = time.monotonic()
-    first = evolve(config(tmp_path, "run.budget=25s"), console=TalkingConsole())
-    assert time.monotonic() - started < 25 + 10
+    first = evolve(config(tmp_path, "run.budget=15s"), console=TalkingConsole())
+    assert time.monotonic() - started < 15 + 10
     assert first.stopped == "finished"
     again = resume(first.run_path, console=TalkingConsole())
     assert [arm.name for arm in again.results.arms] == [arm.name for arm in first.results.arms]
     assert again.results.design == first.results.design
-    more = resume(first.run_path, budget="40s", console=TalkingConsole())
+    more = resume(first.run_path, budget="25s", console=TalkingConsole())
     assert {arm.name for arm in more.results.arms} >= {"majority", "tfidf_logistic", "winner"}
     with RunStore.open(first.run_path) as store:
         plans = [event.data["value"] for event in store.events("decision") if event.data["name"].startswith("plan for")]
