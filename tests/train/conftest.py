@@ -18,7 +18,7 @@ def claims(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return data
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model() -> ModelSpec:
     """Return a small multimodal model with dropout."""
     return ModelSpec.from_dict(
@@ -33,7 +33,7 @@ def model() -> ModelSpec:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def design(model: ModelSpec) -> Design:
     """Return a design of some thirty steps with everything that has state."""
     optim = OptimSpec.from_dict({"lr": 5e-3, "schedule": {"kind": "plateau", "patience": 1}, "warmup": 0.1})

@@ -1,5 +1,6 @@
 """The resume law: a training that was stopped anywhere continues to the same bits."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,11 +72,17 @@ def fit_in_parts(
     return Trainer(design, data, checkpoints=folder, device="cpu", callbacks=callbacks()).fit()
 
 
-@pytest.fixture
-def whole(design: Design, claims: Dataset, tmp_path: Path) -> tuple[Fit, Path]:
-    """Return a training that was never interrupted, and its checkpoints."""
-    folder = tmp_path / "whole"
+@pytest.fixture(scope="module")
+def never_stopped(design: Design, claims: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fit, Path]:
+    folder = tmp_path_factory.mktemp("whole")
     return Trainer(design, claims, checkpoints=folder, device="cpu").fit(), folder
+
+
+@pytest.fixture
+def whole(never_stopped: tuple[Fit, Path], tmp_path: Path) -> tuple[Fit, Path]:
+    """Return a training that was never interrupted, and a copy of its checkpoints."""
+    fit, folder = never_stopped
+    return fit, Path(shutil.copytree(folder, tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("stops", [(1,), (8,), (3, 13, 14, 27)], ids=str)
