@@ -121,19 +121,23 @@ def test_a_missing_model_is_one_line(tmp_path):
     assert "not found" in fails("predict", "no-such-run", "--text", "x", "--run-folder", str(tmp_path), code=2)
 
 
+@pytest.mark.xdist_group("shared_runs")
 def test_predicting_nothing_says_what_to_give(trained):
     assert "give --image FILE, --text TEXT or a MANIFEST" in fails("predict", str(trained), code=2)
 
 
+@pytest.mark.xdist_group("shared_runs")
 def test_a_missing_image_to_predict_is_one_line(trained, tmp_path):
     assert "cannot be read" in fails("predict", str(trained), "--image", str(tmp_path / "none.png"))
 
 
+@pytest.mark.xdist_group("shared_runs")
 def test_an_output_of_another_kind_is_refused(trained, tmp_path):
     said = fails("predict", str(trained), table(tmp_path, "1,,a,x"), "-o", "out.xlsx", code=2)
     assert "--out must end in .csv or .jsonl" in said
 
 
+@pytest.mark.xdist_group("shared_runs")
 def test_a_second_process_on_the_same_run_is_refused(trained):
     with RunStore.open(trained, write=True):
         assert "another process" in fails("resume", str(trained))

@@ -10,6 +10,9 @@ from PIL import Image
 
 from tests.cli.conftest import SMALL, invoke
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("shared_runs")
+
 
 def test_a_training_ends_with_its_figures_and_paths(trained):
     assert (trained / "report.html").is_file()

@@ -7,7 +7,7 @@ import pytest
 from chiasma.core.outcome import Scored
 from chiasma.evaluate.inline import InlineExecutor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def toy_outcome(job):

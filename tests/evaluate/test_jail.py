@@ -16,6 +16,9 @@ from chiasma.core.errors import JailError
 from chiasma.evaluate.jail import Jail, Layers, Level, Limits, Region, identity
 from tests.evaluate.jail_entries import little_training
 
+# One warm process serves all: that of one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("jail")
+
 HERE = "tests.evaluate.jail_entries"
 
 

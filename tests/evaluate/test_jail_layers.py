@@ -9,6 +9,9 @@ import pytest
 
 from chiasma.evaluate.jail import Jail, Layers, Limits, seccomp
 
+# One warm process serves all: that of one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("jail")
+
 ENTRY = "tests.evaluate.jail_entries:attempt"
 MEMORY = Limits(memory_bytes=2**30)
 

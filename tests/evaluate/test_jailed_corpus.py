@@ -13,6 +13,9 @@ from chiasma.evaluate.jail import jail as supervisor
 from chiasma.evaluate.jailed_trial import run_jailed
 from tests.evaluate.corpus import OWN, Case, expecting
 
+# Two warm processes serve all: those of one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("jail")
+
 SECRET = "canary-3c9d1e"
 SECONDS = 2.0
 HONEST = (OWN / "honest_01_low_rank_bilinear.py").read_text()

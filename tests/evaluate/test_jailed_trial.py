@@ -26,6 +26,9 @@ from chiasma.store.trust import forget_source, trust_source
 from chiasma.train.predicting import predict_logits
 from tests.evaluate.corpus import OWN
 
+# One warm process serves all: that of one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("jail")
+
 HONEST = (OWN / "honest_04_hand_written_attention.py").read_text()
 SHA = hashlib.sha256(HONEST.encode()).hexdigest()
 BEHIND = """

@@ -24,7 +24,8 @@ from chiasma.model.multimodal import ModelSpec
 from chiasma.train.design import Design, LoopSpec, TrainingSpec
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'chiasma[ray]'")
-pytestmark = pytest.mark.slow
+# One Ray serves all: that of one of the processes that run tests.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 HERE = Path(__file__).parent
 DESIGN = Design(

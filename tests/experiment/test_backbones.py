@@ -26,6 +26,9 @@ from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
 from tests.published import save_backbone, write_memes
 
+# What all share is made once: by one of the processes that run tests.
+pytestmark = pytest.mark.xdist_group("backbones")
+
 
 class Listening(SilentConsole):
     """Keeps what is said."""
