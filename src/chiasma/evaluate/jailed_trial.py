@@ -12,12 +12,11 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from chiasma.data.signature import Signature
 from chiasma.evaluate.jail import Ended, Jail, Limits, Region, SharedArray
 from chiasma.evaluate.jail.said import plain
 from chiasma.evaluate.jailed_data import JailedData, JailedDatasets
+from chiasma.evaluate.jailed_told import check_told, read_told
 from chiasma.evaluate.jailed_work import LOGITS, START, WEIGHTS
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.scoring import keep, metrics_of, objectives_of, unfit
@@ -55,28 +55,8 @@ TOLERANCE = 1e-3
 LEAST_SECONDS = 0.05
 LATE = 1.25
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Figures = Annotated[dict[str, Finite], Field(max_length=64)]
-
 _jails: dict[tuple[int, bool], Jail] = {}
 _datasets = JailedDatasets()
-
-
-class Told(Spec):
-    """What a child says of a training; bounded, and its word."""
-
-    spec: Mapping[str, Any]
-    steps: int = Field(ge=0, le=10**9)
-    seconds: float = Field(ge=0)
-    stopped: str = Field(max_length=300)
-    best: Figures
-    history: Annotated[list[Figures], Field(max_length=10_000)]
-    flops: float = Field(ge=0)
-    parameters: int = Field(ge=0)
-    latency: float | None = Field(default=None, ge=0)
-    growth: Mapping[str, Any] = {}
-    controller: Mapping[str, Any] = {}
-    weights_bytes: int = Field(ge=8)
 
 
 def shared_jail(*, accept_lesser: bool = False) -> Jail:
@@ -214,10 +194,11 @@ def _own_rejection(ended: Ended) -> Rejected | None:
 def _done(job: Job, dataset: Dataset, ended: Ended) -> Trained | Rejected:
     """Return what a child says is left of a training, after checking what can be checked."""
     try:
-        told = Told.model_validate(dict(ended.answer or {}))
+        told = read_told(ended.answer or {})
         spec = ModelSpec.from_dict(told.spec)
+        check_told(told, job, spec)
         weights = _weights(ended.outputs[WEIGHTS], told.weights_bytes)
-    except (ChiasmaError, ValidationError, SafetensorError, ValueError, KeyError, RecursionError) as error:
+    except (ChiasmaError, SafetensorError, ValueError, KeyError, RecursionError) as error:
         return Rejected(stage="jail", reason=f"what it returned is not a training: {plain(error)}")
     try:
         fault = _another_model(job, spec) or _wrong_weights(spec, dataset.signature, weights)
@@ -230,15 +211,20 @@ def _done(job: Job, dataset: Dataset, ended: Ended) -> Trained | Rejected:
         weights=weights,
         steps=told.steps,
         seconds=min(told.seconds, ended.seconds),
-        stopped=plain(told.stopped),
+        stopped=told.stopped,
         best=told.best,
         history=told.history,
         flops=told.flops,
         parameters=_parameters(spec, dataset.signature, weights),
         latency=told.latency if "latency" in job.objectives else None,
-        growth=told.growth,
-        controller=told.controller,
+        growth=_as_written(told.growth),
+        controller=_as_written(told.controller),
     )
+
+
+def _as_written(told: Spec | None) -> dict[str, Any]:
+    """Return what a child says in plain JSON, without what it left out."""
+    return {} if told is None else told.model_dump(mode="json", exclude_unset=True)
 
 
 def _weights(place: np.ndarray, count: int) -> dict[str, Tensor]:
