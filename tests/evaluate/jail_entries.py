@@ -172,6 +172,13 @@ def hang(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[st
             continue
 
 
+def wait_for_the_end(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[str, Any]:
+    """Compute until somebody wants it to stop."""
+    while not outputs["stop"][0]:
+        time.sleep(0.01)
+    return {"stopped": True}
+
+
 def corrupt(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[str, Any]:
     """Spoil everything that the process shares with itself."""
     torch.set_default_dtype(torch.float64)

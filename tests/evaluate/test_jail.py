@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from chiasma.core.errors import JailError
-from chiasma.evaluate.jail import Jail, Layers, Level, Limits, Region, identity
+from chiasma.evaluate.jail import Jail, Layers, Level, Limits, Region, Stopping, identity
 from tests.evaluate.jail_entries import little_training
 
 # One warm process serves all: that of one of the processes that run tests.
@@ -108,6 +108,39 @@ def test_processor_time_is_limited_apart_from_the_clock(jail: Jail):
     assert ended.refusal is not None
     assert ended.refusal.reason == "used more than 0.1 s of processor time"
     assert ended.seconds < 15
+
+
+def test_a_child_that_does_not_stop_when_asked_is_killed_after_its_grace(jail: Jail):
+    stopping = Stopping(lambda: True, grace_seconds=0.3)
+    ended = jail.run(f"{HERE}:hang", {"how": "loop"}, limits=Limits(wall_seconds=None), stopping=stopping)
+    assert ended.refusal is not None
+    assert (ended.refusal.kind, ended.refusal.reason) == ("stopped", "asked to stop, and killed 0.3 s later")
+    assert ended.seconds < 1.5
+    assert children(jail) == []
+
+
+def test_a_child_sees_that_it_should_stop_and_answers(jail: Jail):
+    began = time.monotonic()
+    stopping = Stopping(lambda: time.monotonic() > began + 0.3, grace_seconds=20)
+    ended = jail.run(f"{HERE}:wait_for_the_end", {}, limits=Limits(wall_seconds=None), stopping=stopping)
+    assert ended.answer == {"stopped": True}
+    assert set(ended.outputs) == set()
+    assert 0.2 < ended.seconds < 10
+
+
+def test_ctrl_c_in_the_supervisor_ends_the_child_and_the_next_request_is_a_fresh_one(jail: Jail):
+    dead: list[int] = []
+
+    def interrupt() -> bool:
+        dead.extend(children(jail))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jail.run(f"{HERE}:hang", {"how": "loop"}, stopping=Stopping(interrupt))
+    assert all(gone(pid, within=1) for pid in dead)
+    assert jail.warm_pid is None
+    outputs = {"twice": Region.of("f8", 1)}
+    assert jail.run(f"{HERE}:double", {}, inputs={"x": np.ones(1)}, outputs=outputs).answer == {"sum": 2.0}
 
 
 def test_a_request_after_the_warm_process_died_starts_another(jail: Jail):

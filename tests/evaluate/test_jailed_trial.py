@@ -15,7 +15,7 @@ from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.unscored import unscored
 from chiasma.evaluate import jailed_trial
-from chiasma.evaluate.jail import Jail, Layers
+from chiasma.evaluate.jail import Jail, Layers, Stopping
 from chiasma.evaluate.jailed_model import GeneratedAnswerError, JailedModel, trained_model, weights_of
 from chiasma.evaluate.jailed_trial import run_jailed
 from chiasma.evaluate.jailed_work import LOGITS, WEIGHTS
@@ -208,6 +208,31 @@ def test_a_limit_of_parameters_is_counted_from_the_weights(generated_job, small_
     scored = run_jailed(generated_job(HONEST, max_parameters=40_000), small_claims, jail)
     assert isinstance(scored, Scored)
     assert scored.objectives["parameters"] == scored.metrics["parameters"] < 40_000
+
+
+def test_a_training_that_is_asked_to_stop_hands_back_the_best_so_far(generated_job, small_claims, jail, tmp_path):
+    job = kept(generated_job(HONEST), tmp_path)
+    endless = replace_at(replace_at(job.design, "training.loop.epochs", 10_000), "training.loop.evaluations", 1000)
+    began = time.monotonic()
+    stopping = Stopping(lambda: time.monotonic() > began + 2.0, grace_seconds=60)
+    outcome = run_jailed(job.model_copy(update={"design": endless}), small_claims, jail, stopping=stopping)
+    assert isinstance(outcome, Scored), outcome
+    assert 0 < outcome.metrics["steps"] < 10_000
+    checkpoint = load_newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.documents["stopped"] == "interrupted"
+
+
+def test_limits_of_time_and_memory_are_the_jobs(generated_job, small_claims, jail):
+    slow = BEHIND.format(attack="while True: pass").replace("import gc, sys\n", "")
+    late = run_jailed(generated_job(slow, jail_seconds=0.7), small_claims, jail)
+    assert isinstance(late, Rejected)
+    assert late.reason.startswith("killed after 0.")
+    large = BEHIND.format(attack="self.kept = torch.ones(2**26)").replace("import gc, sys\n", "")
+    assert isinstance(run_jailed(generated_job(large), small_claims, jail), Scored)
+    outcome = run_jailed(generated_job(large, jail_memory_bytes=2**27), small_claims, jail)
+    assert isinstance(outcome, Rejected)
+    assert "out of memory" in outcome.reason
 
 
 def test_more_memory_than_allowed_is_a_rejection(generated_job, small_claims, jail):

@@ -11,8 +11,9 @@ from chiasma.core.errors import ChiasmaError
 from chiasma.data.batch import Batch, Output
 from chiasma.data.signature import Signature
 from chiasma.evaluate.jail import Jail, Limits, Region, SharedArray
-from chiasma.evaluate.jailed_trial import MOST_MEMORY, WORK, refusal_of, shared_jail
+from chiasma.evaluate.jailed_trial import WORK, refusal_of, shared_jail
 from chiasma.evaluate.jailed_work import LOGITS, WEIGHTS, batch_arrays
+from chiasma.evaluate.job import DEFAULT_JAIL_MEMORY
 from chiasma.model.generated import unapproved_in
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 
@@ -66,7 +67,7 @@ class JailedModel(nn.Module):
             {"model": self.spec.to_dict(), "signature": self.signature.to_dict(), "modalities": sorted(used)},
             inputs={**batch_arrays(read), WEIGHTS: self._shared},
             outputs={LOGITS: Region.of("f4", len(batch), self.signature.target.outputs)},
-            limits=Limits(wall_seconds=BATCH_SECONDS, memory_bytes=MOST_MEMORY),
+            limits=Limits(wall_seconds=BATCH_SECONDS, memory_bytes=DEFAULT_JAIL_MEMORY),
         )
         refused = refusal_of(ended)
         if refused is not None:

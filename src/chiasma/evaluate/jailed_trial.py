@@ -26,7 +26,7 @@ from chiasma.core.rng import kept_torch_generator
 from chiasma.core.spec import Spec, replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature
-from chiasma.evaluate.jail import Ended, Jail, Limits, Region, SharedArray
+from chiasma.evaluate.jail import Ended, Jail, Limits, Region, SharedArray, Stopping
 from chiasma.evaluate.jail.said import plain
 from chiasma.evaluate.jailed_data import JailedData, JailedDatasets
 from chiasma.evaluate.jailed_told import check_told, read_told
@@ -42,18 +42,20 @@ from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.train.initial import kept_weights
 
 WORK = "chiasma.evaluate.jailed_work"
-# A training without a limit of its own ends after an hour, and may use this much memory beyond the data.
-MOST_SECONDS = 3600.0
-MOST_MEMORY = 3 * 2**30
-MOST_PARAMETERS = 50_000_000
+# Begins the names of metrics that say which guarantee did not hold.
+WITHOUT = "jail_without_"
 HEADER_BYTES = 2**20
+# Weights, gradients and two moments of each number have to find room.
+NUMBERS_A_PARAMETER = 4
 ANSWER_BYTES = 4 * 2**20
 # Another than in training, so that rows have other neighbours.
 OTHER_BATCH = 100
 FEWEST_BATCHES = 3
 TOLERANCE = 1e-3
 LEAST_SECONDS = 0.05
+# A training that ends by its clock is then measured, and answered for by a second child.
 LATE = 1.25
+MEASURING_SECONDS = 10.0
 
 _jails: dict[tuple[int, bool], Jail] = {}
 _datasets = JailedDatasets()
@@ -68,7 +70,14 @@ def shared_jail(*, accept_lesser: bool = False) -> Jail:
     return _jails[key]
 
 
-def run_jailed(job: Job, dataset: Dataset, jail: Jail | None = None, *, screened: bool = True) -> Scored | Rejected:
+def run_jailed(
+    job: Job,
+    dataset: Dataset,
+    jail: Jail | None = None,
+    *,
+    screened: bool = True,
+    stopping: Stopping | None = None,
+) -> Scored | Rejected:
     """Screen, check and train a design in the jail, and score it here; never raises for what a candidate does.
 
     Args:
@@ -76,6 +85,8 @@ def run_jailed(job: Job, dataset: Dataset, jail: Jail | None = None, *, screened
         dataset: On what.
         jail: None for the process's own.
         screened: Whether sources are read first. Only tests of the wall leave it out.
+        stopping: Who may end the training early; it is scored with the best so far, or rejected at stage ``stopped``
+            where it does not end by itself.
 
     Raises:
         JailError: The jail cannot be closed on this machine.
@@ -93,8 +104,8 @@ def run_jailed(job: Job, dataset: Dataset, jail: Jail | None = None, *, screened
     # The cold start of the jail is ours; a candidate's time begins after it.
     started = time.monotonic()
     shown = _datasets.shown(dataset, tuple(job.design.model.encoders))
-    ended = _train(job, dataset, jail, shown, started=started)
-    outcome = _judged(job, dataset, jail, shown, ended, started=started)
+    ended = _train(job, dataset, jail, shown, started=started, stopping=stopping)
+    outcome = _judged(job, dataset, jail, shown, ended, started=started, stopping=stopping)
     if isinstance(outcome, Rejected) and not ended.level.is_full:
         return outcome.model_copy(update={"reason": f"{outcome.reason} (in a jail {ended.level.words})"})
     return outcome
@@ -105,8 +116,8 @@ def refusal_of(ended: Ended, *, stage: str = "jail") -> Rejected | None:
     if ended.refusal is None:
         return None
     kind, reason = ended.refusal.kind, ended.refusal.reason
-    if kind == "deadline":
-        return Rejected(stage="deadline", reason=reason)
+    if kind in ("deadline", "stopped"):
+        return Rejected(stage=kind, reason=reason)
     if kind == "memory":
         return Rejected(stage=stage, reason=f"out of memory: {reason}")
     return Rejected(stage="generated" if kind == "error" else stage, reason=reason)
@@ -123,12 +134,15 @@ def _unable(job: Job) -> str | None:
     return None
 
 
-def _train(job: Job, dataset: Dataset, jail: Jail, shown: JailedData, *, started: float) -> Ended:
+def _train(
+    job: Job, dataset: Dataset, jail: Jail, shown: JailedData, *, started: float, stopping: Stopping | None
+) -> Ended:
     inputs: dict[str, np.ndarray | SharedArray] = dict(shown.columns)
     if job.start_from is not None:
         start = safetensors.torch.save(kept_weights(Path(job.start_from)))
         inputs[START] = np.frombuffer(start, np.uint8)
-    most = 4 * (job.max_parameters or MOST_PARAMETERS) + HEADER_BYTES
+    room = job.jail_memory_bytes // NUMBERS_A_PARAMETER
+    most = HEADER_BYTES + (room if job.max_parameters is None else min(room, 4 * job.max_parameters))
     outputs = {LOGITS: _logits_region(dataset), WEIGHTS: Region.of("u1", most)}
     # Whether something is kept, not where.
     told = job.model_copy(
@@ -143,22 +157,30 @@ def _train(job: Job, dataset: Dataset, jail: Jail, shown: JailedData, *, started
         }
     )
     request = {"job": told.to_dict(), "manifest": dict(shown.manifest), "started": started}
-    return jail.run(f"{WORK}:train", request, inputs=inputs, outputs=outputs, limits=_limits(job, started))
+    limits = _limits(job, started)
+    return jail.run(f"{WORK}:train", request, inputs=inputs, outputs=outputs, limits=limits, stopping=stopping)
 
 
 def _limits(job: Job, started: float) -> Limits:
     """Return what a child may use; it ends by itself in time if it can, and is killed if it does not."""
-    limits = [MOST_SECONDS]
+    limits = [] if job.jail_seconds is None else [job.jail_seconds]
     if job.time_limit_seconds is not None:
         limits.append(job.time_limit_seconds)
     if job.finish_within_seconds is not None:
-        limits.append(LATE * job.finish_within_seconds + 1.0)
-    left = max(LEAST_SECONDS, min(limits) - (time.monotonic() - started))
-    return Limits(wall_seconds=left, memory_bytes=MOST_MEMORY, answer_bytes=ANSWER_BYTES)
+        limits.append(LATE * job.finish_within_seconds + MEASURING_SECONDS)
+    left = max(LEAST_SECONDS, min(limits) - (time.monotonic() - started)) if limits else None
+    return Limits(wall_seconds=left, memory_bytes=job.jail_memory_bytes, answer_bytes=ANSWER_BYTES)
 
 
 def _judged(
-    job: Job, dataset: Dataset, jail: Jail, shown: JailedData, ended: Ended, *, started: float
+    job: Job,
+    dataset: Dataset,
+    jail: Jail,
+    shown: JailedData,
+    ended: Ended,
+    *,
+    started: float,
+    stopping: Stopping | None = None,
 ) -> Scored | Rejected:
     """Check what a child returned, and score it."""
     refused = refusal_of(ended) or _own_rejection(ended)
@@ -168,7 +190,9 @@ def _judged(
     if isinstance(done, Rejected):
         return done
     outputs = ended.outputs[LOGITS]
-    rejected = unfit(job, done, outputs) or _not_its_weights(job, dataset, jail, shown, done, outputs, started=started)
+    rejected = unfit(job, done, outputs) or _not_its_weights(
+        job, dataset, jail, shown, done, outputs, started=started, stopping=stopping
+    )
     if rejected is not None:
         return rejected
     logits = shown.restored(outputs)
@@ -282,7 +306,15 @@ def _stand_in(spec: ModelSpec, signature: Signature) -> MultimodalModel:
 
 
 def _not_its_weights(
-    job: Job, dataset: Dataset, jail: Jail, shown: JailedData, done: Trained, logits: np.ndarray, *, started: float
+    job: Job,
+    dataset: Dataset,
+    jail: Jail,
+    shown: JailedData,
+    done: Trained,
+    logits: np.ndarray,
+    *,
+    started: float,
+    stopping: Stopping | None,
 ) -> Rejected | None:
     """Return whether its predictions are not what its weights say in another process, which remembers nothing."""
     data = safetensors.torch.save(dict(done.weights))
@@ -298,6 +330,7 @@ def _not_its_weights(
         inputs={**shown.columns, WEIGHTS: np.frombuffer(data, np.uint8)},
         outputs={LOGITS: _logits_region(dataset)},
         limits=_limits(job, started),
+        stopping=stopping,
     )
     refused = refusal_of(again)
     if refused is not None:
@@ -320,5 +353,5 @@ def _logits_region(dataset: Dataset) -> Region:
 
 def _level(ended: Ended) -> dict[str, float]:
     """Return the level of the jail as figures, for the record of the trial."""
-    missing = {f"jail_without_{name}": 1.0 for name in ended.level.missing}
+    missing = {f"{WITHOUT}{name}": 1.0 for name in ended.level.missing}
     return {"jailed": 1.0, "jail_seconds": ended.seconds, **missing}

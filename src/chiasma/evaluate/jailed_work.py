@@ -29,6 +29,7 @@ Arrays = Mapping[str, np.ndarray]
 WEIGHTS = "weights"
 LOGITS = "logits"
 START = "start"
+STOP = "stop"
 COLUMN = "column/"
 
 
@@ -47,7 +48,8 @@ def train(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> Mappin
         return {"rejected": {"stage": "behaviour", "reason": fault}}
     dataset = given_dataset(request["manifest"], inputs)
     start = safetensors.torch.load(inputs[START].tobytes()) if START in inputs else None
-    fit = train_in_time(job, dataset, started=float(request["started"]), start_from=start)
+    asked = (lambda: bool(outputs[STOP][0])) if STOP in outputs else None
+    fit = train_in_time(job, dataset, started=float(request["started"]), start_from=start, asked=asked)
     if isinstance(fit, Rejected):
         return {"rejected": {"stage": fit.stage, "reason": fit.reason}}
     logits = predict_logits(fit.model, dataset, dataset.rows("select"), precision=job.precision)

@@ -8,6 +8,7 @@ from pydantic import Field
 from chiasma.core.spec import Spec
 from chiasma.train.design import Design
 
+DEFAULT_JAIL_MEMORY = 3 * 2**30
 Objective = Literal["error", "flops", "parameters", "latency"]
 
 
@@ -42,6 +43,8 @@ class Job(Spec):
             from scratch.
         accept_lesser_jail: Train generated source that nobody has approved although this machine cannot keep every
             guarantee of the jail; the record says which are missing.
+        jail_seconds: What a training in the jail may take in all; None for no limit but those above.
+        jail_memory_bytes: What it may use beyond the data.
         also: Trainings of the same candidate on further tasks, by the tasks' names; the limits of time are this
             job's, for all together.
     """
@@ -65,4 +68,6 @@ class Job(Spec):
     keep_checkpoint: str | None = None
     start_from: str | None = None
     accept_lesser_jail: bool = False
+    jail_seconds: float | None = Field(default=None, gt=0)
+    jail_memory_bytes: int = Field(default=DEFAULT_JAIL_MEMORY, ge=2**26)
     also: Mapping[str, Self] = {}

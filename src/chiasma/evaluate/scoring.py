@@ -71,6 +71,7 @@ def keep(job: Job, dataset: Dataset, done: Trained, logits: np.ndarray) -> None:
             "history": done.history,
             "growth": done.growth,
             "controller": done.controller,
+            "stopped": done.stopped,
         }
         tensors = {"model": done.weights}
         save_checkpoint(Path(job.keep_checkpoint), done.steps, tensors=tensors, documents=documents, keep=1)

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from chiasma.core.spec import Spec
-from chiasma.evaluate.job import Job, Objective
+from chiasma.evaluate.job import DEFAULT_JAIL_MEMORY, Job, Objective
 from chiasma.train.design import Design
 
 
@@ -21,6 +21,8 @@ class Task(Spec):
     compile: bool = False
     max_parameters: int | None = Field(default=None, ge=1)
     accept_lesser_jail: bool = False
+    jail_seconds: float | None = Field(default=None, gt=0)
+    jail_memory_bytes: int = Field(default=DEFAULT_JAIL_MEMORY, ge=2**26)
 
     def job(
         self,

@@ -1,9 +1,10 @@
 """Train a job's design in this process: build, probe, train in time, and say what was left when it ended."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ RESERVE = 0.05
 HOPELESS = 2.0
 SLOW = "too slow"
 NO_STEP = "no step was finished"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,12 @@ class Trained:
 
 
 def train_in_time(
-    job: Job, dataset: Dataset, *, started: float, start_from: Mapping[str, Tensor] | None = None
+    job: Job,
+    dataset: Dataset,
+    *,
+    started: float,
+    start_from: Mapping[str, Tensor] | None = None,
+    asked: Callable[[], bool] | None = None,
 ) -> Fit | Rejected:
     """Build, probe and train the design; rejected where it is at fault or ends too late.
 
@@ -79,6 +86,7 @@ def train_in_time(
         dataset: On what.
         started: When the job began (``time.monotonic()``).
         start_from: Weights to begin with, in place of the job's folder of them.
+        asked: Whether it should stop, with the best so far; None where nobody will ask.
     """
     deadline = None if job.time_limit_seconds is None else started + job.time_limit_seconds
     finish_by = None if job.finish_within_seconds is None else started + job.finish_within_seconds
@@ -86,7 +94,8 @@ def train_in_time(
     if rejected is not None:
         return rejected
     try:
-        fit = _train(job, dataset, started=started, deadline=_earliest(deadline, finish_by), start_from=start_from)
+        ends = _earliest(deadline, finish_by)
+        fit = _train(job, dataset, started=started, deadline=ends, start_from=start_from, asked=asked)
     except NonFiniteError as error:
         return Rejected(stage="train", reason=str(error))
     except MemoryError as error:
@@ -128,6 +137,35 @@ def examine(job: Job, dataset: Dataset) -> Rejected | None:
     except MemoryError as error:
         return Rejected(stage="build", reason=f"out of memory: {error}")
     return probe(model, dataset.signature, max_parameters=job.max_parameters)
+
+
+class StopWhenAsked(Callback):
+    """Stops a training once somebody outside of this process wants it to.
+
+    Args:
+        asked: Whether somebody does.
+    """
+
+    name = "stop_when_asked"
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked = asked
+
+    def review(self, moment: Moment) -> Sequence[Action]:
+        """Return a stop where it is wanted."""
+        del moment
+        return (Stop(INTERRUPTED),) if self.asked() else ()
+
+    def edit_model(self, model: nn.Module, edit: Mapping[str, Any]) -> None:
+        """Never asked for: it only stops."""
+        raise AssertionError(f"{self.name} proposes no edits, but was given {dict(edit)}.")
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return nothing: a wish to stop does not outlive its sitting."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to continue from."""
 
 
 class TooSlow(Callback):
@@ -191,25 +229,39 @@ def _lateness(job: Job, fit: Fit) -> str | None:
 
 
 def _train(
-    job: Job, dataset: Dataset, *, started: float, deadline: float | None, start_from: Mapping[str, Tensor] | None
+    job: Job,
+    dataset: Dataset,
+    *,
+    started: float,
+    deadline: float | None,
+    start_from: Mapping[str, Tensor] | None,
+    asked: Callable[[], bool] | None,
 ) -> Fit:
     """Train the design; where memory is short, once more with half the examples a micro-batch."""
+    fit = partial(_fit, dataset=dataset, started=started, deadline=deadline, start_from=start_from, asked=asked)
     try:
-        return _fit(job, dataset, started=started, deadline=deadline, start_from=start_from)
+        return fit(job)
     except MemoryError:
         loop = job.design.training.loop
         if loop.batch_size % (2 * loop.accumulation):
             raise
         halved = replace_at(job.design, "training.loop.accumulation", 2 * loop.accumulation)
-        smaller = job.model_copy(update={"design": halved})
-        return _fit(smaller, dataset, started=started, deadline=deadline, start_from=start_from)
+        return fit(job.model_copy(update={"design": halved}))
 
 
 def _fit(
-    job: Job, dataset: Dataset, *, started: float, deadline: float | None, start_from: Mapping[str, Tensor] | None
+    job: Job,
+    *,
+    dataset: Dataset,
+    started: float,
+    deadline: float | None,
+    start_from: Mapping[str, Tensor] | None,
+    asked: Callable[[], bool] | None,
 ) -> Fit:
     limit = job.time_limit_seconds
-    adapting = callbacks_of(job.design, dataset, seed=job.seed, precision=job.precision)
+    callbacks = callbacks_of(job.design, dataset, seed=job.seed, precision=job.precision)
+    callbacks += [] if limit is None else [TooSlow(started=started, limit_seconds=limit)]
+    callbacks += [] if asked is None else [StopWhenAsked(asked)]
     trainer = Trainer(
         job.design,
         dataset,
@@ -219,7 +271,7 @@ def _fit(
         device=job.device,
         precision=job.precision,
         compile=job.compile,
-        callbacks=[*adapting, *([] if limit is None else [TooSlow(started=started, limit_seconds=limit)])],
+        callbacks=callbacks,
         start_from=start_from if job.start_from is None else Path(job.start_from),
         deadline=deadline,
     )

@@ -14,6 +14,7 @@ from chiasma.evaluate.jailed_model import JailedModel, trained_model
 from chiasma.experiment.calibration import THRESHOLD_METRICS, Calibrator, fit_calibrator
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
+from chiasma.experiment.jail_terms import lesser_jail
 from chiasma.experiment.results import Arm, Interval
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
 from chiasma.experiment.weighted_metrics import RANKED
@@ -61,7 +62,10 @@ class Contestant:
         if self.classical is not None:
             return self.classical.logits(self.dataset, rows)[None]
         assert self.trained is not None
-        models = [load_trained(training.folder, device=device) for training in self.trained.trainings]
+        models = [
+            load_trained(training.folder, device=device, accept_lesser=bool(lesser_jail([training.outcome])))
+            for training in self.trained.trainings
+        ]
         return np.stack([predict_logits(model, self.dataset, rows) for model in models])
 
     def judged(self, outputs: np.ndarray, metric: str) -> np.ndarray:
@@ -145,8 +149,13 @@ def kept_logits(folder: Path) -> np.ndarray:
         return file["logits"]
 
 
-def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel | JailedModel:
+def load_trained(folder: Path, *, device: str = "cpu", accept_lesser: bool = False) -> MultimodalModel | JailedModel:
     """Return the model that a worker kept, in evaluation mode; it answers from the jail where its source is unapproved.
+
+    Args:
+        folder: Where it is kept.
+        device: For one whose source may run here.
+        accept_lesser: As in :class:`JailedModel`.
 
     Raises:
         CorruptFileError: No checkpoint there verifies.
@@ -155,6 +164,9 @@ def load_trained(folder: Path, *, device: str = "cpu") -> MultimodalModel | Jail
     checkpoint = kept_training(folder)
     design = Design.from_dict(checkpoint.documents["design"])
     model = trained_model(
-        design.model, Signature.from_dict(checkpoint.documents["signature"]), checkpoint.tensors("model")
+        design.model,
+        Signature.from_dict(checkpoint.documents["signature"]),
+        checkpoint.tensors("model"),
+        accept_lesser=accept_lesser,
     )
     return model.to(pick_device("cpu" if isinstance(model, JailedModel) else device)).eval()

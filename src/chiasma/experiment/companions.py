@@ -12,6 +12,7 @@ from chiasma.evaluate.tasks import Task
 from chiasma.experiment.beginning import Fact, check_can_run, check_same_data, data_fact, deciding_metric, prepare_data
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
+from chiasma.experiment.jail_terms import jail_terms
 from chiasma.experiment.mechanism import around_slot, slot_path
 from chiasma.model.attention import AttentionSpec
 from chiasma.search.attention_space import attention_slots
@@ -100,6 +101,6 @@ def _prepared(name: str, config: RunConfig, console: Console) -> Companion:
         precision=config.run.precision,
         compile=config.run.compile,
         max_parameters=config.evaluate.max_parameters,
-        accept_lesser_jail=config.evaluate.accept_lesser_jail,
+        **jail_terms(config),
     )
     return Companion(name, dataset, task, config.design(dataset.signature), slot_path(config, dataset.signature))

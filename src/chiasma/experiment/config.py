@@ -226,6 +226,11 @@ class EvaluateSection(Spec):
         max_parameters: Designs with more parameters are rejected; None for no limit.
         accept_lesser_jail: Run generated source that nobody has approved also where this machine cannot enforce every
             guarantee of the jail (``chiasma doctor``); what is missing stands in every trial's record and the report.
+        jail_seconds: What one training in the jail may take, beside the limits that all candidates have. None: in
+            ``train`` as long as it takes (Ctrl-C hands back the best so far), elsewhere an hour, or ``run.budget``
+            where that is longer. In ``train`` it ends with the best so far, elsewhere it is rejected.
+        jail_gib: Memory that one training in the jail may use beyond the data, in GiB. None: half of the machine's,
+            in equal parts for ``run.workers``.
     """
 
     metric: str | None = None
@@ -241,6 +246,8 @@ class EvaluateSection(Spec):
     resamples: int = Field(default=2000, ge=100)
     max_parameters: int | None = Field(default=None, ge=1)
     accept_lesser_jail: bool = False
+    jail_seconds: float | None = Field(default=None, gt=0)
+    jail_gib: float | None = Field(default=None, ge=0.1)
 
     @field_validator("rungs")
     @classmethod

@@ -33,6 +33,7 @@ class Ended:
         history: One row for each evaluation on ``steer``.
         growth: How its trunk grew.
         controller: What its controller did.
+        notes: What else a reader must know of it.
     """
 
     model: MultimodalModel | JailedModel
@@ -46,6 +47,7 @@ class Ended:
     controller: Mapping[str, Any]
     parameters: int
     flops: float
+    notes: tuple[str, ...] = ()
 
 
 def ended(fit: Fit, design: Design, dataset: Dataset, *, precision: Precision) -> Ended:

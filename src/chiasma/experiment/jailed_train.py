@@ -1,19 +1,30 @@
-"""Train a design whose source nobody has approved: in the jail, whole or not at all."""
+"""Train a design whose source nobody has approved: in the jail, which hands back the best so far when it is stopped."""
 
+import shutil
+import time
 from pathlib import Path
 
 from chiasma.core.errors import ChiasmaError, ConfigError
-from chiasma.core.outcome import Rejected
-from chiasma.core.spec import replace_at
+from chiasma.core.files import read_json, write_json
+from chiasma.core.outcome import Rejected, Scored
 from chiasma.data.dataset import Dataset
+from chiasma.evaluate.jail import Stopping
+from chiasma.evaluate.jailed_trial import run_jailed
 from chiasma.evaluate.job import Job
-from chiasma.evaluate.trial import run_trial
+from chiasma.evaluate.training import INTERRUPTED
 from chiasma.experiment.arms import kept_logits, kept_training, load_trained
+from chiasma.experiment.beginning import StoppedTooSoonError
 from chiasma.experiment.config import RunConfig
+from chiasma.experiment.console import Console
 from chiasma.experiment.ended import Ended
+from chiasma.experiment.jail_terms import alone, lesser_jail
 from chiasma.experiment.together import Group
 from chiasma.model.generated import unapproved_in
 from chiasma.train.design import Design
+
+OUTCOME = "outcome.json"
+# For the step that it is in, an evaluation and the answers on select.
+GRACE_SECONDS = 60.0
 
 
 def check_can_be_jailed(config: RunConfig, design: Design, *, ranks: int) -> None:
@@ -38,20 +49,37 @@ def check_can_be_jailed(config: RunConfig, design: Design, *, ranks: int) -> Non
             )
 
 
+class Watch:
+    """Says how long a training in the jail has lasted, and passes on that the user wants it to stop.
+
+    Args:
+        console: Where to say it, and who knows of Ctrl-C.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._started = time.monotonic()
+
+    def asked(self) -> bool:
+        """Return whether the user asked to stop."""
+        self.console.status(f"training in the jail for {time.monotonic() - self._started:.0f} s")
+        return self.console.interrupted
+
+
 def train_jailed(
     config: RunConfig, design: Design, dataset: Dataset, *, metric: str, folder: Path, group: Group
 ) -> Ended:
-    """Train in the jail and return what is left of it, kept in ``folder``; what is kept already is not trained again.
+    """Train in the jail and return what is left of it, kept in ``folder``; what ended there is not trained again.
+
+    The jail has no place for checkpoints: a training that was stopped hands back the best so far, and begins again
+    when it is resumed.
 
     Raises:
         ChiasmaError: The design was rejected; says at which stage and why.
+        StoppedTooSoonError: The user stopped it, and it had nothing to hand back.
         JailError: The jail cannot be closed on this machine.
     """
-    hashes = ", ".join(part.sha256[:12] for part in unapproved_in(design))
-    group.console.say(
-        f"training in the jail, on the CPU and without a word until it ends: source {hashes} is unapproved"
-    )
-    kept = folder / "jailed"
+    console, kept = group.console, folder / "jailed"
     job = Job(
         key="train",
         design=design,
@@ -61,24 +89,60 @@ def train_jailed(
         precision=config.run.precision,
         keep_checkpoint=str(kept),
         keep_predictions=str(kept / "select.npz"),
-        accept_lesser_jail=config.evaluate.accept_lesser_jail,
+        **alone(config),
     )
-    outcome = run_trial(job, dataset)
-    if isinstance(outcome, Rejected):
-        raise ChiasmaError(f"The training was rejected ({outcome.stage}): {outcome.reason}.")
+    outcome = _earlier_outcome(kept, job)
+    if outcome is None:
+        hashes = ", ".join(part.sha256[:12] for part in unapproved_in(design))
+        console.say(
+            f"training in the jail, on the CPU and without a word until it ends: source {hashes} is unapproved. "
+            "Ctrl-C hands back the best so far; resumed, it begins again"
+        )
+        shutil.rmtree(kept, ignore_errors=True)
+        outcome = run_jailed(job, dataset, stopping=Stopping(Watch(console).asked, GRACE_SECONDS))
+        if isinstance(outcome, Rejected):
+            raise _no_training(outcome, interrupted=console.interrupted, run=folder.parent)
+        if kept_training(kept).documents["stopped"] != INTERRUPTED:
+            write_json(kept / OUTCOME, {"job": _identity(job), "outcome": outcome.to_dict()})
+    return _ended(kept, outcome, config=config)
+
+
+def _no_training(outcome: Rejected, *, interrupted: bool, run: Path) -> ChiasmaError:
+    if interrupted and outcome.stage in ("stopped", "deadline"):
+        return StoppedTooSoonError(
+            f"Stopped in the jail with nothing to hand back ({outcome.reason}). Begin it again: chiasma resume {run}"
+        )
+    return ChiasmaError(f"The training was rejected ({outcome.stage}): {outcome.reason}.")
+
+
+def _earlier_outcome(kept: Path, job: Job) -> Scored | None:
+    """Return what the same training came to, where it ended and only what follows it was cut off."""
+    if not (kept / OUTCOME).is_file():
+        return None
+    known = read_json(kept / OUTCOME)
+    return Scored.from_dict(known["outcome"]) if known["job"] == _identity(job) else None
+
+
+def _identity(job: Job) -> str:
+    """Return what says that two trainings are one, wherever they are kept."""
+    return job.model_copy(update={"keep_checkpoint": None, "keep_predictions": None, "dataset": ""}).content_hash()
+
+
+def _ended(kept: Path, outcome: Scored, *, config: RunConfig) -> Ended:
     found = kept_training(kept)
     known = {**outcome.metrics, **outcome.objectives}
-    model = load_trained(kept)
+    model = load_trained(kept, accept_lesser=config.evaluate.accept_lesser_jail)
     return Ended(
         model=model,
-        design=replace_at(design, "model", model.spec),
+        design=Design.from_dict(found.documents["design"]),
         logits=kept_logits(kept),
         steps=int(known["steps"]),
         seconds=known["train_seconds"],
-        stopped="finished",
-        history=tuple(found.documents.get("history", ())),
-        growth=found.documents.get("growth", {}),
-        controller=found.documents.get("controller", {}),
+        stopped=str(found.documents["stopped"]),
+        history=tuple(found.documents["history"]),
+        growth=found.documents["growth"],
+        controller=found.documents["controller"],
         parameters=int(known["parameters"]),
         flops=known["flops"],
+        notes=tuple(lesser_jail([outcome])),
     )

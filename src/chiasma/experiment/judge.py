@@ -15,6 +15,7 @@ from chiasma.experiment.choosing import choose
 from chiasma.experiment.diagnosis import confusion, label_table
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
+from chiasma.experiment.jail_terms import lesser_jail
 from chiasma.experiment.plan import FinalPlan, SearchPlan
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Gain, Results, RunResult
@@ -122,7 +123,7 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
 def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
     """Save the winner's training with the lowest error on select."""
     SavedModel(
-        model=load_trained(best.best.folder),
+        model=load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome]))),
         preprocessing=setting.dataset.preprocessing(),
         calibrator=winner.calibrators[winner.shipped],
         card={

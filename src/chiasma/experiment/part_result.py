@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from chiasma.core.files import write_json
-from chiasma.core.outcome import Rejected, Scored
+from chiasma.core.outcome import Rejected
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
 from chiasma.experiment.front import Front, Judging, Unjudged, comparable, judged, volume_of
+from chiasma.experiment.jail_terms import lesser_jail
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.front import write_drawings, write_front_report
@@ -21,8 +22,6 @@ from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.search.attention_space import short_slot
-
-WITHOUT = "jail_without_"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ def conclude(
     """
     setting = search.setting
     front = _front(search, loop, trained, search_plan)
-    notes = [*_notes(front, setting.config, interrupted=interrupted), *_lesser_jail(loop.finished)]
+    notes = [
+        *_notes(front, setting.config, interrupted=interrupted),
+        *lesser_jail([item.outcome for item in loop.finished]),
+    ]
     front = front.model_copy(update={"notes": tuple(notes)})
     write_json(setting.store.path / FRONT_FILE, front.to_dict())
     write_drawings(front, setting.store.path / "graphs")
@@ -181,15 +183,6 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
             "on fresh seeds began from scratch, all alike."
         )
     return notes
-
-
-def _lesser_jail(finished: Sequence[Finished]) -> list[str]:
-    """Return which guarantees of the jail did not hold while source was trained that nobody had approved."""
-    known = (item.outcome.metrics for item in finished if isinstance(item.outcome, Scored))
-    missing = sorted({name.removeprefix(WITHOUT) for each in known for name in each if name.startswith(WITHOUT)})
-    if not missing:
-        return []
-    return [f"Generated source ran in a lesser jail (evaluate.accept_lesser_jail), without: {', '.join(missing)}."]
 
 
 def _how_judged(front: Front, *, interrupted: bool) -> str:

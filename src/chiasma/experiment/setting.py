@@ -14,6 +14,7 @@ from chiasma.experiment.companions import Companion
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Driver
+from chiasma.experiment.jail_terms import jail_terms
 from chiasma.search.generators.store import AnswerStore
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
@@ -117,7 +118,7 @@ def make_setting(
         precision=config.run.precision,
         compile=config.run.compile,
         max_parameters=evaluate.max_parameters,
-        accept_lesser_jail=evaluate.accept_lesser_jail,
+        **jail_terms(config),
     )
     ladder = Ladder(rungs=tuple(Rung(fraction=part) for part in evaluate.rungs), eta=evaluate.eta)
     return Setting(

@@ -243,6 +243,7 @@ def _notes(done: Ended) -> tuple[str, ...]:
         f"Trained for {done.steps} steps ({done.stopped}).",
         "The test split is sealed; figures are on select.",
         *growth_notes(done.growth),
+        *done.notes,
     ]
     if done.design.training.controller is not None:
         notes.append(

@@ -1,5 +1,6 @@
 """The supervisor's side of the jail: it keeps a warm process, owns the deadline, and believes nothing it is told."""
 
+import math
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import IO, Any, Literal, Self, cast
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -24,11 +25,15 @@ from chiasma.evaluate.jail.child import ANSWER, REQUEST, Order
 from chiasma.evaluate.jail.level import Level, measured
 from chiasma.evaluate.jail.limits import Limits
 from chiasma.evaluate.jail.lockdown import Layers
-from chiasma.evaluate.jail.regions import HEADER, Region, SharedArray, read_answer, unfilled
+from chiasma.evaluate.jail.regions import HEADER, Region, SharedArray, unfilled
 from chiasma.evaluate.jail.said import plain
+from chiasma.evaluate.jail.verdict import Refusal, Stopping, judged
 
 START_SECONDS = 120.0
 REAP_SECONDS = 1.0
+LOOK_SECONDS = 0.1
+# Under this name a function finds whether it should end.
+STOP = "stop"
 WARM_UP = "chiasma.evaluate.jail.warming:warm_up"
 # Nothing of the supervisor's own: a child can read it. One thread, and hashes that do not differ between trials.
 ENVIRONMENT = {
@@ -43,16 +48,6 @@ ENVIRONMENT = {
     "HOME": "/nonexistent",
     "TMPDIR": "/nonexistent",
 }
-
-RefusalKind = Literal["deadline", "memory", "error", "crash", "silent", "malformed"]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a piece of work has no answer that counts; ``reason`` quotes untrusted text, capped and plain."""
-
-    kind: RefusalKind
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -80,10 +75,11 @@ class Ended:
 
 @dataclass
 class _Child:
-    """What is known of a child: how it ended, and whether its time was over."""
+    """What is known of a child: how it ended, whether its time was over, and since when it was asked to stop."""
 
     ended: dict[str, Any] | None = None
     late: bool = False
+    asked: bool = False
     pid: int = 0
     handles: list[int] = field(default_factory=list[int])
 
@@ -146,6 +142,7 @@ class Jail:
         inputs: Mapping[str, np.ndarray | SharedArray] | None = None,
         outputs: Mapping[str, Region] | None = None,
         limits: Limits | None = None,
+        stopping: Stopping | None = None,
     ) -> Ended:
         """Run a function in a locked-down child and return what it came to, in time whatever it does.
 
@@ -156,6 +153,8 @@ class Jail:
             inputs: Arrays that the child gets private copies of, without copying what it does not change.
             outputs: What the arrays look like that it is to fill.
             limits: What it may use.
+            stopping: Who may end it early. The function then finds an output ``stop`` of one byte, which is not zero
+                once it should end.
 
         Raises:
             JailError: A guarantee does not hold and the lesser level was not accepted, or the warm process does not
@@ -163,7 +162,7 @@ class Jail:
         """
         with self._lock:
             self.start()
-            return self._attempt(entry, request, inputs=inputs, outputs=outputs, limits=limits)
+            return self._attempt(entry, request, inputs=inputs, outputs=outputs, limits=limits, stopping=stopping)
 
     def close(self) -> None:
         """End the warm process and whatever it runs. Harmless when repeated; the next request starts another."""
@@ -194,6 +193,7 @@ class Jail:
         inputs: Mapping[str, np.ndarray | SharedArray] | None = None,
         outputs: Mapping[str, Region] | None = None,
         limits: Limits | None = None,
+        stopping: Stopping | None = None,
     ) -> Ended:
         allowed = limits or Limits()
         with ExitStack() as stack:
@@ -201,6 +201,8 @@ class Jail:
             given = {REQUEST: _shared(text, stack)}
             given |= {name: _shared(array, stack) for name, array in (inputs or {}).items()}
             wanted = {ANSWER: Region.of("u1", HEADER.size + allowed.answer_bytes), **(outputs or {})}
+            if stopping is not None:
+                wanted[STOP] = Region.of("u1", 1)
             filled = {name: unfilled(region) for name, region in wanted.items()}
             for shared in filled.values():
                 stack.callback(shared.close)
@@ -213,11 +215,12 @@ class Jail:
             )
             numbers = [shared.descriptor for shared in (*given.values(), *filled.values())]
             started = time.monotonic()
-            child = self._carried_out(order, numbers)
+            child = self._carried_out(order, numbers, stopping, filled.get(STOP))
             seconds = time.monotonic() - started
             # The child is dead, so that nobody changes them any more.
-            results = {name: shared.array for name, shared in filled.items()}
-        answer, refusal = judged(child.ended, results.pop(ANSWER), allowed, late=child.late)
+            results = {name: shared.array for name, shared in filled.items() if name != STOP}
+        asked = stopping if child.asked else None
+        answer, refusal = judged(child.ended, results.pop(ANSWER), allowed, late=child.late, asked=asked)
         ended = child.ended or {}
         return Ended(
             answer=answer,
@@ -229,7 +232,9 @@ class Jail:
             level=self._level or Level(),
         )
 
-    def _carried_out(self, order: Order, descriptors: list[int]) -> _Child:
+    def _carried_out(
+        self, order: Order, descriptors: list[int], stopping: Stopping | None, flag: SharedArray | None
+    ) -> _Child:
         """Have a child do it; once more where the warm process dies meanwhile, for which nobody in the jail is able."""
         child = _Child()
         for _ in range(2):
@@ -237,9 +242,14 @@ class Jail:
             child = _Child()
             try:
                 wire.send(line, order.to_dict(), descriptors)
-                self._follow(line, child, time.monotonic() + order.limits.wall_seconds)
+                deadline = time.monotonic() + (order.limits.wall_seconds or math.inf)
+                self._follow(line, child, deadline, stopping, flag)
             except OSError:
                 self.close()
+            except BaseException:
+                # Ctrl-C in a library: nothing may go on, and the next request must not hear this one's end.
+                self.close()
+                raise
             finally:
                 for handle in child.handles:
                     os.close(handle)
@@ -247,10 +257,21 @@ class Jail:
                 break
         return child
 
-    def _follow(self, line: socket.socket, child: _Child, deadline: float) -> None:
-        """Wait for a child's end; kill it when its time is over."""
+    def _follow(
+        self,
+        line: socket.socket,
+        child: _Child,
+        deadline: float,
+        stopping: Stopping | None,
+        flag: SharedArray | None,
+    ) -> None:
+        """Wait for a child's end; ask it to stop where that is wanted, and kill it when its time is over."""
         while child.ended is None:
-            if _has_message(line, deadline - time.monotonic()):
+            if stopping is not None and flag is not None and not child.asked and stopping.asked():
+                child.asked, flag.array[0] = True, 1
+                deadline = min(deadline, time.monotonic() + stopping.grace_seconds)
+            left = deadline - time.monotonic()
+            if _has_message(line, left if stopping is None else min(left, LOOK_SECONDS)):
                 received = wire.receive(line)
                 if received is None:
                     raise ConnectionResetError("the warm process is gone")
@@ -258,6 +279,8 @@ class Jail:
                 child.handles += handles
                 child.pid = message.get("started", child.pid)
                 child.ended = message if "ended" in message else None
+            elif time.monotonic() < deadline:
+                continue
             elif child.late:
                 # Not even killing helped, so that the warm process itself hangs or is stopped.
                 self.close()
@@ -308,35 +331,6 @@ class Jail:
             raise JailError(f"The warm process of the jail did not start with one thread: {found}.")
 
 
-def judged(
-    ended: Mapping[str, Any] | None, place: np.ndarray, allowed: Limits, *, late: bool
-) -> tuple[Mapping[str, Any] | None, Refusal | None]:
-    """Return the answer or the refusal: what counts is a complete answer in time, never an exit status."""
-    if late:
-        return None, Refusal("deadline", f"killed after {allowed.wall_seconds:.3g} s")
-    if ended is None:
-        return None, Refusal("crash", "the jail's own process ended twice while it ran")
-    status = int(ended["ended"])
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if allowed.cpu_seconds and float(ended["cpu_seconds"]) >= allowed.cpu_seconds:
-            return None, Refusal("deadline", f"used more than {allowed.cpu_seconds:g} s of processor time")
-        return None, Refusal("crash", f"its process ended by signal {signal.Signals(number).name}")
-    try:
-        said = read_answer(place)
-    except ValueError as error:
-        return None, Refusal("malformed", f"its answer is not what was asked for: {plain(error)}")
-    if said is None:
-        return None, Refusal("silent", "its process ended without an answer")
-    for kind in ("memory", "error"):
-        if kind in said:
-            return None, Refusal(kind, plain(said[kind]))
-    answer: Any = said.get("answer")
-    if not isinstance(answer, dict):
-        return None, Refusal("malformed", "its answer is not what was asked for")
-    return cast("dict[str, Any]", answer), None
-
-
 def _shared(array: np.ndarray | SharedArray, stack: ExitStack) -> SharedArray:
     if isinstance(array, SharedArray):
         return array
@@ -348,7 +342,7 @@ def _shared(array: np.ndarray | SharedArray, stack: ExitStack) -> SharedArray:
 def _has_message(line: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(line, select.POLLIN)
-    return bool(poll.poll(max(0.0, seconds) * 1000))
+    return bool(poll.poll(None if math.isinf(seconds) else max(0.0, seconds) * 1000))
 
 
 def _kill(child: _Child, line: socket.socket) -> None:

@@ -15,13 +15,14 @@ class Limits(Spec):
     """What one piece of work in the jail may use.
 
     Attributes:
-        wall_seconds: From the request to the answer; the supervisor kills what takes longer.
+        wall_seconds: From the request to the answer; the supervisor kills what takes longer. None for no limit: then
+            somebody must be able to end it.
         cpu_seconds: Processor time; None for that of the wall.
         memory_bytes: Beyond what the warm process and the inputs and outputs take already.
         answer_bytes: Length of its answer as JSON.
     """
 
-    wall_seconds: float = Field(default=60.0, gt=0)
+    wall_seconds: float | None = Field(default=60.0, gt=0)
     cpu_seconds: float | None = Field(default=None, gt=0)
     memory_bytes: int = Field(default=2 * 2**30, ge=2**20)
     answer_bytes: int = Field(default=2**20, ge=2**10)
@@ -29,9 +30,9 @@ class Limits(Spec):
 
 def restrict(limits: Limits) -> None:
     """Limit this process for good: time, memory, no file it could write, no process, no core dump."""
-    seconds = int(limits.cpu_seconds or limits.wall_seconds) + 2
+    seconds = limits.cpu_seconds or limits.wall_seconds
     ceilings = {
-        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_CPU: resource.RLIM_INFINITY if seconds is None else int(seconds) + 2,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,
