@@ -105,9 +105,10 @@ def _candidate_order(
     given = {f"--{name.replace('_', '-')}" for name in OF_DATA if getattr(settings, name) is not None}
     given |= {"DATA"} if data is not None else set()
     if fusion is not None and tasks is None and given:
-        configs = {"data": settings.config_for(data)}
+        configs = {"data": settings.config_for(data, also={candidate: fusion})}
     else:
         _refuse(given, "--ablate, and of a fusion without --tasks; a candidate has --tasks")
+        settings.approve({candidate: fusion})
         configs = task_configs(
             tasks or "digit_claims", preset=preset, overrides=settings.overrides or [], values=settings.values()
         )

@@ -1,5 +1,6 @@
 """``evaluate``, ``predict`` and ``features``: the verbs that use models."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,7 @@ def evaluate(
     if on != "test" and on != "select":
         raise ConfigError(f"--on: expected test or select, but got {on!r}.")
     folder = find_model(model, settings.run_folder)
-    config = settings.config_for(data)
+    config = settings.config_for(data, also=_held_by(folder, settings.trust))
     if data is None and config.data != DataSpec():
         raise ConfigError("Without DATA the model's own data are measured, read as they were: leave data.* alone.")
     spec = None if data is None else data_like(folder, config.data)
@@ -102,8 +103,9 @@ def predict(
     from chiasma.experiment.runs import find_model
     from chiasma.experiment.saved import SavedModel
 
-    trust_sources(trust)
-    saved = SavedModel.load(find_model(model, run_folder), device=device)
+    folder = find_model(model, run_folder)
+    trust_sources(trust, _held_by(folder, trust))
+    saved = SavedModel.load(folder, device=device)
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
         features = {modality: Path(file) for modality, file in files_by_modality(feature or ()).items()}
@@ -136,11 +138,15 @@ def features(
 ) -> None:
     """Run a frozen encoder once over the data, or take in tokens made elsewhere, for --features."""
     from chiasma.cli.display import pairs, progress
-    from chiasma.experiment.features import extract_features, import_features
+    from chiasma.experiment.features import PIXELS, extract_features, import_features
+    from chiasma.experiment.runs import find_model
 
     if (extractor is None) == (imported is None):
         raise ConfigError("Give either --extractor pixels|RUN with -o FILE.npz, or --import MODALITY=FILE.")
-    config = settings.config_for(data)
+    also = {}
+    if settings.trust and extractor not in (None, PIXELS):
+        also = _held_by(find_model(extractor, settings.run_folder), settings.trust)
+    config = settings.config_for(data, also=also)
     with progress() as console:
         if imported is not None:
             pairs(import_features(config, imported, out=out))
@@ -150,6 +156,15 @@ def features(
             assert extractor is not None
             summary = extract_features(config, extractor, modality=modality, out=out, console=console)
             pairs(summary)
+
+
+def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
+    """Return what of a saved model ``--trust`` may name; nothing is read where it names nothing."""
+    if not trust:
+        return {}
+    from chiasma.experiment.trusting import spec_of_model
+
+    return {f"the fusion of {folder}": spec_of_model(folder)}
 
 
 def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
@@ -35,7 +35,10 @@ RunFolder = Annotated[
 Trust = Annotated[
     list[str] | None,
     typer.Option(
-        "--trust", metavar="SHA256", help="Run this generated source, which you have read.", show_default=False
+        "--trust",
+        metavar="SHA256",
+        help="Run this generated source of MODEL, which you have read (chiasma trust takes it back).",
+        show_default=False,
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
@@ -92,7 +95,12 @@ class Settings:
     ] = None
     trust: Annotated[
         list[str] | None,
-        _option("--trust", metavar="SHA256", help="Run this generated source, which you have read.", panel=_MACHINE),
+        _option(
+            "--trust",
+            metavar="SHA256",
+            help="Run this generated source, which you have read (chiasma trust takes it back).",
+            panel=_MACHINE,
+        ),
     ] = None
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=_MACHINE)] = False
     homes: ClassVar[dict[str, str]] = {
@@ -110,20 +118,27 @@ class Settings:
         "name": "run.name",
     }
 
-    def config_for(self, data: str | None, **values: Any) -> "RunConfig":
-        """Return the composed settings.
+    def config_for(self, data: str | None, *, also: Mapping[str, Any] | None = None, **values: Any) -> "RunConfig":
+        """Return the composed settings, after approving what ``--trust`` names in them.
 
         Args:
             data: The DATA argument.
+            also: What else holds source that ``--trust`` may name: specs, by the names that a user knows them by.
             values: More settings of the verb, by dotted path with ``__`` for the dot; None leaves a setting alone.
 
         Raises:
-            ConfigError: A key is unknown, a file is missing, or a value breaks its rule.
+            ConfigError: A key is unknown, a file is missing, a value breaks its rule, or ``--trust`` names nothing.
         """
         from chiasma.experiment.compose import load_config
 
         given = self.values() | {name.replace("__", "."): value for name, value in values.items() if value is not None}
-        return load_config(self.config, data=data, overrides=self.overrides or (), values=given)
+        config = load_config(self.config, data=data, overrides=self.overrides or (), values=given)
+        self.approve({"model.fusion": config.model.fusion, **(also or {})})
+        return config
+
+    def approve(self, places: Mapping[str, Any]) -> None:
+        """Approve what ``--trust`` names in these specs; errors as in :func:`chiasma.experiment.trusting.trust`."""
+        trust_sources(self.trust, places)
 
     def values(self) -> dict[str, Any]:
         """Return the settings that the options name, by dotted path."""
@@ -156,7 +171,6 @@ def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Cal
 
     def with_settings(**values: Any) -> None:
         chosen = {item.name: values.pop(item.name) for item in shared}
-        trust_sources(chosen.get("trust"))
         verb(**values, settings=Settings(**chosen))
 
     functools.update_wrapper(with_settings, verb)
@@ -167,17 +181,12 @@ def _with_settings(verb: Callable[..., None], *, without: frozenset[str]) -> Cal
     return with_settings
 
 
-def trust_sources(hashes: Sequence[str] | None) -> None:
-    """Record that the user has read these generated sources and lets them run; until then they run in the jail.
-
-    Raises:
-        ConfigError: One is not a SHA-256.
-    """
+def trust_sources(hashes: Sequence[str] | None, places: Mapping[str, Any]) -> None:
+    """Approve sources, as in :func:`chiasma.experiment.trusting.trust`; nothing is read where none is named."""
     if hashes:
-        from chiasma.store.trust import trust_source
+        from chiasma.experiment.trusting import trust
 
-        for each in hashes:
-            trust_source(each)
+        trust(hashes, places)
 
 
 def files_by_modality(pairs: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """``search attention`` and ``search fusion``: the verbs that discover parts of models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -125,7 +125,8 @@ def search_fusion(
     from chiasma.experiment.fusion_search import search_fusion as run_search
 
     named = {"search__generator": generator, "search__policy": policy, "search__replay": replay}
-    config = settings.config_for(data, run__budget=budget, run__usd=usd, **named)
+    given: dict[str, Any] = {"run__budget": budget, "run__usd": usd, **named}
+    config = settings.config_for(data, **given)
     with progress() as console:
         result = run_search(config, console=console, command=command_line(), started=process_start())
     print_search(result)
