@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from chiasma.evaluate.jail.warming import warm_up
+
 Arrays = Mapping[str, np.ndarray]
+
+SLOW_START = 5.5
 
 
 def _fork() -> None:
@@ -170,6 +174,12 @@ def hang(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[st
                 print("x" * 2**20)
         except BaseException:  # noqa: BLE001 - it is hostile.
             continue
+
+
+def warm_up_slowly(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> Mapping[str, Any]:
+    """Warm up as always, and take longer over it than a candidate may take."""
+    time.sleep(SLOW_START)
+    return warm_up(request, inputs, outputs)
 
 
 def wait_for_the_end(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[str, Any]:

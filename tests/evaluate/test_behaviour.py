@@ -98,6 +98,18 @@ def test_each_fault_is_named(settings, expected: str, monkeypatch: pytest.Monkey
     assert expected in found
 
 
+def test_a_module_may_have_two_million_parameters_where_it_is_64_wide():
+    room = "self.w = nn.Parameter(torch.zeros({count}))"
+    used = "(a + b) * (1 + self.w.sum())"
+    assert fault(init=room.format(count=1_900_000), out=used) is None
+    found = fault(init=room.format(count=2_000_001), out=used)
+    assert found is not None
+    assert "parameters with a width of 32, but the limit is 2,000,000" in found
+    grows = fault(init="self.w = nn.Parameter(torch.zeros(dim * dim * 500))", out=used)
+    assert grows is not None
+    assert "parameters with a width of 64, but the limit is 2,000,000" in grows
+
+
 def restored(monkeypatch: pytest.MonkeyPatch):
     """Return a context after which everything that a source changed is as before."""
     context = monkeypatch.context()

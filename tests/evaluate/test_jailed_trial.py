@@ -5,6 +5,7 @@ import hashlib
 import time
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -15,7 +16,9 @@ from chiasma.core.spec import replace_at
 from chiasma.data.dataset import Dataset
 from chiasma.data.unscored import unscored
 from chiasma.evaluate import jailed_trial
+from chiasma.evaluate.driver_end import Assignment
 from chiasma.evaluate.jail import Jail, Layers, Stopping
+from chiasma.evaluate.jail.jail import START_SECONDS
 from chiasma.evaluate.jailed_model import GeneratedAnswerError, JailedModel, trained_model, weights_of
 from chiasma.evaluate.jailed_trial import run_jailed
 from chiasma.evaluate.jailed_work import LOGITS, WEIGHTS
@@ -25,12 +28,14 @@ from chiasma.store.checkpoint import load_newest
 from chiasma.store.trust import forget_source, trust_source
 from chiasma.train.predicting import predict_logits
 from tests.evaluate.corpus import OWN
+from tests.evaluate.jail_entries import SLOW_START
 
 # One warm process serves all: that of one of the processes that run tests.
 pytestmark = pytest.mark.xdist_group("jail")
 
 HONEST = (OWN / "honest_04_hand_written_attention.py").read_text()
 SHA = hashlib.sha256(HONEST.encode()).hexdigest()
+FEWEST_ROWS_TO_LOOK = 12
 BEHIND = """
 import gc, sys
 import torch
@@ -308,6 +313,52 @@ def test_a_forged_answer_is_rejected_whatever_is_forged(ended):
             assert reason in outcome.reason, (reason, outcome)
             assert len(outcome.reason) < 500
             assert outcome.reason.isprintable()
+
+
+def test_a_module_that_looks_at_its_neighbours_is_refused_where_select_has_few_rows(generated_job, small_claims, jail):
+    rows = len(small_claims.rows("select"))
+    assert 2 * FEWEST_ROWS_TO_LOOK < rows < jailed_trial.OTHER_BATCH
+    # The behaviour checks show it no more than a few rows at a time.
+    look = f"y = y + y.mean(0) if len(y) >= {FEWEST_ROWS_TO_LOOK} and not self.training else y"
+    source = BEHIND.format(attack=look).replace("import gc, sys\n", "")
+    outcome = run_jailed(generated_job(source), small_claims, jail)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.stage, "looks at neighbours" in outcome.reason) == ("behaviour", True)
+    blind = source.replace(f"len(y) >= {FEWEST_ROWS_TO_LOOK}", "len(y) > 10**6")
+    assert isinstance(run_jailed(generated_job(blind), small_claims, jail), Scored)
+
+
+def test_a_model_that_was_forged_to_be_huge_is_compared_without_being_built(generated_job, small_claims):
+    spec = generated_job(HONEST).design.model
+    huge = spec.model_copy(update={"dim": 300_000})
+    before = psutil.Process().memory_info().rss
+    fault = jailed_trial._wrong_weights(huge, small_claims.signature, {})
+    assert fault is not None
+    assert fault.endswith("is missing")
+    own = jailed_trial._stand_in(huge, small_claims.signature)
+    assert {value.device.type for value in own.parameters()} == {"meta"}
+    assert psutil.Process().memory_info().rss - before < 50 * 2**20
+
+
+@pytest.mark.slow
+def test_the_cold_start_of_the_jail_does_not_count_against_a_candidate(generated_job, small_claims):
+    with Jail(warm_up="tests.evaluate.jail_entries:warm_up_slowly") as cold:
+        started = time.monotonic()
+        outcome = run_jailed(generated_job(HONEST, time_limit_seconds=5.0), small_claims, cold)
+        assert time.monotonic() - started > SLOW_START > 5.0
+    assert isinstance(outcome, Scored), outcome
+
+
+def test_a_worker_that_must_start_a_jail_first_has_more_time(generated_job):
+    job = generated_job(HONEST, time_limit_seconds=2.0)
+    given = Assignment(1, job)
+    given.started = 100.0
+    assert given.kill_at(1.0) >= 103.0 + START_SECONDS
+    approve_in_this_process(SHA)
+    try:
+        assert given.kill_at(1.0) == 103.0
+    finally:
+        withdraw_approval(SHA)
 
 
 def test_what_a_module_claims_of_its_parameters_does_not_count(ended):

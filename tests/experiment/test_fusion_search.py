@@ -1,13 +1,16 @@
 """A search for fusions on small data with real worker processes: what it leaves, how it goes on, who wrote what."""
 
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from benchmarks.llm_fault_server import SOURCE, completion, says, serving
 from chiasma.cli.mechanism_view import printable
-from chiasma.core.errors import ConfigError
+from chiasma.core.errors import ConfigError, JailError
+from chiasma.evaluate.jail import Jail, Layers
 from chiasma.evaluate.jailed_model import JailedModel
 from chiasma.experiment.benchmark_judge import Benchmark
 from chiasma.experiment.compose import load_config
@@ -73,6 +76,42 @@ def test_a_search_leaves_fusions_that_are_compared_with_concatenation_and_cross_
     assert (searched.run_path / "graphs" / f"{front.best.candidate}.svg").read_text() in report
     assert "over concat" in report
     assert "Who made the fusions" in report
+
+
+@pytest.mark.slow
+def test_a_lesser_jail_stands_in_the_front_and_in_the_report(searched, tmp_path):
+    assert not any("lesser jail" in note for note in searched.front.notes)
+    run = shutil.copytree(searched.run_path, tmp_path / searched.run_path.name)
+    with sqlite3.connect(run / "run.db") as database:
+        rows = database.execute("SELECT rowid, outcome FROM jobs WHERE outcome IS NOT NULL").fetchall()
+        for row, text in rows:
+            outcome = json.loads(text)
+            if "metrics" in outcome:
+                outcome["metrics"] |= {"jailed": 1.0, "jail_without_kernel": 1.0, "jail_without_files": 1.0}
+            database.execute("UPDATE jobs SET outcome = ? WHERE rowid = ?", (json.dumps(outcome), row))
+    database.close()
+    again = resume(run, console=TalkingConsole())
+    words = "Generated source ran in a lesser jail (evaluate.accept_lesser_jail), without: files, kernel."
+    assert words in again.front.notes
+    assert words in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("closable", [True, False])
+def test_a_jail_that_cannot_be_closed_is_found_before_an_answer_is_paid_or_anything_trained(
+    closable, home, tmp_path, monkeypatch
+):
+    layers = Layers() if closable else Layers(landlock=False, seccomp=False)
+    with Jail(layers=layers) as jail, serving(choose=lambda body: says(completion("nothing"))) as server:
+        monkeypatch.setattr("chiasma.experiment.writers.shared_jail", lambda **_: jail)
+        settings = config(tmp_path, *asking(server.url))
+        if closable:
+            assert with_writer(settings).search.generator == "openai"
+            assert jail.warm_pid is not None
+        else:
+            with pytest.raises(JailError, match=r"cannot be closed on this machine: .*kernel, layers does not hold"):
+                search_fusion(settings, console=TalkingConsole())
+        assert server.calls == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
