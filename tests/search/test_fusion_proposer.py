@@ -330,35 +330,46 @@ def rank_of(body):
     return says(completion("no code" if number % 5 == 1 else source(number)))
 
 
+def asking(store, server):
+    """Return a search that asks a server and keeps what it says."""
+    settings = SETTINGS.model_copy(
+        update={"base_url": server.url, "backoff_seconds": 0.001, "attempts": 2, "deadline_seconds": 30.0}
+    )
+    generator = StoredGenerator(OpenAIGenerator(settings, store, environment={}), store)
+    return proposer(writer=writer(generator, settings=settings, keep=store.add_conversation), show=show)
+
+
 def test_a_search_that_is_killed_and_run_again_asks_nothing_twice_and_goes_on_alike(tmp_path):
     """The search resumes by replaying its rows: the same asks, answered from the store."""
-
-    def search(store, server):
-        settings = SETTINGS.model_copy(
-            update={"base_url": server.url, "backoff_seconds": 0.001, "attempts": 2, "deadline_seconds": 30.0}
-        )
-        generator = StoredGenerator(OpenAIGenerator(settings, store, environment={}), store)
-        return proposer(writer=writer(generator, settings=settings, keep=store.add_conversation), show=show)
-
     with serving(choose=rank_of) as server:
         with AnswerStore(tmp_path / "whole.db") as store:
-            whole = run(search(store, server), SharedArchive(), 8)
+            whole = run(asking(store, server), SharedArchive(), 8)
         calls = len(server.calls)
         with AnswerStore(tmp_path / "killed.db") as store:
-            run(search(store, server), SharedArchive(), 5)
+            run(asking(store, server), SharedArchive(), 5)
         with AnswerStore(tmp_path / "killed.db") as store:
-            resumed = run(search(store, server), SharedArchive(), 8)
+            resumed = run(asking(store, server), SharedArchive(), 8)
             written = [each for each in resumed if each.genome.author == "code"]
             assert written
             assert all(store.conversation(each.hash) for each in written)
         assert len(server.calls) == 2 * calls
     assert resumed == whole
     with AnswerStore(tmp_path / "whole.db") as recorded:
-        settings = SETTINGS.model_copy(update={"attempts": 2})
-        replayed = proposer(writer=writer(ReplayGenerator(recorded), settings=settings), show=show)
-        again = run(replayed, SharedArchive(), 8)
-    assert [each.hash for each in again if each.genome.author == "code"]
-    assert replayed.progress.written.cost == 0.0
+        replayed = proposer(writer=writer(ReplayGenerator(recorded), settings=SETTINGS), show=show)
+        assert run(replayed, SharedArchive(), 8) == whole
+
+
+def test_a_search_whose_key_is_refused_goes_on_without_the_model_also_after_it_is_killed(tmp_path):
+    found = []
+    for stops in ([4], [2, 4]):
+        good = [says(completion(source(rank))) for rank in (7, 8, 9)]
+        with serving([good[0], CASES["401"], *good[1:]]) as server:
+            for stop in stops:
+                with AnswerStore(tmp_path / f"{len(stops)}.db") as store:
+                    candidates = run(asking(store, server), SharedArchive(), stop)
+            assert len(server.calls) == 2
+        found.append(candidates)
+    assert found[0] == found[1]
 
 
 def test_the_action_of_a_candidate_is_kept_with_it():

@@ -126,17 +126,21 @@ class Once(Generator):
         return Answer(text=f"answer {self.asked}", prompt_tokens=3, answer_tokens=2, cost=0.5)
 
 
-def test_recorded_answers_are_replayed_without_cost_and_nothing_else_is_answered(tmp_path):
+def test_recorded_answers_and_failures_are_replayed_without_cost_and_nothing_else_is_answered(tmp_path):
     with AnswerStore(tmp_path / "llm.db") as store:
         StoredGenerator(Once(), store).answer(REQUEST)
         replay = ReplayGenerator(store)
         found = replay.answer(REQUEST)
         assert (found.text, found.cost, found.prompt_tokens) == ("answer 1", 0.0, 3)
         with pytest.raises(
-            UnansweredError, match=r"llm\.db has no answer to request [0-9a-f]{16}: other settings"
+            UnansweredError, match=r"llm\.db has no record of request [0-9a-f]{16}: other settings"
         ) as no:
             replay.answer(changed(seed=4))
-    assert no.value.reason == "not_recorded"
+        assert no.value.reason == "not_recorded"
+        store.add_result(store.add_request(changed(seed=4)), UnansweredError("m: down.", reason="timeout"))
+        with pytest.raises(UnansweredError, match=r"m: down\.") as down:
+            replay.answer(changed(seed=4))
+        assert down.value.reason == "timeout"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from chiasma.search.generators.store import AnswerStore
 
 
 class ReplayGenerator(Generator):
-    """Answers what was answered before, and nothing else.
+    """Answers what was answered before, fails where that failed, and does nothing else.
 
     Args:
         recorded: The store of an earlier search.
@@ -18,13 +18,15 @@ class ReplayGenerator(Generator):
         """Return the recorded answer; it costs nothing.
 
         Raises:
-            UnansweredError: There is none for exactly this request.
+            UnansweredError: There was none, in the recorded words; or exactly this request is not recorded.
         """
         name = request.content_hash()
-        found = self.recorded.answer(name)
+        found = self.recorded.result(name)
+        if isinstance(found, UnansweredError):
+            raise found
         if found is None:
             raise UnansweredError(
-                f"{self.recorded.path} has no answer to request {name}: other settings, another seed or other prompts.",
+                f"{self.recorded.path} has no record of request {name}: other settings, another seed or other prompts.",
                 reason="not_recorded",
             )
         return Answer.from_dict({**found.to_dict(), "cost": 0.0})

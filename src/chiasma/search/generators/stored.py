@@ -10,7 +10,8 @@ NOT_ITS_FAULT = frozenset({"capped", "closed", "not_recorded"})
 class Breaker:
     """Stops asking a model that fails again and again, and tries it once in a while.
 
-    It counts requests and not seconds, so that a resumed search decides alike.
+    It counts requests and not seconds, and learns the same from results that are read back, so that a resumed search
+    decides alike. A wrong key therefore closes it for the whole search, however often that is resumed.
 
     Args:
         failures: Requests in a row without an answer after which it opens.
@@ -31,13 +32,8 @@ class Breaker:
         """Return whether the next request is not to be sent."""
         return self.broken is not None or self._left > 0
 
-    def note(self, result: Result, *, live: bool) -> None:
-        """Learn what a request came to.
-
-        Args:
-            live: It came to this just now; what is read back from the store closes nothing for good, since the key may
-                have been mended.
-        """
+    def note(self, result: Result) -> None:
+        """Learn what a request came to, now or before the search was resumed."""
         if isinstance(result, Answer):
             self._failed, self._left = 0, 0
             return
@@ -45,7 +41,7 @@ class Breaker:
             self._left = max(0, self._left - 1)
         if result.reason in NOT_ITS_FAULT:
             return
-        if result.for_good and live:
+        if result.for_good:
             self.broken = str(result)
         self._failed += 1
         if self._failed >= self.failures:
@@ -74,14 +70,13 @@ class StoredGenerator(Generator):
         """
         name = self.store.add_request(request)
         found = self.store.result(name)
-        live = found is None
         if found is None:
             found = self._closed() or self._ask(request)
             self.store.add_result(name, found)
             # What is used is what was stored, whatever was masked in it.
             found = self.store.result(name)
             assert found is not None
-        self.breaker.note(found, live=live)
+        self.breaker.note(found)
         if isinstance(found, UnansweredError):
             raise found
         return found
