@@ -16,7 +16,8 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import default_design
 from chiasma.experiment.discoveries import attention_of
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training
-from chiasma.experiment.front import STANDINGS, Front, Judging, Mechanism, comparable, on_front
+from chiasma.experiment.front import STANDINGS, Front, Mechanism, comparable, on_front
+from chiasma.experiment.judging import Judging
 from chiasma.experiment.mechanism import around_slot, baselines, slot_path
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.report.drawing import draw

@@ -14,15 +14,17 @@ from chiasma.evaluate.jail import Jail, Layers
 from chiasma.evaluate.jailed_model import JailedModel
 from chiasma.experiment.benchmark_judge import Benchmark
 from chiasma.experiment.compose import load_config
+from chiasma.experiment.evolve import evolve
 from chiasma.experiment.front import Front
 from chiasma.experiment.fusing import name_of
 from chiasma.experiment.fusion_search import resume, search_fusion
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.runs import find_folder, find_model, read_results, story
 from chiasma.experiment.saved import SavedModel
-from chiasma.experiment.writers import made, with_writer
+from chiasma.experiment.writers import made, open_answers, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
 from chiasma.search.fusion_space import FusionSpace
+from chiasma.search.generators.store import AnswerStore
 from chiasma.store.run import RunStore
 from chiasma.store.trust import forget_source
 from tests.cli.conftest import invoke
@@ -76,6 +78,8 @@ def test_a_search_leaves_fusions_that_are_compared_with_concatenation_and_cross_
     assert (searched.run_path / "graphs" / f"{front.best.candidate}.svg").read_text() in report
     assert "over concat" in report
     assert "Who made the fusions" in report
+    assert front.gains.keys() == {"fusion", "random"}
+    assert "By how much each proposer lowered the lowest error on select" in report
 
 
 @pytest.mark.slow
@@ -131,6 +135,11 @@ def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
     assert used.model.fusion == Composed.from_dict(best.part)
     found = story(searched.run_path, best.candidate)
     assert found.rewards["reward"] == found.rewards["metric"] > 0
+    with RunStore.open(searched.run_path) as store:
+        reached = {job.candidate: job.rung for job in sorted(store.jobs("search"), key=lambda job: job.rung)}
+        fusions = [row.number for row in store.candidates() if row.proposer == "fusion"]
+    short = next(number for number in fusions if reached[number] == 0)
+    assert "reward after a short training" in story(searched.run_path, short).rewards
 
 
 @pytest.mark.slow
@@ -226,10 +235,55 @@ def test_a_language_model_without_a_name_a_key_a_price_or_a_folder_is_refused_be
         (("search.generator=transformers",), "llm.folder"),
         (("search.generator=transformers", "llm.folder=/nowhere"), "holds no model"),
         (("run.usd=1",), "run.usd: grammar costs nothing"),
+        (("search.generator=openai", "search.proposers=[random]"), "openai writes for the proposer fusion, but search"),
     ):
-        with pytest.raises(ConfigError, match=words):
-            search_fusion(config(tmp_path, *settings), console=TalkingConsole())
+        for search in (search_fusion, evolve):
+            with pytest.raises(ConfigError, match=words):
+                search(config(tmp_path, *settings), console=TalkingConsole())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_whole_evolution_asks_a_language_model_too_and_says_what_it_wrote_and_cost(home, tmp_path):
+    tree = json.dumps(Composed().to_dict())
+    settings = ("llm.form=json", "search.proposers=[random,fusion]", "run.budget=4", "evaluate.seeds=1")
+    console = TalkingConsole()
+    with serving(choose=lambda body: says(completion(tree))) as server:
+        found = evolve(config(tmp_path, *asking(server.url), *settings), console=console)
+        asked = len(server.calls)
+    told = found.results.proposing
+    assert told["spent"]["calls"] == {"answered": asked}
+    assert told["written"]["answers"] == asked
+    assert {row["proposer"]: row["gain"] >= 0 for row in found.results.proposers} == {"random": True, "fusion": True}
+    report, live = found.report_path.read_text(), "\n".join(console.lines)
+    for words in (f"{told['spent']['tokens']:,} tokens", f"language model {told['written']['usable']} of"):
+        assert words in live
+    for words in ("What the language model wrote", f"{told['spent']['tokens']:,} tokens", "error lowered by"):
+        assert words in report
+
+
+@pytest.mark.parametrize("verb", [("evolve",), ("search", "fusion")], ids=" ".join)
+def test_both_searches_have_options_for_who_writes_fusions(verb, tmp_path):
+    for options, words in (
+        (("--usd", "1"), "run.usd: grammar costs nothing"),
+        (("--generator", "replay"), "generator=replay and replay=RUN need each other"),
+        (("--generator", "replay", "--replay", "absent"), "absent"),
+        (("--policy", "luck"), "search.policy"),
+    ):
+        found = invoke(*verb, "--run-folder", str(tmp_path), *options)
+        assert (found.exit_code, words in found.output) == (2, True), found.output
+
+
+def test_what_a_repeated_run_recorded_is_closed_with_the_run_that_repeats_it(home, tmp_path):
+    with RunStore.create(tmp_path, verb="search", config={}, provenance={}) as store:
+        recorded = store.path
+    AnswerStore(recorded / "answers.db").close()
+    settings = config(tmp_path, "search.generator=replay", f"search.replay={recorded}")
+    with open_answers(settings, tmp_path) as answers:
+        assert answers.recorded.result("unknown") is None
+    for store in (answers.own, answers.recorded):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            store.result("unknown")
 
 
 def test_a_replay_needs_a_run_that_recorded_answers():

@@ -114,6 +114,8 @@ def test_members_that_look_at_one_token_are_warned_of():
         "transformer_1 are linear maps. Hand on every token with --set model.fusion.pool=none."
     )
     assert one_token_warning(replace_at(spec, "fusion.pool", "none"), SIGNATURE) == []
+    (searched,) = one_token_warning(spec, SIGNATURE, searched=True)
+    assert searched.endswith("search without: --set model.trunk=null growth=null.")
     (words,) = one_token_warning(replace_at(spec, "fusion", Gated()), SIGNATURE)
     assert words.endswith("Hand on every token with --set model.fusion.kind=film model.fusion.pool=none.")
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from chiasma.core.outcome import Failed
+from chiasma.experiment.config import Budget
+from chiasma.experiment.console import SilentConsole
+from chiasma.experiment.driver import Clock, Driver, decisions_of
+from chiasma.experiment.fusing import budget_left
 from chiasma.search.random_search import RandomSearch
 from chiasma.store.run import RunStore
 
@@ -66,6 +70,24 @@ class OnceFailing(ToyExecutor):
             yield job, Failed(error="killed twice") if len(self.answered) == 4 else outcome, seconds
 
 
+def test_where_measured_seconds_decide_whose_turn_it_is_a_repetition_takes_the_recorded_turns(tmp_path):
+    def proposers(recorded=None):
+        with new_store(tmp_path) as store:
+            run_search(store, ToyExecutor(answers=40), workers=1, trials=None, recorded=recorded)
+            return {row.proposer for row in store.candidates()}
+
+    assert proposers() == {"random", "local"}
+    assert proposers({f"turn {number}": {"proposer": "random"} for number in range(1, 99)}) == {"random"}
+    assert proposers({f"turn {number}": {"proposer": "absent"} for number in range(1, 99)}) == {"random", "local"}
+
+
+def test_the_gain_of_each_proposer_is_what_it_lowered_the_lowest_error_by(tmp_path):
+    with new_store(tmp_path) as store:
+        loop = run_search(store, ToyExecutor(), workers=1)
+    assert loop.gains.keys() == {"random", "local"}
+    assert sum(loop.gains.values()) == pytest.approx(loop.anytime[0].error - loop.anytime[-1].error)
+
+
 def test_a_failure_of_ours_is_a_part_of_the_past_that_a_resume_repeats(tmp_path):
     with new_store(tmp_path) as store:
         path = store.path
@@ -122,3 +144,39 @@ def test_proposals_are_thought_out_by_one_thread_and_the_caller_keeps_the_thread
         assert (seen, torch.get_num_threads()) == ({1}, 3)
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_budget_that_a_policy_saw_stays_what_it_was_when_a_search_is_resumed_with_a_larger_one(tmp_path):
+    def left(store, budget, asks, recorded=None):
+        driver = Driver(store, ToyExecutor(), console=SilentConsole(), clock=Clock(), workers=2, recorded=recorded)
+        seen = budget_left(driver, Budget.parse(budget), workers=2)
+        return [seen(number, 10.0 * number) for number in range(asks)]
+
+    for budget, larger, first, more in (("10", "20", [1.0, 0.9], 0.9), ("50s", "100s", [1.0, 0.9], 0.9)):
+        with new_store(tmp_path) as store:
+            path = store.path
+            assert left(store, budget, 2) == pytest.approx(first)
+        with RunStore.open(path, write=True) as store:
+            assert left(store, larger, 3) == pytest.approx([*first, more])
+            recorded = decisions_of(store)
+        with new_store(tmp_path) as store:
+            assert left(store, "1", 3, recorded) == pytest.approx([*first, more])
+
+
+def test_a_decision_is_taken_once_and_repeated_by_a_resume_and_where_asked_for_by_a_repetition(tmp_path):
+    def driver(store, recorded=None):
+        return Driver(store, ToyExecutor(), console=SilentConsole(), clock=Clock(), workers=1, recorded=recorded)
+
+    with new_store(tmp_path) as store:
+        path = store.path
+        assert driver(store).decide("left", lambda: {"left": 0.5}) == {"left": 0.5}
+    with RunStore.open(path, write=True) as store:
+        assert driver(store).decide("left", lambda: {"left": 0.1}) == {"left": 0.5}
+        recorded = decisions_of(store)
+    with new_store(tmp_path) as store:
+        again = driver(store, recorded)
+        assert again.decide("left", lambda: {"left": 0.2}, repeated=True) == {"left": 0.5}
+        assert again.decide("other", lambda: {"left": 0.3}, repeated=True) == {"left": 0.3}
+        assert decisions_of(store) == {"left": {"left": 0.5}, "other": {"left": 0.3}}
+    with new_store(tmp_path) as store:
+        assert driver(store, recorded).decide("left", lambda: {"left": 0.2}) == {"left": 0.2}

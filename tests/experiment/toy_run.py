@@ -2,8 +2,9 @@
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.rng import numpy_rng
@@ -83,9 +84,16 @@ class KillingExecutor(ToyExecutor):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_search(store: RunStore, executor: Executor, *, workers: int, trials: int = 30) -> SearchLoop:
-    """Search to the end and return the loop."""
-    driver = Driver(store, executor, console=SilentConsole(), clock=Clock(), workers=workers)
+def run_search(
+    store: RunStore,
+    executor: Executor,
+    *,
+    workers: int,
+    trials: int | None = 30,
+    recorded: Mapping[str, Mapping[str, Any]] | None = None,
+) -> SearchLoop:
+    """Search to the end, or without trials until the executor gives up, and return the loop."""
+    driver = Driver(store, executor, console=SilentConsole(), clock=Clock(), workers=workers, recorded=recorded)
     space = DesignSpace(SIGNATURE, train_rows=1000)
     proposers = {"random": RandomSearch(space, seed=7), "local": LocalSearch(space, seed=7)}
 
@@ -106,7 +114,11 @@ def run_search(store: RunStore, executor: Executor, *, workers: int, trials: int
         make_job=make_job,
         again=lambda: [each.candidate for each in archive.standings() if each.rung == 2 and len(each.evaluations) == 1],
     )
-    loop.run(lambda: False)
+    try:
+        loop.run(lambda: False)
+    except KeyboardInterrupt:
+        if trials is not None:
+            raise
     return loop
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 
 import pytest
 from signatures import SIGNATURES
@@ -45,6 +46,9 @@ class Ranks:
     """A grammar of bilinear fusions that differ in their rank."""
 
     most = 4096
+
+    def __init__(self):
+        self.refused = Counter()
 
     def follow(self, action, parents, rng):
         drawn = 1 + int(rng.integers(self.most))
@@ -95,7 +99,7 @@ def writer(generator, **changes):
 
 
 def proposer(seed=3, *, policy=ActorCritic, **changes):
-    return FusionProposer(seed=seed, policy=policy(seed=seed), grammar=Ranks(), **{"base": BASE, **changes})
+    return FusionProposer(seed=seed, policy=policy(seed=seed), **{"base": BASE, "grammar": Ranks(), **changes})
 
 
 def scored(candidate, *, error=None):
@@ -204,12 +208,20 @@ def test_without_a_base_it_edits_what_the_archive_has():
     assert {each.parents for each in found} == {(wide.content_hash(),)}
 
 
-def test_the_budget_that_is_left_is_counted_in_candidates_or_in_seconds():
-    by_trials, by_seconds = proposer(trials=8), proposer(seconds=10.0)
-    run(by_trials, SharedArchive(), 3)
-    run(by_seconds, SharedArchive(), 3)
-    assert by_trials._left() == 0.25
-    assert by_seconds._left() == pytest.approx(0.4)
+def test_the_budget_that_is_left_is_asked_for_once_an_ask_with_the_seconds_of_training_so_far():
+    asked = []
+
+    def left(number, seconds):
+        asked.append((number, seconds))
+        return 0.5
+
+    run(proposer(left=left), SharedArchive(), 2)
+    assert asked == [(0, 0.0), (1, 0.0), (2, 2.0), (3, 2.0)]
+
+
+def test_a_policy_sees_the_budget_that_is_left():
+    found = [run(proposer(left=lambda number, seconds, part=part: part), SharedArchive(), 6) for part in (0.1, 0.9)]
+    assert [each.genome.action for each in found[0]] != [each.genome.action for each in found[1]]
 
 
 def test_what_the_language_model_writes_is_proposed_with_its_conversation():
@@ -222,7 +234,6 @@ def test_what_the_language_model_writes_is_proposed_with_its_conversation():
     assert candidate.edit == "m wrote it"
     assert [each["role"] for each in kept[candidate.hash]] == ["system", "user", "assistant"]
     assert search.progress.written.valid_rate == 1.0
-    assert search.progress.written.cost == 0.25
 
 
 @pytest.mark.parametrize(
@@ -249,7 +260,7 @@ def test_an_answer_that_cannot_be_used_goes_back_with_its_error(answer, reason):
     assert repair[2].content == answer
     assert reason in repair[3].content.replace('\\"', '"')
     written = search.progress.written
-    assert (written.answers, written.usable, written.at_once, written.cost) == (2, 1, 0, 0.5)
+    assert (written.answers, written.usable, written.at_once) == (2, 1, 0)
 
 
 def test_what_is_not_new_goes_back_and_after_three_repairs_the_grammar_takes_over():
@@ -310,16 +321,83 @@ def test_a_typed_tree_is_read_from_json():
     assert speaker.requests[0].json_only
 
 
-def test_gain_is_credited_to_whoever_made_it():
+def test_what_does_not_fit_the_design_that_it_is_an_edit_of_is_made_anew_or_sent_back():
+    def refuse(design, base):
+        assert base == BASE
+        return "too low" if design.model.fusion.rank < 2048 else None
+
+    speaker = Speaker(source(7), source(3000))
+    for changes, author in (({}, "grammar"), ({"writer": writer(speaker)}, "code")):
+        search = proposer(refuse=refuse, **changes)
+        found = search.ask(8 if author == "grammar" else 1, SharedArchive())
+        assert all(each.design.model.fusion.rank >= 2048 for each in found)
+        assert {each.genome.author for each in found} == {author}
+    assert "too low" in speaker.requests[1].messages[-1].content
+    assert search.progress.written.refused == {"too low": 1}
+
+
+def test_gain_is_credited_to_whoever_made_it_and_measured_against_what_was_there_before():
     speaker = Speaker(source(7), UnansweredError("down", reason="server_error"), source(8))
-    search = proposer(writer=writer(speaker))
+    search, archive = proposer(writer=writer(speaker)), SharedArchive()
+    archive.add(scored(Candidate("floor", None, BASE), error=0.7))
     for error in (0.5, 0.4, 0.1):
-        (candidate,) = search.ask(1, SharedArchive())
+        (candidate,) = search.ask(1, archive)
         search.tell([scored(candidate, error=error)])
     credits = search.progress.credits
     assert credits["grammar"].gain == pytest.approx(0.1)
-    assert credits["code"].gain == pytest.approx(0.3)
+    assert credits["code"].gain == pytest.approx(0.2 + 0.3)
     assert (credits["code"].candidates, credits["code"].valid) == (2, 2)
+
+
+def test_a_candidate_that_was_trained_less_than_others_is_given_what_these_gained_but_raises_no_best_reward():
+    search, archive = proposer(), SharedArchive()
+    archive.add(Evaluation(Candidate("floor", None, BASE), Scored(objectives={"error": 0.5}), 1, 0, 1.0))
+    stopped, climbed = search.ask(2, archive)
+
+    def trained(candidate, rung, error):
+        return Evaluation(candidate, Scored(objectives={"error": error}), rung, 0, 1.0)
+
+    search.tell([trained(stopped, 0, 0.55), trained(climbed, 0, 0.6), trained(climbed, 1, 0.4)])
+    assert search.rewards[climbed.hash].reward == pytest.approx(0.6)
+    assert search.rewards[stopped.hash].metric == pytest.approx(0.45)
+    assert search.rewards[stopped.hash].reward == pytest.approx(0.45 + 0.2)
+    assert search.progress.best == pytest.approx(0.6)
+    assert search.progress.credits["grammar"].gain == pytest.approx(0.1)
+
+
+class Blind(Ranks):
+    """Reads bilinear fusions alone, and says what it was asked for."""
+
+    def follow(self, action, parents, rng):
+        return super().follow(action, parents, rng)[0], f"{action.operation} of {len(parents)}"
+
+    def at(self, design):
+        return design.model.fusion if isinstance(design.model.fusion, Bilinear) else None
+
+
+class Clear(Ranks):
+    """Reads every fusion."""
+
+    def at(self, design):
+        return design.model.fusion
+
+
+@pytest.mark.parametrize(
+    ("author", "changes", "words"),
+    [
+        ("grammar", {"grammar": Blind(), "writer": writer(Speaker("nothing")), "show": lambda design: "shown"}, "mut"),
+        ("code", {"grammar": Clear(), "writer": writer(Speaker(*map(source, range(10, 60)))), "show": show}, "m wrote"),
+    ],
+)
+def test_a_cross_with_a_parent_that_its_author_cannot_read_is_an_edit_of_the_other(author, changes, words):
+    archive = SharedArchive()
+    for place, fusion in enumerate((Bilinear(rank=3), Gated())):
+        design = replace_at(BASE, "model.fusion", fusion)
+        archive.add(scored(Candidate("random", None, design), error=0.1 * (1 + place)))
+    readable = replace_at(BASE, "model.fusion", Bilinear(rank=3)).content_hash()
+    found = [each for each in proposer(**changes).ask(40, archive) if each.genome.action.operation == "crossover"]
+    assert {(each.genome.author, each.parents) for each in found} == {(author, (readable,))}
+    assert all(each.edit.startswith(words) for each in found)
 
 
 def rank_of(body):

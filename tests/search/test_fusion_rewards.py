@@ -2,7 +2,22 @@ import pytest
 
 from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.search.archive import SharedArchive
-from chiasma.search.fusion_rewards import Parent, Penalty, RewardParts, RewardRules, on_offer, parent_of, reward_of
+from chiasma.search.fusion_rewards import (
+    Climbs,
+    Parent,
+    Penalty,
+    RewardParts,
+    RewardRules,
+    on_offer,
+    parent_of,
+    reward_of,
+)
+from chiasma.search.protocols import Candidate, Evaluation
+
+
+def evaluation_of(outcome):
+    return Evaluation(Candidate("fusion", None, None), outcome, 0, 0, 1.0)
+
 
 SCORED = Scored(objectives={"error": 0.25, "flops": 1e7, "latency": 0.01}, metrics={"auroc": 0.9, "parameters": 1e5})
 
@@ -48,6 +63,33 @@ def test_a_candidate_is_rewarded_for_what_it_reached_when_it_was_trained_longest
     reward = reward_of(found, RewardRules())
     assert reward is not None
     assert reward.reward == pytest.approx(0.85)
+
+
+def test_what_longer_training_adds_is_the_mean_over_those_that_climbed_step_by_step(evaluated):
+    rules, climbs = RewardRules(), Climbs()
+    for trained in (
+        [evaluated(1, 0.5), evaluated(1, 0.4, rung=1), evaluated(1, 0.1, rung=2)],
+        [evaluated(2, 0.6), evaluated(2, 0.3, rung=1)],
+        [evaluated(3, 0.9)],
+    ):
+        climbs = climbs.after(trained, rules)
+    assert [climbs.above(rung) for rung in range(3)] == pytest.approx([0.2 + 0.3, 0.3, 0.0])
+    assert Climbs.from_json(climbs.to_json()) == climbs
+    stopped = reward_of([evaluated(3, 0.9)], rules, climbs)
+    assert stopped is not None
+    assert (stopped.metric, stopped.lift, stopped.reward) == pytest.approx((0.1, 0.5, 0.6))
+
+
+def test_where_nobody_climbed_rewards_are_compared_within_their_rung(evaluated):
+    climbs = Climbs().after([evaluated(1, 0.5)], RewardRules())
+    assert reward_of([evaluated(1, 0.5)], RewardRules(), climbs) == RewardParts(reward=0.5, metric=0.5)
+
+
+def test_penalties_are_taken_off_what_longer_training_adds_too():
+    rules = RewardRules(flops=Penalty(weight=0.9, free=1e6), lowest=0.2)
+    found = reward_of([evaluation_of(SCORED)], rules, Climbs(counts=(1,), sums=(0.5,)))
+    assert found is not None
+    assert found.reward == pytest.approx(0.75 + 0.5 - 0.9)
 
 
 def test_the_archive_ranks_parents_by_the_same_reward(evaluated):

@@ -12,10 +12,12 @@ from chiasma.core.outcome import Scored
 from chiasma.core.spec import replace_at
 from chiasma.model.attention import DotProduct, Mean
 from chiasma.model.encoders import Convolution, NGram
-from chiasma.model.fusion import CrossAttention, FiLM, Multiplicative
+from chiasma.model.fusion import Composed, Concat, CrossAttention, FiLM, Multiplicative
 from chiasma.model.multimodal import ModelSpec
-from chiasma.model.tokens import fused_tokens, members_over_one_token
+from chiasma.model.tokens import fused_tokens, members_over_one_token, starves
 from chiasma.model.trunk import PopulationSpec
+from chiasma.model.trunk.members import TransformerMemberSpec
+from chiasma.model.trunk.population import Place
 from chiasma.search.archive import SharedArchive
 from chiasma.search.attention_space import attention_slots, short_slot, slot_named
 from chiasma.search.design_space import REVIEWS, DesignSpace
@@ -199,3 +201,15 @@ def test_the_attention_of_a_member_is_a_slot_like_any_other(dim: int):
     mechanisms = [candidate.design.model.trunk.members["transformer_1"].member.attention for candidate in bred]
     assert mechanisms[0] != mechanisms[1]
     assert DotProduct() not in mechanisms
+
+
+def test_a_fusion_that_makes_one_vector_starves_a_trunk_that_looks_at_tokens():
+    signature = SIGNATURES["image+text classification"]
+    members = {"transformer_1": Place(member=TransformerMemberSpec(heads=1))}
+    encoders = {"image": Convolution(pool="none"), "text": NGram()}
+    spec = ModelSpec(dim=8, encoders=encoders, fusion=FiLM(pool="none"), trunk=PopulationSpec(members=members, heads=1))
+    vector = replace_at(spec, "fusion", Composed())
+    assert starves(vector, spec, signature) == "members of the trunk that look at tokens would be handed one"
+    assert starves(replace_at(spec, "fusion", CrossAttention(pool="none")), spec, signature) is None
+    assert starves(replace_at(vector, "fusion", Concat()), vector, signature) is None
+    assert starves(replace_at(vector, "trunk", None), spec, signature) is None

@@ -8,12 +8,17 @@ import typer
 from chiasma.cli.options import (
     DataArgument,
     Debug,
+    Generator,
+    Policy,
+    Replay,
     RunArgument,
     RunFolder,
     Settings,
+    Usd,
     command_line,
     examples,
     takes_settings,
+    writing,
 )
 
 BUDGET = typer.Option(
@@ -38,13 +43,23 @@ def register(app: typer.Typer) -> None:
 
 
 @takes_settings()
-def evolve(data: DataArgument = None, *, budget: Annotated[str | None, BUDGET] = None, settings: Settings) -> None:
+def evolve(
+    data: DataArgument = None,
+    *,
+    generator: Generator = None,
+    policy: Policy = None,
+    replay: Replay = None,
+    budget: Annotated[str | None, BUDGET] = None,
+    usd: Usd = None,
+    settings: Settings,
+) -> None:
     """Search for the best classifier within a budget, and prove what it gains on a sealed test split."""
     from chiasma.cli.display import progress
     from chiasma.cli.results_table import print_run
     from chiasma.experiment.evolve import evolve as run_evolve
 
-    config = settings.config_for(data, run__budget=budget)
+    named = writing(generator, policy=policy, replay=replay, usd=usd)
+    config = settings.config_for(data, run__budget=budget, **named)
     with progress() as console:
         result = run_evolve(config, console=console, command=command_line(), started=process_start())
     print_run(result)

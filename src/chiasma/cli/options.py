@@ -41,6 +41,29 @@ Trust = Annotated[
         show_default=False,
     ),
 ]
+Generator = Annotated[
+    str | None,
+    typer.Option(
+        "--generator",
+        metavar="NAME",
+        help="Who writes fusions: grammar, openai (any server that speaks its language), transformers, replay.",
+        show_default="grammar",
+    ),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="What decides how the next fusion is made: actor_critic, bandit, uniform.",
+        show_default="actor_critic",
+    ),
+]
+Replay = Annotated[
+    str | None,
+    typer.Option("--replay", metavar="RUN", help="The run whose answers --generator replay gives again."),
+]
+Usd = Annotated[float | None, typer.Option("--usd", metavar="DOLLARS", help="Most that a language model may cost.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 
 
@@ -149,6 +172,16 @@ class Settings:
             f"data.features.{modality}": file for modality, file in files_by_modality(self.features or ()).items()
         }
         return {path: value for path, value in chosen.items() if value is not None}
+
+
+def writing(generator: str | None, *, policy: str | None, replay: str | None, usd: float | None) -> dict[str, Any]:
+    """Return the settings of who writes fusions, as :meth:`Settings.config_for` takes them."""
+    return {
+        "search__generator": generator,
+        "search__policy": policy,
+        "search__replay": replay,
+        "run__usd": usd,
+    }
 
 
 def takes_settings(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,11 +1,22 @@
 """``search attention`` and ``search fusion``: the verbs that discover parts of models."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from chiasma.cli.evolve_verbs import BUDGET, process_start
-from chiasma.cli.options import DataArgument, Settings, command_line, examples, takes_settings
+from chiasma.cli.options import (
+    DataArgument,
+    Generator,
+    Policy,
+    Replay,
+    Settings,
+    Usd,
+    command_line,
+    examples,
+    takes_settings,
+    writing,
+)
 from chiasma.core.errors import ConfigError
 
 
@@ -91,32 +102,11 @@ def search_attention(
 def search_fusion(
     data: DataArgument = None,
     *,
-    generator: Annotated[
-        str | None,
-        typer.Option(
-            "--generator",
-            metavar="NAME",
-            help="Who writes fusions: grammar, openai (any server that speaks its language), transformers, replay.",
-            show_default="grammar",
-        ),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            "--policy",
-            metavar="NAME",
-            help="What decides how the next one is made: actor_critic, bandit, uniform.",
-            show_default="actor_critic",
-        ),
-    ] = None,
-    replay: Annotated[
-        str | None,
-        typer.Option("--replay", metavar="RUN", help="The run whose answers --generator replay gives again."),
-    ] = None,
+    generator: Generator = None,
+    policy: Policy = None,
+    replay: Replay = None,
     budget: Annotated[str | None, BUDGET] = None,
-    usd: Annotated[
-        float | None, typer.Option("--usd", metavar="DOLLARS", help="Most that a language model may cost.")
-    ] = None,
+    usd: Usd = None,
     settings: Settings,
 ) -> None:
     """Compose fusions of images and texts, or have a language model write them, and judge the best."""
@@ -124,9 +114,8 @@ def search_fusion(
     from chiasma.cli.results_table import print_search
     from chiasma.experiment.fusion_search import search_fusion as run_search
 
-    named = {"search__generator": generator, "search__policy": policy, "search__replay": replay}
-    given: dict[str, Any] = {"run__budget": budget, "run__usd": usd, **named}
-    config = settings.config_for(data, **given)
+    named = writing(generator, policy=policy, replay=replay, usd=usd)
+    config = settings.config_for(data, run__budget=budget, **named)
     with progress() as console:
         result = run_search(config, console=console, command=command_line(), started=process_start())
     print_search(result)

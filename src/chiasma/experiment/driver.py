@@ -88,14 +88,26 @@ class Driver:
         console: Asked whether the user wants to stop.
         clock: The run's clock.
         workers: How many jobs run at a time.
+        recorded: Decisions of the run that this one repeats, by name.
     """
 
-    def __init__(self, store: RunStore, executor: Executor, *, console: Console, clock: Clock, workers: int) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        executor: Executor,
+        *,
+        console: Console,
+        clock: Clock,
+        workers: int,
+        recorded: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.store = store
         self.console = console
         self.clock = clock
         self.workers = workers
         self._executor = executor
+        self._recorded = recorded or {}
+        self._decisions = decisions_of(store)
         self._queue: list[tuple[int, int, Work]] = []
         self._submitted = 0
         self._ready: deque[Finished] = deque()
@@ -103,19 +115,26 @@ class Driver:
 
     def decided(self, name: str) -> bool:
         """Return whether a decision of this name is recorded."""
-        return any(event.data["name"] == name for event in self.store.events("decision"))
+        return name in self._decisions
 
-    def decide(self, name: str, choose: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def decide(
+        self, name: str, choose: Callable[[], Mapping[str, Any]], *, repeated: bool = False
+    ) -> Mapping[str, Any]:
         """Return the recorded decision of this name, or take it now and record it.
 
-        Whatever depends on the clock goes through here, so that a resume repeats it.
+        Whatever depends on the clock, or on a budget that a resume may enlarge, goes through here, so that a resume
+        repeats it.
+
+        Args:
+            name: Unique in the run.
+            choose: Takes the decision.
+            repeated: A run that repeats another one decides as that one did.
         """
-        for event in self.store.events("decision"):
-            if event.data["name"] == name:
-                return event.data["value"]
-        value = dict(choose())
-        self.store.record_event("decision", {"name": name, "value": value, "elapsed": self.clock.elapsed()})
-        return value
+        if name not in self._decisions:
+            value = dict(self._recorded[name] if repeated and name in self._recorded else choose())
+            self.store.record_event("decision", {"name": name, "value": value, "elapsed": self.clock.elapsed()})
+            self._decisions[name] = value
+        return self._decisions[name]
 
     def submit(self, work: Work) -> None:
         """Queue work; what the database already answers is answered from there.
@@ -211,6 +230,14 @@ def _was_cut(outcome: Scored | Rejected | Failed) -> bool:
     if isinstance(outcome, Scored):
         return bool(outcome.metrics.get("cut_short"))
     return isinstance(outcome, Rejected) and outcome.reason.startswith(NO_STEP)
+
+
+def decisions_of(store: RunStore) -> dict[str, Mapping[str, Any]]:
+    """Return what a run has decided, by name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for event in store.events("decision"):
+        found.setdefault(event.data["name"], event.data["value"])
+    return found
 
 
 def spent_seconds(store: RunStore) -> float:

@@ -19,18 +19,19 @@ from chiasma.experiment.beginning import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
-from chiasma.experiment.executors import check_executor, make_executor, with_executor
+from chiasma.experiment.driver import Clock, Finished, StopRequestedError, spent_seconds
+from chiasma.experiment.executors import check_executor, with_executor
 from chiasma.experiment.finals import ArmDesign, TrainedArm, full_cost
 from chiasma.experiment.floor_thread import ClassicalFloors
+from chiasma.experiment.fusing import proposing, proposing_words
 from chiasma.experiment.judge import Evidence, judge
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.results import RunResult
 from chiasma.experiment.setting import Setting, make_setting
+from chiasma.experiment.sitting import sitting
 from chiasma.experiment.tracking import refuse_tracking
-from chiasma.experiment.writers import open_answers, with_writer
+from chiasma.experiment.writers import with_writer
 from chiasma.search.archive import SharedArchive
-from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 
 
@@ -117,14 +118,7 @@ def _drive(
     console: Console,
     clock: Clock,
 ) -> RunResult:
-    store.set_status("running")
-    with (
-        log_to(store.path),
-        make_executor(config.run, log=store.path / "workers.log") as executor,
-        open_answers(config, store.path) as answers,
-    ):
-        console.say(f"run {store.id} in {store.path}")
-        driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
+    with sitting(config, store, console=console, clock=clock) as (driver, answers):
         setting = make_setting(config, dataset, report, metric=metric, driver=driver, answers=answers)
         evidence = _gather(setting)
     result = judge(setting, evidence)
@@ -153,7 +147,14 @@ def _gather(setting: Setting) -> Evidence:
             search_plan = planning.lengthen(setting, search_plan, first, finished)
             proposers = stages.design_proposers(setting, space)
             allocator = stages.paying_proposers(setting, proposers)
-            loop = stages.make_search(setting, search_plan, archive, proposers, allocator=allocator)
+            loop = stages.make_search(
+                setting,
+                search_plan,
+                archive,
+                proposers,
+                allocator=allocator,
+                progress=lambda seconds: proposing_words(proposers, setting.answers),
+            )
             stages.search(setting, loop, search_plan)
             arms = stages.arms_for_finals(setting, archive, floors)
             costs = full_cost([*finished, *loop.finished])
@@ -174,4 +175,5 @@ def _gather(setting: Setting) -> Evidence:
             untrained=tuple(arm.name for arm in arms if arm.name not in {each.arm.name for each in trained}),
             classical=classical.fitted(within_seconds=_patience(setting, search_plan, interrupted)),
             unfitted=tuple(classical.missing()),
+            proposing=proposing({} if loop is None else loop.proposers, setting.answers),
         )

@@ -1,24 +1,24 @@
 """Who proposes fusions in a run: a policy, the grammar, and a language model where one is asked."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from chiasma.experiment.config import SearchSection
+from chiasma.experiment.config import Budget, SearchSection
+from chiasma.experiment.driver import Driver
 from chiasma.experiment.setting import Setting
-from chiasma.experiment.writers import make_writer
+from chiasma.experiment.writers import FUSION, Answers, make_writer
 from chiasma.model.fusion import Generated
 from chiasma.model.fusion.composed.source import source_of
+from chiasma.model.tokens import starves
 from chiasma.search.action_bandit import ActionBandit, UniformActions
 from chiasma.search.action_policy import ActionPolicy
 from chiasma.search.actor_critic import ActorCritic
 from chiasma.search.fusion_families import family_of
-from chiasma.search.fusion_progress import FusionProgress
 from chiasma.search.fusion_proposer import FusionProposer
 from chiasma.search.fusion_space import FusionSpace
-from chiasma.search.generators.store import AnswerStore
 from chiasma.search.novelty import source_hash
+from chiasma.search.protocols import Proposer
 from chiasma.train.design import Design
-
-FUSION = "fusion"
 
 
 def make_policy(search: SearchSection, *, seed: int) -> ActionPolicy:
@@ -39,8 +39,8 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
         setting: Of the run; its answers are kept where it has a language model.
         base: The design whose fusion is searched; None to edit the fusions of good designs in the archive.
     """
-    config = setting.config
-    space, budget = FusionSpace(), config.run.budget
+    config, space = setting.config, FusionSpace()
+    left = budget_left(setting.driver, config.run.budget, workers=config.run.workers)
     return FusionProposer(
         seed=config.run.seed,
         policy=make_policy(config.search, seed=config.run.seed),
@@ -50,11 +50,26 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
         show=lambda design: shown(space, design, config.llm.form),
         family=lambda design: family(space, design),
         names=(lambda design: name_of(space, design),),
+        refuse=lambda design, base: starves(design.model, base.model, setting.dataset.signature),
         rules=config.search.reward,
-        trials=budget.trials if base is not None else None,
-        seconds=None if budget.seconds is None or base is None else budget.seconds * config.run.workers,
+        # Where others propose too, nobody knows how much of the budget fusions get.
+        left=left if base is not None else lambda number, seconds: 1.0,
         name=FUSION,
     )
+
+
+def budget_left(driver: Driver, budget: Budget, *, workers: int) -> Callable[[int, float], float]:
+    """Return what says how much of the budget is left at an ask: a decision, which a resume or a replay repeats.
+
+    What was spent is measured where time is counted, and a resume may come with a larger budget.
+    """
+
+    def left(number: int, seconds: float) -> float:
+        spent = number / budget.trials if budget.trials else seconds / ((budget.seconds or 1.0) * workers)
+        name = f"budget left at ask {number} for a {FUSION}"
+        return driver.decide(name, lambda: {"left": 1 - spent}, repeated=True)["left"]
+
+    return left
 
 
 def shown(space: FusionSpace, design: Design, form: str) -> str | None:
@@ -79,24 +94,45 @@ def family(space: FusionSpace, design: Design) -> str:
     return "unknown" if fusion is None else family_of(fusion)
 
 
-def proposing(progress: FusionProgress, answers: AnswerStore | None) -> dict[str, Any]:
-    """Return how a search for fusions went, as JSON for a report; what was spent is what the ledger says."""
-    told = progress.to_dict()
+def proposing(proposers: Mapping[str, Proposer[Any]], answers: Answers | None) -> dict[str, Any]:
+    """Return how a search for fusions went, as JSON for a report; what was spent is what the ledger says.
+
+    Args:
+        proposers: By name; nothing is returned where none of them proposes fusions.
+        answers: Of the language model, where one is asked.
+    """
+    proposer = proposers.get(FUSION)
+    if not isinstance(proposer, FusionProposer):
+        return {}
+    told = proposer.progress.to_dict()
     found = {name: told[name] for name in ("valid", "invalid", "families", "credits", "written", "best")}
     if answers is not None:
-        costs = answers.costs()
+        costs = answers.own.costs()
         tokens = costs.prompt_tokens + costs.answer_tokens
         found["spent"] = {"dollars": costs.dollars, "tokens": tokens, "calls": dict(costs.calls)}
     return found
 
 
-def progress_words(progress: FusionProgress, answers: AnswerStore | None) -> str:
-    """Return who made how many candidates, and what a language model wrote and cost in all its calls."""
-    made = [f"{credit.candidates} by {author}" for author, credit in sorted(progress.credits.items())]
+def proposing_words(proposers: Mapping[str, Proposer[Any]], answers: Answers | None) -> str:
+    """Return who made how many candidates and gained what, and what a language model wrote and cost in all its calls.
+
+    Gains are of the reward, over what was there before anything was proposed. Empty where nobody proposes fusions.
+    """
+    proposer = proposers.get(FUSION)
+    if not isinstance(proposer, FusionProposer):
+        return ""
+    progress = proposer.progress
+    made = [
+        f"{credit.candidates} by {author} (gained {credit.gain:.4f})"
+        for author, credit in sorted(progress.credits.items())
+    ]
     said = [f"fusions: {', '.join(made)}"] if made else []
     written = progress.written
     if written.asked:
         rate = "" if written.valid_rate is None else f", {written.valid_rate:.0%} of its answers usable"
-        spent = 0.0 if answers is None else answers.spent
-        said.append(f"language model {written.usable} of {written.asked}{rate}, ${spent:.4f} spent")
+        said.append(f"language model {written.usable} of {written.asked}{rate}")
+    if answers is not None:
+        costs = answers.own.costs()
+        tokens = costs.prompt_tokens + costs.answer_tokens
+        said.append(f"${costs.dollars:.4f} and {tokens:,} tokens spent")
     return "; ".join(said)

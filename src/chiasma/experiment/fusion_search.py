@@ -12,18 +12,16 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.design_words import fusion_words
 from chiasma.experiment.front import Described
-from chiasma.experiment.fusing import FUSION, fusion_proposer, progress_words, proposing
+from chiasma.experiment.fusing import fusion_proposer, proposing, proposing_words
 from chiasma.experiment.mechanism import with_slot
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting
-from chiasma.experiment.writers import with_writer
+from chiasma.experiment.writers import FUSION, Answers, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, FusionSpec
 from chiasma.model.fusion.composed.known import known_fusion_as
 from chiasma.model.multimodal import FUSED
-from chiasma.search.fusion_proposer import FusionProposer
 from chiasma.search.fusion_space import SLOT, FusionSpace
-from chiasma.search.generators.store import AnswerStore
 from chiasma.search.protocols import Proposer
 from chiasma.search.random_search import RandomSearch
 from chiasma.train.design import Design
@@ -42,8 +40,8 @@ class FusionPart(SearchedPart):
         self.path = SLOT
         self.standard = "concat"
         self.own = own
-        self._proposer: FusionProposer | None = None
-        self._answers: AnswerStore | None = None
+        self._proposers: dict[str, Proposer[Any]] = {}
+        self._answers: Answers | None = None
 
     def baselines(self, base: Design) -> Mapping[str, tuple[Design, str]]:
         """Return concatenation, hand-written cross-attention, and the fusion of the settings where it is another."""
@@ -58,9 +56,10 @@ class FusionPart(SearchedPart):
     def proposers(self, setting: Setting, base: Design) -> dict[str, Proposer[Any]]:
         """Return the closed loop, and its control, which draws from the grammar and learns nothing."""
         space = FusionSpace()
-        self._proposer, self._answers = fusion_proposer(setting, base=base), setting.answers
+        self._answers = setting.answers
         control = RandomSearch(space, seed=setting.config.run.seed, name=CONTROL, base=base, behaviour=space.behaviour)
-        return {FUSION: self._proposer, CONTROL: control}
+        self._proposers = {FUSION: fusion_proposer(setting, base=base), CONTROL: control}
+        return self._proposers
 
     def describe(self, design: Design) -> Described:
         """Return the formula of a composed fusion, and of another what it is called."""
@@ -73,11 +72,11 @@ class FusionPart(SearchedPart):
 
     def proposing(self) -> Mapping[str, Any]:
         """Return what the policy tried, and what the grammar and a language model made of it."""
-        return {} if self._proposer is None else proposing(self._proposer.progress, self._answers)
+        return proposing(self._proposers, self._answers)
 
     def progress(self) -> str:
         """Return who made how many candidates, and what a language model cost."""
-        return "" if self._proposer is None else progress_words(self._proposer.progress, self._answers)
+        return proposing_words(self._proposers, self._answers)
 
     def around(self, base: Design) -> str:
         """Return nothing: a fusion needs no other setting to be named."""

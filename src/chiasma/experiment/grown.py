@@ -9,14 +9,22 @@ from chiasma.model.multimodal import ModelSpec
 from chiasma.model.tokens import members_over_one_token
 
 
-def one_token_warning(spec: ModelSpec, signature: Signature) -> list[str]:
-    """Return what to say where members that look at tokens would see one; nothing where they see more, or are none."""
+def one_token_warning(spec: ModelSpec, signature: Signature, *, searched: bool = False) -> list[str]:
+    """Return what to say where members that look at tokens would see one; nothing where they see more, or are none.
+
+    Args:
+        spec: The model.
+        signature: What its data look like.
+        searched: Its fusion is the baseline of a search for another one, and not for the user to choose.
+    """
     names = members_over_one_token(spec, signature)
     if not names:
         return []
     pooled = spec.fusion is not None and getattr(spec.fusion, "pool", "none") != "none"
     remedy = "model.fusion.pool=none" if pooled else "model.fusion.kind=film model.fusion.pool=none"
     hint = "" if spec.fusion is None else f" Hand on every token with --set {remedy}."
+    if searched:
+        hint = " Every fusion that makes one vector does that; search without: --set model.trunk=null growth=null."
     words = f"the attention and convolutions of {', '.join(names)} are linear maps"
     return [f"warning: the trunk is handed one token, of which {words}.{hint}"]
 

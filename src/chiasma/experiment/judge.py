@@ -1,6 +1,7 @@
 """Choose the winner on select, save it, open the sealed test once, and write down what it showed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Evidence:
         unfitted: Classical floors that were not fitted in time, or why they failed.
         untrained: Names of arms that the finals had no time for, or that were rejected there.
         classical: The floors that are not.
+        proposing: How those who proposed fusions did, as JSON; empty where nobody did.
     """
 
     interrupted: bool
@@ -50,6 +52,7 @@ class Evidence:
     untrained: tuple[str, ...]
     unfitted: tuple[str, ...]
     classical: tuple[ClassicalFloor, ...]
+    proposing: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

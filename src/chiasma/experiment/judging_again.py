@@ -13,7 +13,8 @@ from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.rng import derive_seed
 from chiasma.experiment.driver import Finished, Work
 from chiasma.experiment.finals import ArmDesign, TrainedArm, Training, full_cost
-from chiasma.experiment.front import Judging, uncertain
+from chiasma.experiment.front import uncertain
+from chiasma.experiment.judging import Judging
 from chiasma.experiment.plan import SAFETY, SearchPlan, full_round
 from chiasma.experiment.search_loop import SearchLoop, training_key
 from chiasma.experiment.searched_part import SearchedPart

@@ -13,8 +13,9 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.driver import Finished
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import Majority
-from chiasma.experiment.front import Front, Judging, Unjudged, comparable, judged, volume_of
+from chiasma.experiment.front import Front, Unjudged, comparable, judged, volume_of
 from chiasma.experiment.jail_terms import lesser_jail
+from chiasma.experiment.judging import Judging
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.front import write_drawings, write_front_report
@@ -113,6 +114,7 @@ def _front(search: Search, loop: SearchLoop, trained: Sequence[TrainedArm], sear
         budget=setting.config.run.budget.words,
         rungs=tuple(item.to_dict() for item in rank_correlations(loop.rows)),
         history=tuple(search.history),
+        gains=loop.gains,
         proposing=search.part.proposing(),
     )
 

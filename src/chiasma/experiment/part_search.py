@@ -36,22 +36,22 @@ from chiasma.experiment.companions import (
 )
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
-from chiasma.experiment.driver import Clock, Driver, Finished, StopRequestedError, spent_seconds
-from chiasma.experiment.executors import check_executor, make_executor, with_executor
+from chiasma.experiment.driver import Clock, Finished, StopRequestedError, spent_seconds
+from chiasma.experiment.executors import check_executor, with_executor
 from chiasma.experiment.front import volume_of
+from chiasma.experiment.grown import one_token_warning
 from chiasma.experiment.judging_again import Search, elites, front_of, judge_again, judged_arms, to_confirm
 from chiasma.experiment.part_result import SearchResult, conclude
 from chiasma.experiment.plan import MECHANISMS, SearchPlan
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.searched_part import SearchedPart
 from chiasma.experiment.setting import CONTROL, Setting, make_setting
+from chiasma.experiment.sitting import sitting
 from chiasma.experiment.tracking import refuse_tracking
-from chiasma.experiment.writers import open_answers
 from chiasma.search.allocator import SharesAllocator
 from chiasma.search.archive import SharedArchive
 from chiasma.search.nsga2 import excess
 from chiasma.search.pareto import by_front
-from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
@@ -161,14 +161,7 @@ class _Surroundings:
 
 def _drive(surroundings: _Surroundings, *, store: RunStore, console: Console, clock: Clock) -> SearchResult:
     config, dataset = surroundings.config, surroundings.dataset
-    store.set_status("running")
-    with (
-        log_to(store.path),
-        make_executor(config.run, log=store.path / "workers.log") as executor,
-        open_answers(config, store.path) as answers,
-    ):
-        console.say(f"run {store.id} in {store.path}")
-        driver = Driver(store, executor, console=console, clock=clock, workers=config.run.workers)
+    with sitting(config, store, console=console, clock=clock) as (driver, answers):
         setting = make_setting(
             config, dataset, surroundings.report, metric=surroundings.metric, driver=driver, answers=answers
         )
@@ -189,6 +182,8 @@ def _search(setting: Setting, part: SearchedPart, base: Design) -> SearchResult:
         training = planning.usual_training(setting, search_plan.visits)
         around = Design(model=base.model, training=training)
         standard, _ = part.baselines(around)[part.standard]
+        for line in one_token_warning(standard.model, setting.dataset.signature, searched=part.path == "model.fusion"):
+            console.say(line)
         search = _begin(setting, part, standard)
         _train_baselines(search, search_plan)
         search_plan = planning.lengthen(setting, search_plan, list(search.arms.values()), search.first)

@@ -65,7 +65,7 @@ def plan(setting: Setting, aim: Aim = DESIGNS) -> SearchPlan:
         workers=setting.config.run.workers,
         test_seconds=_test_seconds(setting, cost),
     )
-    chosen = SearchPlan.from_dict(driver.decide(f"plan for {budget.words}", lambda: choose().to_dict()))
+    chosen = SearchPlan.from_dict(driver.decide(f"plan for {budget.words}", lambda: choose().to_dict(), repeated=True))
     setting.console.say(
         f"plan: a full training is {chosen.visits:,} examples, about {chosen.visits * cost:.0f} s on one worker; "
         f"search on {chosen.top:.0%} of it until {chosen.search_until:.0f} s, finals until {chosen.finish_by:.0f} s"
@@ -86,6 +86,7 @@ def lengthen(
     chosen = setting.driver.decide(
         f"length of the search of {setting.config.run.budget.words}",
         lambda: longer_search(search_plan, elapsed=elapsed, costs=expected, workers=workers).to_dict(),
+        repeated=True,
     )
     return SearchPlan.from_dict(chosen)
 

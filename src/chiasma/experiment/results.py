@@ -80,7 +80,10 @@ class Results(Spec):
         arms: Floors first, then controls, finalists and the winner.
         winner: Name of the winning arm.
         test_examples: Size of the test split; ``test_groups`` counts its independent groups.
-        proposers: Of each ``proposer, candidates, trainings, scored, rejected, failed, seconds, best_error``.
+        proposers: Of each ``proposer, candidates, trainings, scored, rejected, failed, seconds, gain, best_error``; the
+            gain is by how much it lowered the lowest error on select, of what stood before it.
+        proposing: How those who proposed fusions did: by author, by family, and what a language model wrote and cost;
+            empty where nobody did.
         rejections: Counts by ``stage: reason``.
         duplicates_saved: Candidates that were not trained because an equal design had been.
         anytime: Improvements of the error on select, in order: ``seconds, candidates, error, proposer``.
@@ -116,6 +119,7 @@ class Results(Spec):
     gains: tuple[Gain, ...] = ()
     calibration: Calibration | None = None
     proposers: tuple[Mapping[str, Any], ...] = ()
+    proposing: Mapping[str, Any] = {}
     rejections: Mapping[str, int] = {}
     duplicates_saved: int = 0
     anytime: tuple[Mapping[str, Any], ...] = ()

@@ -13,9 +13,8 @@ from chiasma.core.spec import value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
-from chiasma.experiment.fusing import FUSION
 from chiasma.experiment.results import Results
-from chiasma.experiment.writers import ANSWERS_FILE
+from chiasma.experiment.writers import ANSWERS_FILE, FUSION
 from chiasma.model.attention import DotProduct
 from chiasma.model.fusion import Composed, Generated
 from chiasma.model.generated import unapproved_in
@@ -58,7 +57,7 @@ class Story:
         ancestors: ``(number, proposer, edit)`` from the youngest to the oldest.
         jobs: Its trainings; none for a run of ``chiasma train``.
         task: Which task it is for, in a run that has several.
-        rewards: What a searched fusion earned its policy, and the parts of that.
+        rewards: What a searched fusion earned, and the parts of that.
         conversation: What was said with the language model that wrote it, turn by turn.
     """
 
@@ -168,18 +167,24 @@ def story(run: Path, number: int | None) -> Story:
             row = store.candidate(chosen)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        jobs = tuple(job for job in store.jobs() if job.candidate == chosen)
+        recorded = store.jobs()
+        jobs = tuple(job for job in recorded if job.candidate == chosen)
         ancestors = tuple((f"#{item.number}", item.proposer, item.edit) for item in _ancestors(store, row))
         title = f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}"
         task = str(row.genome.get("task", "")) if row.proposer == "benchmark" else ""
         if row.proposer != FUSION:
             return Story(title, row.design, ancestors, jobs, task)
         rules = RewardRules.from_dict(store.config["search"]["reward"])
-    return Story(title, row.design, ancestors, jobs, task, _rewards(jobs, rules), _conversation(run, row.hash))
+    top = max((job.rung for job in recorded if job.purpose == "search"), default=0)
+    rewards = _rewards(jobs, rules, top=top)
+    return Story(title, row.design, ancestors, jobs, task, rewards, _conversation(run, row.hash))
 
 
-def _rewards(jobs: Sequence[JobRow], rules: RewardRules) -> dict[str, float]:
-    """Return the mean reward of the search's longest trainings, and its parts."""
+def _rewards(jobs: Sequence[JobRow], rules: RewardRules, *, top: int) -> dict[str, float]:
+    """Return the mean reward of the search's longest trainings, and its parts.
+
+    Below the top rung of the run, it is what was earned before the policy added what longer training adds.
+    """
     told = [job for job in jobs if job.purpose == "search" and isinstance(job.outcome, Scored | Rejected)]
     outcomes = [job.outcome for job in told if job.rung == max(each.rung for each in told)]
     found = [rules.parts(outcome) for outcome in outcomes if isinstance(outcome, Scored | Rejected)]
@@ -187,8 +192,9 @@ def _rewards(jobs: Sequence[JobRow], rules: RewardRules) -> dict[str, float]:
     if len(scored) < len(found) or not scored:
         return {"reward": rules.lowest} if found else {}
     mean = mean_parts(scored)
+    longest = max(job.rung for job in told) >= top
     return {
-        "reward": mean.reward,
+        "reward" if longest else "reward after a short training": mean.reward,
         "metric": mean.metric or 0.0,
         **{f"penalty for {name}": value for name, value in mean.penalties.items()},
     }

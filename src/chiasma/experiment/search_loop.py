@@ -5,6 +5,7 @@ for when the one before the last has been told, and generations are told in orde
 rows alone, not on the order in which results arrive or on the number of workers.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class SearchLoop:
         self.rows: list[RungRow] = []
         self.anytime: list[Point] = []
         self._ended = 0.0
+        self._turns = 0
         self.asked = 0
         self.finished: list[Finished] = []
         self._numbered = 0
@@ -154,6 +156,14 @@ class SearchLoop:
     def duplicates(self) -> int:
         """Return how many candidates were not trained because an equal one had been."""
         return sum(proposer.duplicates for proposer in self.proposers.values())
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Return by how much each proposer lowered the lowest error on the last rung, of what stood before."""
+        made: dict[str, list[float]] = {name: [] for name in self.proposers}
+        for spend in self.ledger:
+            made.setdefault(spend.proposer, []).append(spend.gain)
+        return {name: math.fsum(gains) for name, gains in made.items()}
 
     @property
     def refused(self) -> Counter[str]:
@@ -203,7 +213,7 @@ class SearchLoop:
         for _ in range(count + len(self.proposers)):
             if len(found) == count:
                 break
-            name = self.allocator.next(ledger)
+            name = self._turn(ledger)
             ledger.append(Spend(name, 0.0, 0.0))
             with one_thread():
                 asked = self.proposers[name].ask(1, self.archive)
@@ -211,6 +221,15 @@ class SearchLoop:
                 if not self._is_under_way(candidate.hash, found):
                     found[self._record(candidate)] = candidate
         return found
+
+    def _turn(self, ledger: Sequence[Spend]) -> str:
+        """Return who makes the next candidate; where measured seconds decide that, a repetition takes what they did."""
+        if self.trials is not None:
+            return self.allocator.next(ledger)
+        self._turns += 1
+        name = f"turn {self._turns}"
+        chosen = self.driver.decide(name, lambda: {"proposer": self.allocator.next(ledger)}, repeated=True)["proposer"]
+        return chosen if chosen in self.proposers else self.allocator.next(ledger)
 
     def _is_under_way(self, hash: str, fresh: Mapping[int, Candidate[Any]]) -> bool:
         groups = [fresh, *(generation.candidates for generation in self._active)]
@@ -349,6 +368,8 @@ class SearchLoop:
         scored = sum(isinstance(item.outcome, Scored) for _, item in generation.finished)
         best = self._best_error()
         shown = "nothing on the last rung yet" if best is None else f"lowest error on select {best:.4f}"
+        gains = " and ".join(f"{gain:.4f} by {name}" for name, gain in self.gains.items() if gain > 0)
+        shown += f", lowered {gains}" if gains else ""
         # What ended meanwhile of a later generation differs between a run and its resumption.
         self._ended = max([self._ended, *(item.elapsed for _, item in generation.finished)])
         more = self.progress(self._ended) if generation.finished else ""

@@ -15,7 +15,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.driver import Driver
 from chiasma.experiment.jail_terms import jail_terms
-from chiasma.search.generators.store import AnswerStore
+from chiasma.experiment.writers import Answers
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
@@ -43,7 +43,7 @@ class Setting:
     task: Task
     companions: tuple[Companion, ...] = ()
     slot: str | None = None
-    answers: AnswerStore | None = None
+    answers: Answers | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def make_setting(
     *,
     metric: str,
     driver: Driver,
-    answers: AnswerStore | None = None,
+    answers: Answers | None = None,
 ) -> Setting:
     """Return the surroundings that the settings describe."""
     evaluate, search = config.evaluate, config.search

@@ -43,6 +43,7 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
         },
         "data": setting.data_report.to_dict(),
         "proposers": proposers(setting, evidence),
+        "proposing": evidence.proposing,
         "rejections": rejections(setting),
         "duplicates_saved": loop.duplicates if loop else 0,
         "anytime": tuple(
@@ -60,7 +61,7 @@ def of_run(setting: Setting, evidence: "Evidence", best: TrainedArm) -> dict[str
 
 
 def proposers(setting: Setting, evidence: "Evidence") -> tuple[dict[str, Any], ...]:
-    """Return, for each proposer, its candidates, their outcomes, its cost and the lowest error that it found."""
+    """Return, for each proposer, its candidates, their outcomes, its cost, its gain and the lowest error it found."""
     if evidence.loop is None:
         return ()
     top = setting.ladder.top
@@ -78,6 +79,7 @@ def proposers(setting: Setting, evidence: "Evidence") -> tuple[dict[str, Any], .
                 "rejected": len({row.candidate for row in rows if isinstance(row.outcome, Rejected)}),
                 "failed": len({row.candidate for row in rows if isinstance(row.outcome, Failed)}),
                 "seconds": sum(spend.seconds for spend in evidence.loop.ledger if spend.proposer == name),
+                "gain": evidence.loop.gains[name],
                 "best_error": min((outcome.objectives["error"] for outcome in last), default=None),
             }
         )

@@ -1,8 +1,9 @@
 """The language model that writes fusions in a run, and where its answers lie."""
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from chiasma.core.spec import replace_at
 from chiasma.evaluate.jailed_check import fault_in
 from chiasma.evaluate.jailed_trial import shared_jail
 from chiasma.experiment.config import RunConfig
+from chiasma.experiment.driver import decisions_of
 from chiasma.model.fusion import Composed, Generated
 from chiasma.model.tokens import with_open_encoders
 from chiasma.search.bridge import Bridge, Limits
@@ -25,6 +27,20 @@ from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 
 ANSWERS_FILE = "answers.db"
+FUSION = "fusion"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a language model has answered.
+
+    Attributes:
+        own: In this run.
+        recorded: In the run that this one repeats; None where it repeats none.
+    """
+
+    own: AnswerStore
+    recorded: AnswerStore | None = None
 
 
 def with_writer(config: RunConfig) -> RunConfig:
@@ -35,6 +51,11 @@ def with_writer(config: RunConfig) -> RunConfig:
         JailError: What it writes could not be run on this machine.
     """
     generator, dollars = config.search.generator, config.run.usd
+    if generator != "grammar" and FUSION not in config.search.proposers:
+        raise ConfigError(
+            f"search.generator: {generator} writes for the proposer {FUSION}, but search.proposers names only "
+            f"{', '.join(config.search.proposers)}."
+        )
     if generator == "replay":
         assert config.search.replay is not None
         # Where it lies now: once this run has begun, "latest" would be this one.
@@ -60,12 +81,39 @@ def with_writer(config: RunConfig) -> RunConfig:
     return config
 
 
-def open_answers(config: RunConfig, run: Path) -> AbstractContextManager[AnswerStore | None]:
-    """Return what a language model has answered in a run, to be closed; None where none is asked."""
-    return nullcontext() if config.search.generator == "grammar" else AnswerStore(run / ANSWERS_FILE)
+@contextmanager
+def open_answers(config: RunConfig, run: Path) -> Iterator[Answers | None]:
+    """Open what a language model has answered in a run, and in one that it repeats; None where none is asked.
+
+    Raises:
+        ConfigError: The run to repeat is missing.
+    """
+    if config.search.generator == "grammar":
+        yield None
+        return
+    repeated = config.search.replay
+    with (
+        AnswerStore(run / ANSWERS_FILE) as own,
+        nullcontext()
+        if repeated is None
+        else AnswerStore(_recorded(repeated, config.run.folder) / ANSWERS_FILE) as recorded,
+    ):
+        yield Answers(own, recorded)
 
 
-def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
+def recorded_decisions(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
+    """Return what the run that is repeated decided, by name; nothing where none is.
+
+    Raises:
+        ConfigError: That run is missing.
+    """
+    if config.search.replay is None:
+        return {}
+    with RunStore.open(_recorded(config.search.replay, config.run.folder)) as store:
+        return decisions_of(store)
+
+
+def make_writer(config: RunConfig, answers: Answers) -> FusionWriter | None:
     """Return who writes fusions; None where the grammar does.
 
     Args:
@@ -73,15 +121,12 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
         answers: Where answers are kept, so that none is asked for twice.
 
     Raises:
-        ConfigError: The key, the model or the recorded run is missing.
+        ConfigError: The key or the model is missing.
     """
     kind = config.search.generator
     if kind == "grammar":
         return None
-    recorded = None
-    if config.search.replay is not None:
-        recorded = AnswerStore(_recorded(config.search.replay, config.run.folder) / ANSWERS_FILE)
-    generator = build_generator(kind, config.llm, answers, cap=config.run.usd, recorded=recorded)
+    generator = build_generator(kind, config.llm, answers.own, cap=config.run.usd, recorded=answers.recorded)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
     bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)
@@ -91,7 +136,7 @@ def make_writer(config: RunConfig, answers: AnswerStore) -> FusionWriter | None:
         settings=config.llm,
         make=made,
         examine=partial(fault_in, accept_lesser=config.evaluate.accept_lesser_jail),
-        keep=answers.add_conversation,
+        keep=answers.own.add_conversation,
     )
 
 

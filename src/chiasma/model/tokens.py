@@ -8,6 +8,7 @@ from chiasma.core.rng import kept_torch_generator
 from chiasma.core.spec import replace_at
 from chiasma.data.signature import Signature
 from chiasma.model.cost import example_batch
+from chiasma.model.generated import unapproved_in
 from chiasma.model.multimodal import ModelSpec
 
 EVERY = ("none", "both")
@@ -36,12 +37,24 @@ def _counted(spec: str, signature: str) -> int:
 def members_over_one_token(spec: ModelSpec, signature: Signature) -> list[str]:
     """Return the members that look at several tokens though the trunk is handed one; none where it is handed more.
 
-    Over one token attention and convolutions are linear maps.
+    Over one token attention and convolutions are linear maps. None either where a part is source that nobody has
+    approved: it is not built here to see.
     """
-    if spec.trunk is None:
+    if spec.trunk is None or unapproved_in(spec):
         return []
     looking = sorted(name for name, place in spec.trunk.members.items() if place.member.mixes_tokens)
     return looking if looking and fused_tokens(spec, signature) == 1 else []
+
+
+def starves(edited: ModelSpec, before: ModelSpec, signature: Signature) -> str | None:
+    """Return why an edit leaves a trunk with a single token whose members look at several, or None.
+
+    What was so before the edit is not the edit's fault.
+    """
+    same = edited.encoders == before.encoders and edited.fusion == before.fusion
+    if same or not members_over_one_token(edited, signature) or members_over_one_token(before, signature):
+        return None
+    return "members of the trunk that look at tokens would be handed one"
 
 
 def with_open_encoders(spec: ModelSpec) -> tuple[ModelSpec, list[str]]:

@@ -11,7 +11,7 @@ from chiasma.core.errors import ChiasmaError
 from chiasma.core.spec import Spec, replace_at
 from chiasma.data.signature import Signature
 from chiasma.model.multimodal import FUSED, ModelSpec
-from chiasma.model.tokens import members_over_one_token, with_every_token, with_open_encoders
+from chiasma.model.tokens import starves, with_every_token, with_open_encoders
 from chiasma.search import choices
 from chiasma.search.choices import other, pick, words
 from chiasma.train.design import Design, GrowthSpec, LoopSpec, OptimSpec, Plateau, TrainingSpec
@@ -75,7 +75,7 @@ class DesignSpace:
             except (ChiasmaError, ValidationError) as error:
                 reason = str(error)
                 continue
-            reason = self.validate(edited) or self._starved(edited, genome)
+            reason = self.validate(edited) or starves(edited.model, genome.model, self.signature)
             if reason is None and edited != genome:
                 return edited, description
         raise ValueError(f"No edit of design {genome.content_hash()} can be built after {TRIES} tries: {reason}.")
@@ -107,7 +107,8 @@ class DesignSpace:
             crossed = growing(Design(model=fitting, training=training), rules)
         except (ChiasmaError, ValidationError):
             return fallback
-        return crossed if (self.validate(crossed) or self._starved(crossed, first)) is None else fallback
+        fault = self.validate(crossed) or starves(crossed.model, first.model, self.signature)
+        return crossed if fault is None else fallback
 
     def validate(self, genome: Design) -> str | None:
         """Return why the design cannot be built for this data, or None."""
@@ -121,15 +122,6 @@ class DesignSpace:
         """Return the genome itself: it is a whole design already."""
         del incumbent
         return genome
-
-    def _starved(self, edited: Design, before: Design) -> str | None:
-        """Return why an edit leaves a trunk whose members look at tokens with a single one, or None."""
-        same = edited.model.encoders == before.model.encoders and edited.model.fusion == before.model.fusion
-        if same or not members_over_one_token(edited.model, self.signature):
-            return None
-        if members_over_one_token(before.model, self.signature):
-            return None
-        return "members of the trunk that look at tokens would be handed one"
 
     def _edits(self, design: Design) -> list[tuple[float, Edit]]:
         """Return every kind of edit that applies to a design, with its weight."""

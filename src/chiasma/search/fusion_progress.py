@@ -1,10 +1,8 @@
-"""What a search for fusions has come to so far: rewards, families, and who made what at which price."""
+"""What a search for fusions has come to so far: rewards, families, and who made what."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from pydantic import Field
 
 from chiasma.core.spec import Spec
 from chiasma.search.action_policy import RECENT, Progress
@@ -19,7 +17,8 @@ class Credit(Spec):
         candidates: What was proposed.
         valid: Of those that have been told, how many could be trained.
         invalid: How many could not.
-        gain: By how much they raised the best reward, summed.
+        gain: By how much they raised the best reward of what was trained longest, summed; at first that of what was
+            there before anything was proposed.
     """
 
     candidates: int = 0
@@ -38,8 +37,6 @@ class Written(Spec):
         answers: Answers that were read, repairs included.
         instead: How often the grammar took over, by reason.
         refused: Answers that could not be used, by the first words of the reason.
-        cost: Dollars, of these answers.
-        tokens: Read and written.
     """
 
     asked: int = 0
@@ -48,8 +45,6 @@ class Written(Spec):
     answers: int = 0
     instead: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
-    cost: float = Field(default=0.0, ge=0)
-    tokens: int = 0
 
     @property
     def valid_rate(self) -> float | None:
@@ -71,8 +66,6 @@ class Written(Spec):
             answers=self.answers + writing.turns,
             instead=dict(instead),
             refused=dict(refused),
-            cost=self.cost + writing.cost,
-            tokens=self.tokens + writing.tokens,
         )
 
 
@@ -80,7 +73,9 @@ class FusionProgress(Spec):
     """The state of a search, as a value; each step returns another one.
 
     Attributes:
-        best: Highest reward; None while there is none.
+        best: Highest reward of what was trained longest, the design that the search began with included; None while
+            there is none.
+        rung: How long that is, as a rung of the ladder.
         recent: The last rewards.
         valid: Candidates that could be trained.
         invalid: Candidates that could not.
@@ -92,6 +87,7 @@ class FusionProgress(Spec):
     """
 
     best: float | None = None
+    rung: int = 0
     recent: tuple[float, ...] = ()
     valid: int = 0
     invalid: int = 0
@@ -113,6 +109,10 @@ class FusionProgress(Spec):
             families=self.families,
         )
 
+    def begun(self, reward: float, *, rung: int) -> "FusionProgress":
+        """Return the state of a search that begins with something of this reward, trained up to this rung."""
+        return self.model_copy(update={"best": reward, "rung": rung})
+
     def proposed(self, author: Author, family: str) -> "FusionProgress":
         """Return the state after a candidate was proposed."""
         credit = self.credits.get(author, Credit())
@@ -120,26 +120,32 @@ class FusionProgress(Spec):
         families = {**self.families, family: self.families.get(family, 0) + 1}
         return self.model_copy(update={"credits": credits, "families": families})
 
-    def told(self, author: Author, parts: RewardParts, *, error: str | None, kept: int) -> "FusionProgress":
+    def told(
+        self, author: Author, parts: RewardParts, *, rung: int = 0, error: str | None = None, kept: int
+    ) -> "FusionProgress":
         """Return the state after a candidate's reward.
 
         Args:
             author: Who made it.
             parts: What it earned.
+            rung: How far it climbed; what was trained less than others raises no best reward.
             error: Why it could not be trained.
             kept: Errors that are remembered.
         """
         ok = parts.invalid is None
-        gain = max(0.0, parts.reward - self.best) if ok and self.best is not None else 0.0
+        best = self.best if rung <= self.rung else None
+        counts = ok and rung >= self.rung
+        gain = max(0.0, parts.reward - best) if counts and best is not None else 0.0
         credit = self.credits.get(author, Credit())
         changed = {"valid": credit.valid + ok, "invalid": credit.invalid + (not ok), "gain": credit.gain + gain}
         errors: Sequence[str] = self.errors if error is None or author == "grammar" else (*self.errors, error)[-kept:]
         update: dict[str, Any] = {
-            "best": max(self.best if self.best is not None else parts.reward, parts.reward) if ok else self.best,
             "recent": (*self.recent, parts.reward)[-RECENT:],
             "valid": self.valid + ok,
             "invalid": self.invalid + (not ok),
             "errors": tuple(errors),
             "credits": {**self.credits, author: credit.model_copy(update=changed)},
         }
+        if counts:
+            update |= {"best": parts.reward if best is None else max(best, parts.reward), "rung": rung}
         return self.model_copy(update=update)

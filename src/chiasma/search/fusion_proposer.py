@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from chiasma.core.outcome import Rejected
+from chiasma.core.outcome import Failed, Rejected
 from chiasma.core.rng import derive_seed, numpy_rng
 from chiasma.core.spec import Spec
 from chiasma.search.action_policy import ActionPolicy
@@ -15,7 +15,15 @@ from chiasma.search.bridge import LAST_ERRORS, Shown
 from chiasma.search.choices import pick
 from chiasma.search.fusion_action import FusionAction
 from chiasma.search.fusion_progress import FusionProgress
-from chiasma.search.fusion_rewards import Parent, RewardParts, RewardRules, on_offer, parent_of, reward_of
+from chiasma.search.fusion_rewards import (
+    Climbs,
+    Parent,
+    RewardParts,
+    RewardRules,
+    on_offer,
+    parent_of,
+    reward_of,
+)
 from chiasma.search.fusion_writer import Author, FusionWriter
 from chiasma.search.novelty import Novelty
 from chiasma.search.protocols import Archive, Candidate, Evaluation, Proposer
@@ -97,13 +105,15 @@ class FusionProposer(Proposer[FusionGenome]):
         family: Returns the family of a fusion that no language model wrote for this proposer.
         suits: Returns whether a design has a fusion that can be replaced.
         names: Return names that are equal for designs that are equal but for how they are written.
+        refuse: Returns why a design is not tried in place of the one that it is an edit of, or None.
         rules: What is rewarded.
-        trials: Candidates in all; None where time is counted.
-        seconds: Of training in all; None where candidates are counted, or another proposer may take over.
+        left: Returns what part of the budget is left, given the number of the ask and the seconds of training that
+            its candidates took so far. It must answer alike when the search is resumed, whatever the budget is then.
         name: The proposer's name in the archive and the report.
 
     Attributes:
         progress: What the search has come to.
+        climbs: What longer training adds to the metric.
         rewards: By hash of the candidate, what it earned and of what parts that is made.
     """
 
@@ -119,9 +129,9 @@ class FusionProposer(Proposer[FusionGenome]):
         family: Callable[[Design], str] = lambda design: "unknown",
         suits: Callable[[Design], bool] = lambda design: design.model.fusion is not None,
         names: Sequence[Callable[[Design], str]] = (),
+        refuse: Callable[[Design, Design], str | None] = lambda design, base: None,
         rules: RewardRules | None = None,
-        trials: int | None = None,
-        seconds: float | None = None,
+        left: Callable[[int, float], float] = lambda number, seconds: 1.0,
         name: str = "fusion",
     ) -> None:
         self.seed = seed
@@ -130,14 +140,15 @@ class FusionProposer(Proposer[FusionGenome]):
         self.base = base
         self.writer = writer
         self.rules = rules or RewardRules()
-        self.trials = trials
-        self.seconds = seconds
         self.name = name
         self.progress = FusionProgress()
+        self.climbs = Climbs()
         self.rewards: dict[str, RewardParts] = {}
         self._show = show
         self._family = family
         self._suits = suits
+        self._refuse = refuse
+        self._left = left
         self._novelty = Novelty(names)
         self._asked: dict[str, _Asked] = {}
         self._families: dict[str, str] = {}
@@ -165,6 +176,9 @@ class FusionProposer(Proposer[FusionGenome]):
             by_hash.setdefault(evaluation.candidate.hash, []).append(evaluation)
         rewards: list[tuple[int, float | None]] = []
         for hash, found in by_hash.items():
+            # Before anybody is rewarded: who stopped early is compared with those that climbed beside it.
+            self.climbs = self.climbs.after(found, self.rules) if hash in self._asked else self.climbs
+        for hash, found in by_hash.items():
             spent = self.progress.seconds + sum(each.seconds for each in found)
             self.progress = self.progress.model_copy(update={"seconds": spent})
             asked = self._asked.pop(hash, None)
@@ -179,6 +193,7 @@ class FusionProposer(Proposer[FusionGenome]):
         return {
             "policy": self.policy.state_dict(),
             "progress": self.progress.to_dict(),
+            "climbs": self.climbs.to_dict(),
             "rewards": {hash: parts.to_dict() for hash, parts in self.rewards.items()},
             "asked": {hash: [each.number, each.author] for hash, each in self._asked.items()},
             "families": dict(self._families),
@@ -190,6 +205,7 @@ class FusionProposer(Proposer[FusionGenome]):
         """Continue from :meth:`state_dict`."""
         self.policy.load_state_dict(state["policy"])
         self.progress = FusionProgress.from_dict(state["progress"])
+        self.climbs = Climbs.from_dict(state["climbs"])
         self.rewards = {hash: RewardParts.from_dict(parts) for hash, parts in state["rewards"].items()}
         self._asked = {hash: _Asked(number, author) for hash, (number, author) in state["asked"].items()}
         self._families = {str(hash): str(family) for hash, family in state["families"].items()}
@@ -202,8 +218,11 @@ class FusionProposer(Proposer[FusionGenome]):
         base = self._base(archive, rng)
         if base is None:
             return None
+        if number == 0:
+            self._begin(archive)
         offered = self._offered(archive)
-        _, action = self.policy.ask(self.progress.seen_by(parents=len(offered), left=self._left()))
+        left = self._left(number, self.progress.seconds)
+        _, action = self.policy.ask(self.progress.seen_by(parents=len(offered), left=left))
         chosen = self._parents(action, offered, rng)
         candidate = self._written(number, action, base, chosen, archive)
         candidate = candidate or self._composed(number, action, base, chosen, archive)
@@ -212,7 +231,8 @@ class FusionProposer(Proposer[FusionGenome]):
             return None
         self._novelty.add(candidate.design)
         self._asked[candidate.hash] = _Asked(number, candidate.genome.author)
-        family = chosen[0].parent.family if chosen else action.family
+        used = [each.parent.family for each in chosen if each.parent.hash in candidate.parents]
+        family = used[0] if used else action.family
         self.progress = self.progress.proposed(candidate.genome.author, family)
         if candidate.genome.author == "code":
             # Nobody can read the family of free source: it is what was asked for.
@@ -225,10 +245,12 @@ class FusionProposer(Proposer[FusionGenome]):
         incumbent = archive.incumbent(rng, suits=self._suits)
         return None if incumbent is None else incumbent.design
 
-    def _left(self) -> float:
-        if self.trials is not None:
-            return 1 - self.policy.asks / self.trials
-        return 1.0 if self.seconds is None else 1 - self.progress.seconds / self.seconds
+    def _begin(self, archive: Archive) -> None:
+        """Take the best of what is there before anything is proposed as the reward to raise."""
+        known = [parent_of(each, "", self.rules) for each in archive.standings()]
+        if known:
+            rung, reward = max((each.rung, each.parts.reward) for each in known)
+            self.progress = self.progress.begun(reward, rung=rung)
 
     def _offered(self, archive: Archive) -> list[_Offered[Any]]:
         """Return the designs of the archive that can be edited, the best of every family first."""
@@ -271,18 +293,16 @@ class FusionProposer(Proposer[FusionGenome]):
         """Return what the language model wrote, or None where it wrote nothing that is sound and new."""
         if self.writer is None:
             return None
-        shown = [
-            Shown(text=e.text, family=e.parent.family, reward=e.parent.parts.reward, metric=e.parent.parts.metric)
-            for e in chosen
-            if e.text is not None
-        ]
+        shown = [each for each in chosen if each.text is not None]
+        edited = shown[0].design if shown else base
         writing = self.writer.write(
             action,
-            base=chosen[0].design if chosen else base,
-            parents=shown,
+            base=edited,
+            parents=[_shown(each) for each in shown],
             errors=self.progress.errors,
             best=self.progress.best,
             known=lambda design: self._known(design, archive),
+            refuse=lambda design: self._refuse(design, edited),
             seed=derive_seed(self.seed, "llm", self.name, number),
         )
         self.progress = self.progress.model_copy(update={"written": self.progress.written.after(writing)})
@@ -296,7 +316,7 @@ class FusionProposer(Proposer[FusionGenome]):
             self.writer.author,
             writing.design,
             base,
-            chosen,
+            shown,
             f"{self.writer.settings.named_model()} wrote it",
         )
         self.writer.keep(candidate.hash, writing.conversation)
@@ -313,13 +333,19 @@ class FusionProposer(Proposer[FusionGenome]):
         """Return what the grammar makes, or None where many draws gave nothing new."""
         readable = [each for each in chosen if each.tree is not None]
         placed = action.model_copy(update={"parent": 0})
+        if action.operation == "crossover" and len(readable) == 1:
+            placed = placed.model_copy(update={"operation": "mutate"})
         for draw in range(REDRAWS):
             rng = numpy_rng(self.seed, "compose", self.name, number, draw)
             genome, words = self.grammar.follow(placed, [each.tree for each in readable], rng)
-            design = self.grammar.lower(genome, readable[0].design if readable else base)
-            if self._known(design, archive) is None:
+            edited = readable[0].design if readable else base
+            design = self.grammar.lower(genome, edited)
+            if self._known(design, archive) is not None:
+                self._duplicates += 1
+            elif reason := self._refuse(design, edited):
+                self.grammar.refused[reason] += 1
+            else:
                 return self._candidate(number, action, "grammar", design, base, readable, words)
-            self._duplicates += 1
         return None
 
     def _candidate(
@@ -342,11 +368,19 @@ class FusionProposer(Proposer[FusionGenome]):
         return own if archive.by_hash(own) else self._novelty.known(design)
 
     def _rewarded(self, asked: _Asked, hash: str, found: Sequence[Evaluation[Any]]) -> RewardParts | None:
-        parts = reward_of(found, self.rules)
+        parts = reward_of(found, self.rules, self.climbs)
         if parts is None:
             return None
         self.rewards[hash] = parts
         reasons = [f"{o.stage}: {o.reason}" for each in found if isinstance(o := each.outcome, Rejected)]
         error = reasons[0] if reasons else None
-        self.progress = self.progress.told(asked.author, parts, error=error, kept=LAST_ERRORS)
+        rung = max(each.rung for each in found if not isinstance(each.outcome, Failed))
+        self.progress = self.progress.told(asked.author, parts, rung=rung, error=error, kept=LAST_ERRORS)
         return parts
+
+
+def _shown(offered: _Offered[Any]) -> Shown:
+    """Return a design as a language model is shown it."""
+    assert offered.text is not None
+    parent = offered.parent
+    return Shown(text=offered.text, family=parent.family, reward=parent.parts.reward, metric=parent.parts.metric)

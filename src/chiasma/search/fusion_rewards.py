@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class Penalty(Spec):
 
 class RewardRules(Spec):
     """How an evaluation becomes a reward.
+
+    A candidate that stopped on a lower rung of the ladder than others is given what these gained above it on average.
 
     Attributes:
         metric: A metric of the evaluation that is better the higher it is; None is 1 less the error that the whole
@@ -72,31 +74,81 @@ class RewardParts(Spec):
     """A reward and what it is made of.
 
     Attributes:
-        reward: The metric less the penalties, and never below the lowest reward.
+        reward: The metric and the lift less the penalties, and never below the lowest reward.
         metric: What was validated; None for a candidate that could not be.
+        lift: What longer training usually adds to the metric, where the candidate was not trained longest.
         penalties: What was taken off, by cost.
         invalid: The stage at which the candidate was rejected; None where it was scored.
     """
 
     reward: float
     metric: float | None = None
+    lift: float = 0.0
     penalties: Mapping[str, float] = {}
     invalid: str | None = None
 
 
-def reward_of(evaluations: Sequence[Evaluation[object]], rules: RewardRules) -> RewardParts | None:
+class Climbs(Spec):
+    """What longer training adds to the metric: the mean over candidates that were trained on a rung and on the next.
+
+    Those that climb were the best of their rung, in part by luck, so that the mean is rather too small than too large.
+
+    Attributes:
+        counts: Candidates that climbed from each rung, from the lowest on.
+        sums: By how much their metric rose, summed.
+    """
+
+    counts: tuple[int, ...] = ()
+    sums: tuple[float, ...] = ()
+
+    def after(self, evaluations: Sequence[Evaluation[Any]], rules: RewardRules) -> "Climbs":
+        """Return the sums with one more candidate."""
+        found: dict[int, list[float]] = {}
+        for each in evaluations:
+            if isinstance(each.outcome, Scored):
+                found.setdefault(each.rung, []).append(rules.parts(each.outcome).metric or 0.0)
+        means = {rung: math.fsum(metrics) / len(metrics) for rung, metrics in found.items()}
+        rises = {rung: means[rung + 1] - mean for rung, mean in means.items() if rung + 1 in means}
+        known = range(max(len(self.counts), *(rung + 1 for rung in rises), 0))
+        counts, sums = dict(enumerate(self.counts)), dict(enumerate(self.sums))
+        return Climbs(
+            counts=tuple(counts.get(rung, 0) + (rung in rises) for rung in known),
+            sums=tuple(sums.get(rung, 0.0) + rises.get(rung, 0.0) for rung in known),
+        )
+
+    def above(self, rung: int) -> float:
+        """Return the mean rise from a rung to the highest that anybody climbed to; 0 from that one, or without any."""
+        steps = zip(self.counts[rung:], self.sums[rung:], strict=True)
+        return math.fsum(total / count for count, total in steps if count)
+
+
+def reward_of(
+    evaluations: Sequence[Evaluation[Any]], rules: RewardRules, climbs: Climbs | None = None
+) -> RewardParts | None:
     """Return the reward of one candidate's evaluations, or None where all of them failed through no fault of its own.
 
-    A rejection anywhere counts; else the mean over those that were trained longest.
+    A rejection anywhere counts; else the mean over those that were trained longest. Who stopped on a lower rung than
+    others is given what these gained above it on average, so that rewards can be compared.
+
+    Args:
+        evaluations: Of one candidate.
+        rules: What is rewarded.
+        climbs: What longer training adds; None where all candidates are trained alike.
     """
-    outcomes = [(each.rung, each.outcome) for each in evaluations if not isinstance(each.outcome, Failed)]
-    for _, outcome in outcomes:
-        if isinstance(outcome, Rejected):
-            return rules.parts(outcome)
-    if not outcomes:
+    told = [each for each in evaluations if not isinstance(each.outcome, Failed)]
+    for each in told:
+        if isinstance(each.outcome, Rejected):
+            return rules.parts(each.outcome)
+    if not told:
         return None
-    top = max(rung for rung, _ in outcomes)
-    return mean_parts([rules.parts(outcome) for rung, outcome in outcomes if rung == top])
+    top = max(each.rung for each in told)
+    longest = [each.outcome for each in told if each.rung == top]
+    mean = mean_parts([rules.parts(outcome) for outcome in longest if isinstance(outcome, Scored)])
+    lift = 0.0 if climbs is None else climbs.above(top)
+    if lift == 0.0:
+        return mean
+    reward = max(rules.lowest, (mean.metric or 0.0) + lift - math.fsum(mean.penalties.values()))
+    return mean.model_copy(update={"reward": reward, "lift": lift})
 
 
 def mean_parts(found: Sequence[RewardParts]) -> RewardParts:

@@ -40,8 +40,6 @@ class Writing:
         refused: Why each of them but the last, or all of them, could not be used.
         stopped: Why the model was not asked any further; None where it was asked as often as allowed.
         conversation: What was said, with a verdict on each answer.
-        cost: Dollars.
-        tokens: Read and written.
     """
 
     design: Design | None = None
@@ -49,8 +47,6 @@ class Writing:
     refused: list[str] = field(default_factory=list[str])
     stopped: Reason | None = None
     conversation: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    cost: float = 0.0
-    tokens: int = 0
 
 
 class FusionWriter:
@@ -98,6 +94,7 @@ class FusionWriter:
         best: float | None,
         known: Callable[[Design], str | None],
         seed: int,
+        refuse: Callable[[Design], str | None] = lambda design: None,
     ) -> Writing:
         """Return a design that is sound and new, or what was tried.
 
@@ -109,7 +106,15 @@ class FusionWriter:
             best: The best reward so far.
             known: Returns which known design is equal to one, or None.
             seed: Distinguishes this writing from others that read the same.
+            refuse: Returns why a design is not wanted here, or None.
         """
+
+        def faults(design: Design) -> str | None:
+            twin = known(design)
+            if twin is not None:
+                return f"this design is not new: it does the same as design {twin}, which was tried before"
+            return refuse(design) or self._examine(design)
+
         writing = Writing()
         messages = self.bridge.ask(action, parents=parents, errors=errors, best=best)
         for turn in range(self.settings.repairs + 1):
@@ -121,9 +126,7 @@ class FusionWriter:
                 writing.conversation.append({"role": "chiasma", "content": str(error)})
                 return writing
             writing.turns += 1
-            writing.cost += answer.cost
-            writing.tokens += answer.prompt_tokens + answer.answer_tokens
-            found = self._read(answer, base, known)
+            found = self._read(answer, base, faults)
             said = messages if turn == 0 else messages[-1:]
             verdict = None if isinstance(found, Design) else found
             writing.conversation += [*(each.to_dict() for each in said), _said(answer, verdict)]
@@ -145,7 +148,7 @@ class FusionWriter:
             json_only=self.bridge.form == "json",
         )
 
-    def _read(self, answer: Answer, base: Design, known: Callable[[Design], str | None]) -> Design | str:
+    def _read(self, answer: Answer, base: Design, faults: Callable[[Design], str | None]) -> Design | str:
         """Return the design in an answer, or why there is none that could be tried."""
         found: Code | Tree | Nothing = code_of(answer) if self.bridge.form == "code" else tree_of(answer)
         if isinstance(found, Nothing):
@@ -158,10 +161,7 @@ class FusionWriter:
             said = str(error).strip().splitlines()
             words = said[0] if said else "no reason was given"
             return words if isinstance(error, UnreadableSourceError) else f"{type(error).__name__}: {words}"
-        twin = known(design)
-        if twin is not None:
-            return f"this design is not new: it does the same as design {twin}, which was tried before"
-        return self._examine(design) or design
+        return faults(design) or design
 
 
 def _said(answer: Answer, verdict: str | None) -> dict[str, Any]:

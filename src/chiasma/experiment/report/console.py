@@ -5,6 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from chiasma.experiment.report.proposing import proposing_lines
 from chiasma.experiment.report.wording import NONE, amount, gain_interval, headline, interval, large, metric_words
 from chiasma.experiment.results import Arm, Gain, Results
 
@@ -26,8 +27,9 @@ def render_table(results: Results) -> RenderableType:
     table.add_column("parameters", justify="right")
     for arm in results.arms:
         table.add_row(*_cells(results, arm, gains.get(arm.name), tested=tested), style=_style(results, arm))
+    made = [Text(f"{title}: {'; '.join(lines)}.") for title, lines in proposing_lines(results.proposing)]
     notes = [Text(f"· {note}", style="dim") for note in results.notes]
-    return Group(table, Text(headline(results), style="bold"), *notes)
+    return Group(table, Text(headline(results), style="bold"), *made, *notes)
 
 
 def _cells(results: Results, arm: Arm, gain: Gain | None, *, tested: bool) -> list[Text]:

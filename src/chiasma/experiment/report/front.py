@@ -15,6 +15,7 @@ from chiasma.experiment.front import Described, Elsewhere, Front
 from chiasma.experiment.report.charts import score_against_cost
 from chiasma.experiment.report.drawing import draw
 from chiasma.experiment.report.page import page
+from chiasma.experiment.report.proposing import gain_lines, proposing_lines
 from chiasma.experiment.report.wording import difference, interval, large, latency, metric_words
 from chiasma.experiment.results import Interval
 from chiasma.model.fusion import Composed, Generated
@@ -151,42 +152,9 @@ def closing_lines(front: Front) -> list[str]:
             better = difference(found.metric, found.gain)
             matters = "matters" if found.standing == "behind" else "is not shown to matter"
             lines.append(f"On {name} the mean of the values is {better} over standard: attention {matters} there.")
-    for title, told in proposing_lines(front):
+    for title, told in (*gain_lines(front.gains), *proposing_lines(front.proposing)):
         lines.append(f"{title}: {'; '.join(told)}.")
     return lines + [f"· {note}" for note in front.notes]
-
-
-def proposing_lines(front: Front) -> list[tuple[str, list[str]]]:
-    """Return how those who proposed did, as titles with lines: by author, by family, and what a model wrote."""
-    told = front.proposing
-    if not told:
-        return []
-    credits = [
-        f"{name}: {each['candidates']} candidates, {each['valid']} trained, {each['invalid']} refused, the best reward "
-        f"raised by {each['gain']:.4f}"
-        for name, each in told["credits"].items()
-    ]
-    families = [f"{count} × {name}" for name, count in sorted(told["families"].items(), key=lambda item: -item[1])]
-    found = [("Who made the fusions, and what they gained", credits), ("What they were asked to be", families)]
-    written = told["written"]
-    if written["asked"]:
-        lines = [
-            f"{written['asked']} designs asked for, {written['usable']} written, {written['at_once']} of them at once",
-            f"{written['answers']} answers read",
-            *_spent(told.get("spent")),
-            *(f"{count} × refused: {reason}" for reason, count in written["refused"].items()),
-            *(f"{count} × the grammar instead: {reason}" for reason, count in written["instead"].items()),
-        ]
-        found.append(("What the language model wrote", lines))
-    return [(title, lines) for title, lines in found if lines]
-
-
-def _spent(spent: Mapping[str, Any] | None) -> list[str]:
-    """Return what all calls came to, those without an answer included."""
-    if spent is None:
-        return []
-    calls = ", ".join(f"{count} {outcome}" for outcome, count in sorted(spent["calls"].items())) or "none"
-    return [f"${spent['dollars']:.4f} and {spent['tokens']:,} tokens for calls: {calls}"]
 
 
 def gain_words(gain: Interval | None, metric: str) -> str:
@@ -233,7 +201,7 @@ def write_front_report(front: Front, path: Path) -> Path:
         "front.html.j2",
         front=front,
         said=words_of(front),
-        proposing=proposing_lines(front),
+        proposing=[*gain_lines(front.gains), *proposing_lines(front.proposing)],
         pictures={each.name: picture(each.part) for each in (*front.discovered, *front.unjudged)},
         lines=[line.removeprefix("· ") for line in closing_lines(front)],
         headline=headline(front),

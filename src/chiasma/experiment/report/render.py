@@ -16,6 +16,7 @@ from chiasma.experiment.report import (
     wording,
 )
 from chiasma.experiment.report.page import page
+from chiasma.experiment.report.proposing import proposing_lines
 from chiasma.experiment.results import Results
 
 CONTENTS = (
@@ -60,6 +61,7 @@ def render(results: Results, *, extras: Extras | None = None) -> str:
         anatomy=anatomy,
         search=search,
         failures=failures,
+        proposing=proposing_lines(results.proposing),
         background=background,
         model_folder=folder or f"runs/{results.run}/model",
     )

@@ -17,11 +17,13 @@ def proposers(results: Results) -> Table:
             f"{item.get('failed', 0):,}",
             wording.duration(float(item.get("seconds") or 0)),
             f"{100 * float(item.get('seconds') or 0) / total:.0f} %",
+            wording.NONE if item.get("gain") is None else f"{item['gain']:.4f}",
             wording.score(results, item.get("best_error")),
         )
         for item in results.proposers
     )
-    columns = ("proposer", "candidates", "trainings", "rejected", "failed", "training time", "share", "best on select")
+    counts = ("candidates", "trainings", "rejected", "failed", "training time", "share")
+    columns = ("proposer", *counts, "error lowered by", "best on select")
     return Table("Budget by proposer", columns, rows, frozenset(columns[1:]))
 
 

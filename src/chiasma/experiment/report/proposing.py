@@ -1,0 +1,53 @@
+"""How those who proposed did: who gained what, and what a language model wrote and cost; titles with lines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Said = tuple[str, list[str]]
+"""A title, and the lines below it."""
+
+
+def gain_lines(gains: Mapping[str, float]) -> list[Said]:
+    """Return by how much each proposer lowered the lowest error, where the report has no table of that."""
+    lines = [f"{name}: {gain:.4f}" for name, gain in gains.items()]
+    return [("By how much each proposer lowered the lowest error on select", lines)] if lines else []
+
+
+def proposing_lines(told: Mapping[str, Any]) -> list[Said]:
+    """Return how those who proposed fusions did: by author, by family, and what a language model wrote.
+
+    Args:
+        told: What a search for fusions came to, as JSON; nothing is returned where it is empty.
+    """
+    if not told:
+        return []
+    credits = [
+        f"{name}: {each['candidates']} candidates, {each['valid']} trained, {each['invalid']} refused, the best reward "
+        f"raised by {each['gain']:.4f}"
+        for name, each in told["credits"].items()
+    ]
+    families = [f"{count} × {name}" for name, count in sorted(told["families"].items(), key=lambda item: -item[1])]
+    found = [("Who made the fusions, and what they gained", credits), ("What they were asked to be", families)]
+    written = told["written"]
+    if written["asked"]:
+        lines = [
+            f"{written['asked']} designs asked for, {written['usable']} written, {written['at_once']} of them at once",
+            f"{written['answers']} answers read{_usable(written)}",
+            *_spent(told.get("spent")),
+            *(f"{count} × refused: {reason}" for reason, count in written["refused"].items()),
+            *(f"{count} × the grammar instead: {reason}" for reason, count in written["instead"].items()),
+        ]
+        found.append(("What the language model wrote", lines))
+    return [(title, lines) for title, lines in found if lines]
+
+
+def _usable(written: Mapping[str, Any]) -> str:
+    return f", {written['usable'] / written['answers']:.0%} of them usable" if written["answers"] else ""
+
+
+def _spent(spent: Mapping[str, Any] | None) -> list[str]:
+    """Return what all calls came to, those without an answer included."""
+    if spent is None:
+        return []
+    calls = ", ".join(f"{count} {outcome}" for outcome, count in sorted(spent["calls"].items())) or "none"
+    return [f"${spent['dollars']:.4f} and {spent['tokens']:,} tokens for calls: {calls}"]
