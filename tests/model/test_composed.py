@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from chiasma.core.errors import ConfigError
+from chiasma.data.batch import Tokens
 from chiasma.model.attention import DotProduct
 from chiasma.model.cost import cost
 from chiasma.model.fusion import Composed, Concat, CrossAttention
@@ -209,6 +211,26 @@ def test_everything_is_counted_whatever_the_operator():
     for name in OPS:
         spec = {"dim": 16, "encoders": encoders, "fusion": {"kind": "composed", "tree": tree_with(name)}}
         assert cost(ModelSpec.from_dict(spec), signature()).uncounted == (), name
+
+
+CONVOLVED = {"op": "convolutional", "inputs": ["q", "k"]}
+LOOKS_AROUND = GraphAttention.from_dict(
+    {"graph": {"nodes": [CONVOLVED, {"op": "softmax", "inputs": [0]}, {"op": "weighted_sum", "inputs": [1, "v"]}]}}
+)
+BESIDE_TEXT = expression("attend", IMAGE, TEXT, asks=False, residual=False, attention=LOOKS_AROUND)
+"""Image tokens that are nowhere in a row without text, or without image."""
+
+
+@pytest.mark.parametrize("stands_in", [expression("attend", BESIDE_TEXT, TEXT), expression("film", BESIDE_TEXT, READ)])
+def test_where_a_modality_is_absent_its_place_holds_nothing_that_padding_reaches(stands_in):
+    torch.manual_seed(0)
+    module = fusion(expression("concat", expression("mean", stands_in), SEEN)).build(DIM).double().eval()
+    present = torch.tensor([False, True, True, True, True])[:, None]
+    image, text = (Tokens(each.x.double(), each.mask) for each in (tokens(5), tokens(4, seed=1)))
+    image = Tokens(image.x, image.mask & present)
+    padded = [Tokens(pad(each.x, (0, 0, 0, 3), value=7.0), pad(each.mask, (0, 3))) for each in (image, text)]
+    with torch.no_grad():
+        torch.testing.assert_close(module(image, text).x, module(*padded).x, rtol=1e-12, atol=1e-12)
 
 
 def test_recomputing_changes_no_gradient():

@@ -59,6 +59,8 @@ class Attend(nn.Module):
         """Return the queries, changed by the keys."""
         given = Tokens(self.query_norm(queries), asking)
         seen = self.attention(given, Tokens(self.key_norm(keys), shown) if self.crossed else given)
+        # What a masked query saw may depend on padding, and where its modality is absent it may ask again later.
+        seen = filled(seen, asking, 0.0)
         return self.norm(queries + seen if self.residual else seen)
 
 
