@@ -32,6 +32,7 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.evaluate.jail import Jail, Limits, Region
 from chiasma.evaluate.jail import jail as supervisor
+from chiasma.evaluate.jail.child import WORKING
 from chiasma.evaluate.jailed_data import JailedDatasets
 from chiasma.evaluate.jailed_trial import run_jailed
 from chiasma.evaluate.jailed_work import LOGITS, WEIGHTS, train
@@ -52,9 +53,9 @@ jail = Jail()
 jail.start()
 run = lambda: jail.run("chiasma.evaluate.jail.level:never_end", {}, limits=Limits(wall_seconds=60))
 threading.Thread(target=run, daemon=True).start()
-while not psutil.Process(jail.warm_pid).children():
+while len(psutil.Process(jail.warm_pid).children()) < 2:
     time.sleep(0.01)
-print(jail.warm_pid, psutil.Process(jail.warm_pid).children()[0].pid, flush=True)
+print(jail.warm_pid, *(child.pid for child in psutil.Process(jail.warm_pid).children()), flush=True)
 time.sleep(60)
 """
 
@@ -170,7 +171,8 @@ def deadlines(jail: Jail) -> None:
         ended = jail.run("chiasma.evaluate.jail.level:never_end", {}, limits=Limits(wall_seconds=wall))
         assert ended.refusal is not None
         overruns.append(ended.seconds - wall)
-    orphans = len(psutil.Process(jail.warm_pid).children()) if jail.warm_pid else 0
+    children = psutil.Process(jail.warm_pid).children() if jail.warm_pid else []
+    orphans = sum(child.name() == WORKING for child in children)
     print(f"5. deadline overrun p99 {1e3 * float(np.percentile(overruns, 99)):.0f} ms, orphans {orphans}")
 
 
@@ -181,10 +183,10 @@ def survivors() -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         with subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, env=environment) as process:
             assert process.stdout is not None
-            warm, child = map(int, process.stdout.readline().split())
+            warm, *children = map(int, process.stdout.readline().split())
             os.kill(process.pid if victim == "supervisor" else warm, signal.SIGKILL)
             time.sleep(1.0)
-            left += sum(alive(pid) for pid in ((warm, child) if victim == "supervisor" else (child,)))
+            left += sum(alive(pid) for pid in ([warm, *children] if victim == "supervisor" else children))
             process.kill()
     print(f"6. survivors one second after kill -9 of the supervisor and of the warm process: {left}")
 

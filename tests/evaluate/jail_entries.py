@@ -80,6 +80,7 @@ def state(request: Mapping[str, Any], inputs: Arrays, outputs: Arrays) -> dict[s
     """Return what a child is: its user, its open descriptors, its environment, by every way to read it."""
     open_ones = [number for number in range(256) if _outcome(lambda number=number: os.fstat(number)) == "done"]
     return {
+        "pid": os.getpid(),
         "uid": os.getuid(),
         "gid": os.getgid(),
         "groups": _outcome(os.getgroups),

@@ -14,6 +14,8 @@ import pytest
 
 from chiasma.core.errors import JailError
 from chiasma.evaluate.jail import Jail, Layers, Level, Limits, Region, Stopping, identity
+from chiasma.evaluate.jail.child import IDLE, WORKING
+from chiasma.evaluate.jail.touched import POPULATE_WRITE, make_own, pages_touched_by
 from tests.evaluate.jail_entries import little_training
 
 # One warm process serves all: that of one of the processes that run tests.
@@ -33,8 +35,23 @@ def gone(pid: int, *, within: float) -> bool:
 
 
 def children(jail: Jail) -> list[int]:
+    """Return who works for the jail now; the child that waits for an order is not among them."""
     assert jail.warm_pid is not None
-    return [child.pid for child in psutil.Process(jail.warm_pid).children(recursive=True)]
+    every = psutil.Process(jail.warm_pid).children(recursive=True)
+    return [child.pid for child in every if child.status() != psutil.STATUS_ZOMBIE and child.name() == WORKING]
+
+
+def spare(jail: Jail) -> int:
+    """Return the child that waits for an order, once it does."""
+    assert jail.warm_pid is not None
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        found = [child.pid for child in psutil.Process(jail.warm_pid).children() if child.name() == IDLE]
+        if found:
+            assert len(found) == 1
+            return found[0]
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for an order")
 
 
 def test_arrays_go_in_and_come_out_and_inputs_stay_as_they_are(jail: Jail):
@@ -177,9 +194,10 @@ jail = Jail()
 jail.start()
 threading.Thread(target=lambda: jail.run("tests.evaluate.jail_entries:hang", {"how": "signals"},
                                          limits=Limits(wall_seconds=60)), daemon=True).start()
-while not psutil.Process(jail.warm_pid).children():
+names = lambda: sorted(child.name() for child in psutil.Process(jail.warm_pid).children())
+while names() != ["chiasma-idle", "chiasma-work"]:
     time.sleep(0.01)
-print(jail.warm_pid, psutil.Process(jail.warm_pid).children()[0].pid, flush=True)
+print(jail.warm_pid, *(child.pid for child in psutil.Process(jail.warm_pid).children()), flush=True)
 time.sleep(60)
 """
 
@@ -189,9 +207,74 @@ def test_everybody_dies_with_the_supervisor(jail: Jail):
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, env=environment) as supervisor:
         assert supervisor.stdout is not None
         pids = [int(word) for word in supervisor.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 3
         supervisor.kill()
     assert all(gone(pid, within=1) for pid in pids)
+
+
+def test_each_request_has_the_child_that_waited_and_another_one_waits_for_the_next(jail: Jail):
+    waiting = [spare(jail)]
+    for _ in range(3):
+        answer = jail.run(f"{HERE}:state", {}).answer
+        assert answer is not None
+        assert answer["pid"] == waiting[-1]
+        waiting.append(spare(jail))
+    assert len(set(waiting)) == 4
+
+
+def test_a_child_that_waits_has_nothing_open_but_its_line_and_only_the_bond_to_its_parent(jail: Jail):
+    if sys.platform != "linux":
+        pytest.skip("only Linux shows the descriptors of another process")
+    waiting = Path(f"/proc/{spare(jail)}")
+    leads = [os.readlink(each) for each in (waiting / "fd").iterdir()]
+    assert leads.count("/dev/null") == 3
+    assert len(leads) == 4
+    assert "socket:" in next(each for each in leads if each != "/dev/null")
+
+
+def test_a_child_that_died_while_it_waited_is_replaced(jail: Jail):
+    before = jail.warm_pid
+    os.kill(spare(jail), signal.SIGKILL)
+    outputs = {"twice": Region.of("f8", 1)}
+    assert jail.run(f"{HERE}:double", {}, inputs={"x": np.ones(1)}, outputs=outputs).answer == {"sum": 2.0}
+    assert jail.warm_pid == before
+    assert spare(jail) not in children(jail)
+
+
+def test_a_child_that_waits_dies_with_the_warm_process(jail: Jail):
+    waiting, warm = spare(jail), jail.warm_pid
+    assert warm is not None
+    os.kill(warm, signal.SIGKILL)
+    assert gone(waiting, within=1)
+    with Jail() as other:
+        other.start()
+        waiting = spare(other)
+    assert gone(waiting, within=1)
+
+
+def test_a_module_that_nobody_has_imported_is_imported_once_before_the_fork():
+    with Jail(accept_lesser=True) as fresh:
+        first, second = (fresh.run(f"{HERE}:state", {}).answer for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first["modules"] == second["modules"]
+
+
+def test_pages_that_work_uses_are_found_and_made_own_without_changing_them():
+    block = np.arange(2**20)
+    pages = pages_touched_by(lambda: block.__setitem__(slice(None), 7))
+    start = block.__array_interface__["data"][0]
+    if sys.platform == "linux":
+        found = [place for place, length, advice in pages if advice == POPULATE_WRITE and place < start + block.nbytes]
+        assert any(place + length > start + block.nbytes // 2 for place, length, _ in pages if place in found)
+    make_own(pages, until=lambda: False)
+    np.testing.assert_array_equal(block, np.arange(2**20))
+
+
+def test_a_request_does_not_wait_until_all_pages_are_made_own():
+    asked: list[bool] = []
+    make_own([(0, 0, POPULATE_WRITE)] * 10_000, until=lambda: asked.append(True) or len(asked) == 2)
+    assert len(asked) == 2
 
 
 def test_the_last_thing_before_the_filter_is_the_bond_to_the_parent(jail: Jail):

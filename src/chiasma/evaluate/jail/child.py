@@ -2,20 +2,29 @@
 
 import importlib
 import os
+import select
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from chiasma.core.spec import Spec, strict_json
+from chiasma.evaluate.jail import descriptors, wire
+from chiasma.evaluate.jail.identity import call_oneself, die_with
 from chiasma.evaluate.jail.limits import Limits
 from chiasma.evaluate.jail.lockdown import Layers, lock_down
 from chiasma.evaluate.jail.regions import Region, attach, write_answer
 from chiasma.evaluate.jail.said import first_line, plain
+from chiasma.evaluate.jail.touched import Range, make_own
 
 Entry = Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Mapping[str, Any]]
 REQUEST = "request"
 ANSWER = "answer"
+# What a child says once it has its order: one that dies before can be replaced.
+TAKEN = b"!"
+# How a list of processes shows a child that waits for an order, and one that has it.
+IDLE, WORKING = "chiasma-idle", "chiasma-work"
 
 
 class Order(Spec):
@@ -42,13 +51,51 @@ def find(entry: str) -> Entry:
     return getattr(importlib.import_module(module), function)
 
 
-def run(order: Order, descriptors: Sequence[int], *, entry: Entry, parent: int) -> None:
-    """Do the work and end this process; its status says nothing, only the answer does."""
+def stand_by(line: socket.socket, pages: Sequence[Range], *, parent: int) -> None:
+    """Make oneself ready while nobody waits, then carry out one order, whose descriptors come beside it, and end.
+
+    Until there is an order no byte of a candidate has been read; then the wall is closed first, as always.
+
+    Args:
+        line: Where the order comes from; its end ends this process.
+        pages: What will be written to.
+        parent: The warm process.
+    """
+    try:
+        die_with(parent)
+        descriptors.close_all(but=line.fileno())
+        call_oneself(IDLE)
+        poll = select.poll()
+        poll.register(line.fileno(), select.POLLIN)
+        make_own(pages, until=lambda: bool(poll.poll(0)))
+        received = wire.receive(line)
+        if received is None:
+            os._exit(0)
+        message, numbers = received
+        line.send(TAKEN)
+        line.close()
+        call_oneself(WORKING)
+        order = Order.from_dict(message)
+        entry = find(order.entry)
+    except BaseException:  # noqa: BLE001 - nothing of ours may go on in a process that is to run foreign code.
+        os._exit(1)
+    run(order, numbers, entry=entry, parent=parent)
+
+
+def run(order: Order, numbers: Sequence[int], *, entry: Entry, parent: int) -> None:
+    """Do the work and end this process; its status says nothing, only the answer does.
+
+    Args:
+        order: What to do.
+        numbers: The descriptors of its arrays.
+        entry: What it names.
+        parent: The warm process.
+    """
     try:
         every = {**order.inputs, **order.outputs}
         given = {
             name: attach(number, region, writable=name in order.outputs)
-            for (name, region), number in zip(every.items(), descriptors, strict=True)
+            for (name, region), number in zip(every.items(), numbers, strict=True)
         }
         answer = given[ANSWER]
         failed = lock_down(Layers(**order.layers), order.limits, parent=parent)

@@ -5,12 +5,16 @@ import os
 STANDARD = 3
 
 
-def close_all() -> None:
-    """Lead input, output and errors to nowhere and close every other descriptor."""
+def close_all(*, but: int | None = None) -> None:
+    """Lead input, output and errors to nowhere and close every other descriptor, or every other one but one."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(STANDARD):
         os.dup2(nowhere, standard)
-    os.closerange(STANDARD, _most())
+    if but is None:
+        os.closerange(STANDARD, _most())
+    else:
+        os.closerange(STANDARD, but)
+        os.closerange(but + 1, _most())
 
 
 def still_open() -> list[int]:

@@ -10,6 +10,7 @@ LINUX = sys.platform == "linux"
 MACHINE = platform.machine()
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 

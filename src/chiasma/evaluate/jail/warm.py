@@ -1,4 +1,7 @@
-"""The warm process: it imports everything once, keeps to one thread, and forks one child a request.
+"""The warm process: it imports everything once, keeps to one thread, and has one child for each request.
+
+A child is forked before there is a request for it, and made ready while another one works or nobody waits. It gets
+one order, and is never used again.
 
 Started as ``python -m chiasma.evaluate.jail.warm --line N --supervisor PID`` in an environment built from nothing: a
 child can read what its parent was started with, even after ``os.environ`` is emptied. It knows no secret and runs no
@@ -12,14 +15,17 @@ import resource
 import select
 import signal
 import socket
+import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from chiasma.evaluate.jail import child, wire
 from chiasma.evaluate.jail.identity import die_with
 from chiasma.evaluate.jail.system import LINUX, PR_SET_PDEATHSIG, prctl
+from chiasma.evaluate.jail.touched import Range, pages_touched_by
 
 LOOK_SECONDS = 0.01
 AWAY_SECONDS = 0.5
@@ -35,15 +41,17 @@ def main() -> None:
     # While everything is imported nobody watches the line. Later the thread that started us may end before its process.
     die_with(arguments.supervisor)
     line = socket.socket(fileno=arguments.line)
-    child.find(arguments.warm)({}, {}, {})
+    told = child.find(arguments.warm)({}, {}, {})
     if LINUX:
         prctl(PR_SET_PDEATHSIG, 0)
     threads = threads_of_this_process()
     gc.collect()
     gc.freeze()
+    rehearsal = child.find(told["rehearsal"]) if "rehearsal" in told else None
+    pages = [] if rehearsal is None else pages_touched_by(lambda: rehearsal({}, {}, {}))
     try:
         wire.send(line, {"ready": os.getpid(), "threads": threads})
-        serve(line, Watch(line, arguments.supervisor))
+        serve(line, Watch(line, arguments.supervisor), pages)
     except (AbandonedError, OSError):
         os._exit(0)
 
@@ -93,39 +101,86 @@ class Watch:
         return self._line in ready
 
 
-def serve(line: socket.socket, watch: Watch) -> None:
-    """Fork a child for each request, say who it is, and what it came to when it has ended."""
+class Spare:
+    """A child that waits for its order.
+
+    Args:
+        pages: What it will write to.
+    """
+
+    def __init__(self, pages: Sequence[Range]) -> None:
+        self._line, theirs = socket.socketpair()
+        warm = os.getpid()
+        with warnings.catch_warnings(), theirs:
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+            if self.pid == 0:
+                child.stand_by(theirs, pages, parent=warm)
+
+    def take(self, order: Mapping[str, Any], numbers: Sequence[int]) -> bool:
+        """Give it its order; return whether it lived to get it."""
+        with suppress(OSError):
+            wire.send(self._line, order, numbers)
+            if self._line.recv(len(child.TAKEN)):
+                self._line.close()
+                return True
+        self.end()
+        return False
+
+    def end(self) -> None:
+        """End it without an order."""
+        self._line.close()
+        with suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def serve(line: socket.socket, watch: Watch, pages: Sequence[Range]) -> None:
+    """Have a child carry out each request, say who it is, and what it came to when it has ended."""
+    spare = Spare(pages)
     while True:
         if not watch.wait():
             continue
         message = wire.receive(line)
         if message is None:
             raise AbandonedError
-        if "entry" in message[0]:
-            attend(line, watch, pid=fork(*message))
+        order, numbers = message
+        if "entry" not in order:
+            continue
+        try:
+            pid = _given(order, numbers, spare, pages)
+        finally:
+            for number in numbers:
+                os.close(number)
+        handle = announce(line, pid)
+        spare = Spare(pages)
+        attend(line, watch, pid=pid, handle=handle)
 
 
-def fork(order: dict[str, Any], descriptors: Sequence[int]) -> int:
-    """Return the process id of a child that carries out an order."""
-    parsed = child.Order.from_dict(order)
-    entry = child.find(parsed.entry)
-    warm = os.getpid()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        child.run(parsed, descriptors, entry=entry, parent=warm)
-    for number in descriptors:
-        os.close(number)
-    return pid
+def _given(order: Mapping[str, Any], numbers: Sequence[int], spare: Spare, pages: Sequence[Range]) -> int:
+    """Return the process id of the child that has the order: the one that waits, unless it died or knows too little."""
+    known = order["entry"].partition(":")[0] in sys.modules
+    if not known:
+        child.find(order["entry"])
+        spare.end()
+    elif spare.take(order, numbers):
+        return spare.pid
+    other = Spare(pages)
+    other.take(order, numbers)
+    return other.pid
 
 
-def attend(line: socket.socket, watch: Watch, *, pid: int) -> None:
-    """Tell the supervisor of a child, kill it when told to or when nobody is interested any more, and reap it."""
+def announce(line: socket.socket, pid: int) -> int | None:
+    """Tell the supervisor of a child, with its handle where there are such; return the handle."""
     handle = os.pidfd_open(pid) if LINUX else None
+    wire.send(line, {"started": pid}, [] if handle is None else [handle])
+    return handle
+
+
+def attend(line: socket.socket, watch: Watch, *, pid: int, handle: int | None) -> None:
+    """Kill a child when told to or when nobody is interested any more, reap it, and tell the supervisor of its end."""
     ended, status, used = 0, 0, resource.getrusage(resource.RUSAGE_SELF)
     try:
-        wire.send(line, {"started": pid}, [] if handle is None else [handle])
         while not ended:
             if watch.wait(handle, has_child=True):
                 if wire.receive(line) is None:

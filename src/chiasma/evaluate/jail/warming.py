@@ -58,6 +58,13 @@ def warm_up(request: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapp
     _operations()
     for target in TARGETS:
         _training(target)
+    return {"rehearsal": f"{__name__}:rehearse"}
+
+
+def rehearse(request: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Do what most children do, for what it writes to."""
+    del request, inputs, outputs
+    _training(TARGETS[0])
     return {}
 
 
