@@ -239,8 +239,8 @@ def overhead(cases: list[tuple[str, str, str]], data: Dataset, jail: Jail, *, re
     wall, here, trip = (1e3 * statistics.median(times) for times in (inside, outside, empty))
     print(
         f"overhead of one jailed training: {more:.1f} ms ({wall:.1f} against {here:.1f} in this process, medians of "
-        f"{repeats}), of which {1e3 * statistics.median(computed):.1f} ms processor time, which other programs do not "
-        f"lengthen; empty round trip {trip:.1f} ms; distinct weights {len(digests)}"
+        f"{repeats}), and {1e3 * statistics.median(computed):.1f} ms more processor time, most of it before the "
+        f"request; empty round trip {trip:.1f} ms; distinct weights {len(digests)}"
     )
 
 
