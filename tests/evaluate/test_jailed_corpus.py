@@ -59,7 +59,8 @@ def check_contained(case: Case, outcome: Scored | Rejected, jail: Jail, marker: 
     assert before is not None
     left = [child.name() for child in psutil.Process(before).children(recursive=True)]
     # The one that waits for the next order.
-    assert len(left) <= 1 and WORKING not in left, left
+    assert WORKING not in left
+    assert len(left) <= 1
     assert psutil.Process(before).num_threads() == 1
 
 

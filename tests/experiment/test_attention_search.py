@@ -162,6 +162,21 @@ def test_with_a_warm_start_children_begin_with_the_weights_of_their_parents(home
     assert result.front.best is not None
 
 
+@pytest.mark.parametrize(("name", "value"), [("search.generator", "openai"), ("run.usd", "2")])
+def test_a_search_for_attention_asks_no_language_model_and_says_so(name, value, tmp_path):
+    settings = load_config(None, overrides=[f"{name}={value}", f"run.folder={tmp_path}"])
+    with pytest.raises(ConfigError, match=rf"{name}: no language model writes attention mechanisms"):
+        search_attention(settings, console=TalkingConsole())
+
+
+@pytest.mark.parametrize("part", ["fusion", "fusion.attention"])
+def test_a_run_without_a_candidate_is_not_a_part_of_a_model(part):
+    with pytest.raises(
+        ConfigError, match=r"expected settings \(\w+\.kind=\.\.\.\) or a candidate of a run, RUN#K, but got 'latest'"
+    ):
+        load_config(overrides=[f"model.{part}=latest"])
+
+
 def test_a_search_without_anybody_who_makes_mechanisms_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"search\.proposers"):
         search_attention(config(tmp_path, "search.proposers=[local]"), console=TalkingConsole())

@@ -24,6 +24,7 @@ from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.writers import made, open_answers, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
 from chiasma.search.fusion_space import FusionSpace
+from chiasma.search.generators.settings import LanguageModel
 from chiasma.search.generators.store import AnswerStore
 from chiasma.store.run import RunStore
 from chiasma.store.trust import forget_source
@@ -284,6 +285,25 @@ def test_what_a_repeated_run_recorded_is_closed_with_the_run_that_repeats_it(hom
     for store in (answers.own, answers.recorded):
         with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
             store.result("unknown")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("llm.temperature=0.1", r"llm.temperature: a replay asks as the recorded run did, with 0.8, but got 0.1"),
+        ("run.seed=5", "run.seed: a replay asks what the recorded run asked, with seed 0, but got 5"),
+    ],
+)
+def test_a_replay_that_would_ask_something_else_is_refused(setting, words, home, tmp_path):
+    recorded = {"llm": LanguageModel(model="some", temperature=0.8).to_dict(), "run": {"seed": 0}}
+    with RunStore.create(tmp_path, verb="search", config=recorded, provenance={}) as store:
+        pass
+    AnswerStore(store.path / "answers.db").close()
+    asked = ("search.generator=replay", f"search.replay={store.path}", "llm.form=json")
+    with pytest.raises(ConfigError, match=r"llm.form: a replay asks .* with 'code', but got 'json'"):
+        with_writer(config(tmp_path, *asked))
+    with pytest.raises(ConfigError, match=words):
+        with_writer(config(tmp_path, *asked[:2], setting))
 
 
 def test_a_replay_needs_a_run_that_recorded_answers():

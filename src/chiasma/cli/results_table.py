@@ -85,3 +85,5 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.calibration is not None:
         before, after = evaluation.calibration.expected_error_before, evaluation.calibration.expected_error_after
         typer.echo(f"expected calibration error {after:.4f} (without calibration {before:.4f})")
+        if evaluation.split == "select":
+            typer.echo("Calibration was fitted on select, where its figures look better than on other rows.")

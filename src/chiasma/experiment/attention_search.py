@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from chiasma.core.errors import ConfigError
 from chiasma.core.spec import value_at
 from chiasma.data.signature import Signature
 from chiasma.experiment import part_search
@@ -117,6 +118,10 @@ def search_attention(
         ChiasmaError: The data, the slot or a setting cannot be used; nothing has been trained.
     """
     part_search.check_proposers(config, "mechanisms", PROPOSERS)
+    asked = {"search.generator": config.search.generator != "grammar", "run.usd": config.run.usd is not None}
+    for name, here in asked.items():
+        if here:
+            raise ConfigError(f"{name}: no language model writes attention mechanisms, only fusions: search fusion.")
     return part_search.start(_place, config, also=also, console=console, command=command, started=started)
 
 

@@ -25,13 +25,17 @@ def with_discoveries(tree: dict[str, Any], *, run_folder: str | None = None) -> 
         run_folder: Where runs lie; None for the usual place.
 
     Raises:
-        ConfigError: There is no such run or candidate, or its design has no attention or fusion.
+        ConfigError: There is no such run or candidate, its design has no attention or fusion, or a text is none.
     """
 
     def resolve(value: Any, name: str) -> Any:
         if isinstance(value, dict):
             return {key: resolve(item, key) for key, item in value.items()}
-        if name in (ATTENTION, FUSION) and isinstance(value, str) and REFERENCE.fullmatch(value):
+        if name in (ATTENTION, FUSION) and isinstance(value, str):
+            if not REFERENCE.fullmatch(value):
+                raise ConfigError(
+                    f"{name}: expected settings ({name}.kind=...) or a candidate of a run, RUN#K, but got {value!r}."
+                )
             found = attention_of(value, run_folder) if name == ATTENTION else fusion_of(value, run_folder)
             return found.to_dict()
         return value

@@ -61,7 +61,8 @@ def with_writer(config: RunConfig) -> RunConfig:
         # Where it lies now: once this run has begun, "latest" would be this one.
         recorded = _recorded(config.search.replay, config.run.folder).absolute()
         with RunStore.open(recorded) as store:
-            asked = LanguageModel.from_dict(store.config["llm"], where="llm")
+            asked, seed = LanguageModel.from_dict(store.config["llm"], where="llm"), store.config["run"]["seed"]
+        _check_repeats(config, asked, seed=seed)
         search = config.search.model_copy(update={"replay": str(recorded)})
         config = config.model_copy(update={"llm": asked, "search": search})
     if generator != "openai" and dollars is not None:
@@ -79,6 +80,24 @@ def with_writer(config: RunConfig) -> RunConfig:
         # Nothing is trained, and no answer is paid for, where the jail cannot be closed.
         shared_jail(accept_lesser=config.evaluate.accept_lesser_jail).start()
     return config
+
+
+def _check_repeats(config: RunConfig, asked: LanguageModel, *, seed: int) -> None:
+    """Refuse settings of a replay under which the recorded run would not have asked what it asked.
+
+    Raises:
+        ConfigError: Names the setting, and both values.
+    """
+    own, usual, recorded = config.llm.to_dict(), LanguageModel().to_dict(), asked.to_dict()
+    for name, value in own.items():
+        if value != usual[name] and value != recorded[name]:
+            raise ConfigError(
+                f"llm.{name}: a replay asks as the recorded run did, with {recorded[name]!r}, but got {value!r}."
+            )
+    if config.run.seed != seed:
+        raise ConfigError(
+            f"run.seed: a replay asks what the recorded run asked, with seed {seed}, but got {config.run.seed}."
+        )
 
 
 @contextmanager
