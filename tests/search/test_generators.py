@@ -252,6 +252,24 @@ def test_an_address_that_is_none_is_refused():
             LanguageModel.from_dict({"base_url": value})
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://u:canary1@127.0.0.1:1/v1",
+        "http://canary1@127.0.0.1:1/v1",
+        "http://u:can/ary1@127.0.0.1:1/v1",
+        "u:canary1@127.0.0.1:1/v1",
+        "http://127.0.0.1:1/v1?key=canary1",
+        "http://127.0.0.1:1/v1#canary1",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_in_one_line_without_the_secret(address):
+    with pytest.raises(ConfigError, match=r"base_url: .*no login, no query .*llm\.variable=NAME") as error:
+        LanguageModel.from_dict({"base_url": address})
+    assert "ary1" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_model_in_a_folder_is_called_by_the_folders_name():
     assert LanguageModel(folder="/models/tiny-coder").named_model() == "tiny-coder"
     assert LanguageModel(folder="/models/tiny-coder", model="mine").named_model() == "mine"

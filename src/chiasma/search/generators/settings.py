@@ -44,6 +44,7 @@ class LanguageModel(Spec):
     Attributes:
         model: Its name, as the server knows it.
         base_url: Address of an OpenAI-compatible server, such as ``http://localhost:11434/v1``; None is OpenAI's own.
+            Stored and shown, hence without a login or a query.
         variable: Environment variable that holds the key. None is ``OPENAI_API_KEY`` for OpenAI's own server, and no
             key for one with an address of its own: it gets the key that is named for it, and no other.
         folder: Folder of a causal language model for ``--generator transformers``.
@@ -83,6 +84,12 @@ class LanguageModel(Spec):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
+        # Looked for in the text: a password can hold what makes a parser take it for another part.
+        if value is not None and any(sign in value for sign in "@?#"):
+            raise ValueError(
+                "an address is stored and shown, so it holds no login, no query and no fragment (no @, ? or #), but "
+                "this one does; a key belongs in an environment variable: llm.variable=NAME"
+            )
         if value is not None and (not value.startswith(("http://", "https://")) or not urlsplit(value).hostname):
             raise ValueError(f"an address is http:// or https:// and a host, but got {value!r}")
         return value
