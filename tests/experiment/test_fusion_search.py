@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.llm_fault_server import SOURCE, completion, says, serving
+from benchmarks.llm_fault_server import CASES, SOURCE, completion, says, serving
 from chiasma.cli.mechanism_view import printable
 from chiasma.core.errors import ConfigError, JailError
 from chiasma.evaluate.jail import Jail, Layers
@@ -261,6 +261,25 @@ def test_a_whole_evolution_asks_a_language_model_too_and_says_what_it_wrote_and_
         assert words in live
     for words in ("What the language model wrote", f"{told['spent']['tokens']:,} tokens", "error lowered by"):
         assert words in report
+
+
+@pytest.mark.slow
+def test_a_refused_key_is_said_when_it_happens_and_on_resume_and_in_the_report(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", "canary-1b9e-not-a-real-key")
+    acts = [says(completion(json.dumps(Composed().to_dict()))), CASES["401"], CASES["good"]]
+    first, again = TalkingConsole(), TalkingConsole()
+    with serving(acts) as server:
+        settings = asking(server.url, "llm.form=json", "llm.variable=SERVER_KEY", "run.budget=4", "evaluate.seeds=1")
+        found = search_fusion(config(tmp_path, *settings), console=first)
+        calls = len(server.calls)
+        longer = resume(found.run_path, budget="6", console=again)
+        assert len(server.calls) == calls
+    for console, result in ((first, found), (again, longer)):
+        (line,) = [line for line in console.lines if "refuses the key" in line]
+        for words in (server.url, "check the key in $SERVER_KEY", "The grammar takes over", "begin a new run"):
+            assert words in line
+        assert line.removeprefix("warning: ") in result.front.notes
+    assert "The grammar takes over" in (found.run_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("verb", [("evolve",), ("search", "fusion")], ids=" ".join)

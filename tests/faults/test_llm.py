@@ -306,13 +306,18 @@ def test_a_model_that_fails_is_left_alone_and_tried_again_later(store):
     assert outcomes == [refused] * 2 + [closed] * 3 + [refused] + [closed] * 6 + ["answered"] * 2
 
 
-def test_a_wrong_key_closes_for_good_also_where_the_search_is_resumed(tmp_path):
+def test_a_wrong_key_closes_for_good_and_is_told_once_in_each_sitting(tmp_path):
+    said = []
     with serving([CASES["401"], CASES["good"]]) as server:
         for more in range(2):
             with AnswerStore(tmp_path / "llm.db") as store:
-                asked = StoredGenerator(generator(store, server.url), store)
+                asked = StoredGenerator(generator(store, server.url), store, tell=said.append)
+                assert asked.broken is None
                 assert outcomes_of(asked, 10 + more) == ["denied"] + ["closed"] * (9 + more)
             assert len(server.calls) == 1
+            assert said == [asked.broken] * (1 + more)
+            assert f"{server.url} refuses the key" in asked.broken
+            assert f"check the key in ${VARIABLE}" in asked.broken
 
 
 def test_an_answer_is_asked_for_once_whatever_is_opened_again(tmp_path):

@@ -5,6 +5,7 @@ from typing import Any
 
 from chiasma.experiment.config import Budget, SearchSection
 from chiasma.experiment.driver import Driver
+from chiasma.experiment.report.proposing import gone_words
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.writers import FUSION, Answers, make_writer
 from chiasma.model.fusion import Generated
@@ -41,12 +42,16 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
     """
     config, space = setting.config, FusionSpace()
     left = budget_left(setting.driver, config.run.budget, workers=config.run.workers)
+
+    def tell(why: str) -> None:
+        setting.console.say(f"warning: {gone_words(why)}")
+
     return FusionProposer(
         seed=config.run.seed,
         policy=make_policy(config.search, seed=config.run.seed),
         grammar=space,
         base=base,
-        writer=None if setting.answers is None else make_writer(config, setting.answers),
+        writer=None if setting.answers is None else make_writer(config, setting.answers, tell=tell),
         show=lambda design: shown(space, design, config.llm.form),
         family=lambda design: family(space, design),
         names=(lambda design: name_of(space, design),),
@@ -106,6 +111,8 @@ def proposing(proposers: Mapping[str, Proposer[Any]], answers: Answers | None) -
         return {}
     told = proposer.progress.to_dict()
     found = {name: told[name] for name in ("valid", "invalid", "families", "credits", "written", "best")}
+    if proposer.writer is not None and (why := proposer.writer.generator.broken) is not None:
+        found["gone"] = why
     if answers is not None:
         costs = answers.own.costs()
         tokens = costs.prompt_tokens + costs.answer_tokens

@@ -19,6 +19,7 @@ from chiasma.experiment.judging import Judging
 from chiasma.experiment.judging_again import Search, front_of, make_judgings
 from chiasma.experiment.plan import SearchPlan
 from chiasma.experiment.report.front import write_drawings, write_front_report
+from chiasma.experiment.report.proposing import gone_notes
 from chiasma.experiment.report.wording import amount
 from chiasma.experiment.runs import FRONT_FILE
 from chiasma.experiment.search_loop import SearchLoop
@@ -179,6 +180,7 @@ def _notes(front: Front, config: RunConfig, *, interrupted: bool) -> list[str]:
     if front.unjudged:
         names = ", ".join(each.name for each in front.unjudged)
         notes.append(f"Also on the search's own front, but not judged (evaluate.finalists): {names}.")
+    notes += gone_notes(front.proposing)
     if config.search.warm_start:
         notes.append(
             "In the search, children began with their parents' weights and the baselines from scratch; what was judged "

@@ -13,6 +13,7 @@ from chiasma.core.outcome import Failed, Rejected, Scored
 from chiasma.evaluate.ladder import rank_correlations
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.grown import growth_notes
+from chiasma.experiment.report.proposing import gone_notes
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.store.checkpoint import load_newest
 from chiasma.store.rows import CandidateRow
@@ -162,6 +163,7 @@ def notes(setting: Setting, evidence: "Evidence", best: TrainedArm) -> list[str]
             f"No searched design was better on select than the floor {best.arm.name} by more than one standard error, "
             "so that floor is shipped."
         )
+    found += gone_notes(evidence.proposing)
     found += growth_notes(adapted(best.best.folder, "growth"))
     if best.arm.proposer == CONTROL:
         found.append("Random search itself, the control, found the winner.")

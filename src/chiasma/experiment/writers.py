@@ -1,7 +1,7 @@
 """The language model that writes fusions in a run, and where its answers lie."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -132,12 +132,13 @@ def recorded_decisions(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
         return decisions_of(store)
 
 
-def make_writer(config: RunConfig, answers: Answers) -> FusionWriter | None:
+def make_writer(config: RunConfig, answers: Answers, *, tell: Callable[[str], None]) -> FusionWriter | None:
     """Return who writes fusions; None where the grammar does.
 
     Args:
         config: Names the generator and the model.
         answers: Where answers are kept, so that none is asked for twice.
+        tell: Is told why the model is not asked any more.
 
     Raises:
         ConfigError: The key or the model is missing.
@@ -145,7 +146,7 @@ def make_writer(config: RunConfig, answers: Answers) -> FusionWriter | None:
     kind = config.search.generator
     if kind == "grammar":
         return None
-    generator = build_generator(kind, config.llm, answers.own, cap=config.run.usd, recorded=answers.recorded)
+    generator = build_generator(kind, config.llm, answers.own, cap=config.run.usd, recorded=answers.recorded, tell=tell)
     penalised = tuple(config.search.reward.penalties)
     schema = Composed.model_json_schema() if config.llm.form == "json" else None
     bridge = Bridge(config.llm.form, limits=Limits(penalised=penalised), schema=schema)

@@ -41,6 +41,23 @@ def proposing_lines(told: Mapping[str, Any]) -> list[Said]:
     return [(title, lines) for title, lines in found if lines]
 
 
+def gone_words(why: str) -> str:
+    """Return what becomes of a search whose language model refuses for good, such as for a wrong key.
+
+    Args:
+        why: In the words of whoever asked it, with the remedy where there is one.
+    """
+    return (
+        f"The language model is not asked any more: {why.rstrip('.')}. The grammar takes over; begin a new run to ask "
+        "again."
+    )
+
+
+def gone_notes(told: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know of a language model that was not asked to the end; nothing where it was."""
+    return [gone_words(told["gone"])] if "gone" in told else []
+
+
 def _usable(written: Mapping[str, Any]) -> str:
     return f", {written['usable'] / written['answers']:.0%} of them usable" if written["answers"] else ""
 

@@ -1,5 +1,6 @@
 """The generator that a user names."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from chiasma.core.errors import ConfigError
@@ -19,6 +20,7 @@ def build_generator(
     *,
     cap: float | None = None,
     recorded: AnswerStore | None = None,
+    tell: Callable[[str], None] = lambda why: None,
 ) -> StoredGenerator:
     """Return a generator that keeps its answers; ``grammar`` needs none.
 
@@ -28,11 +30,12 @@ def build_generator(
         store: Where requests, answers and costs are kept.
         cap: Most dollars; for a server.
         recorded: The store of the earlier search; for ``replay``.
+        tell: Is told why the model is not asked any more.
 
     Raises:
         ConfigError: What the kind needs is not given, or not installed.
     """
-    return StoredGenerator(_asked(kind, settings, store, cap=cap, recorded=recorded), store)
+    return StoredGenerator(_asked(kind, settings, store, cap=cap, recorded=recorded), store, tell=tell)
 
 
 def _asked(

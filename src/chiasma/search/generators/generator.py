@@ -102,6 +102,11 @@ class UnansweredError(ChiasmaError):
 class Generator(ABC):
     """Answers requests."""
 
+    @property
+    def broken(self) -> str | None:
+        """Return why no request will ever be answered, in one line; None as long as one may be."""
+        return None
+
     @abstractmethod
     def answer(self, request: Request) -> Answer:
         """Return the answer.

@@ -1,5 +1,7 @@
 """A generator that never asks twice for what was answered, and that stops asking one who does not answer."""
 
+from collections.abc import Callable
+
 from chiasma.search.generators.generator import Answer, Generator, Request, UnansweredError
 from chiasma.search.generators.store import AnswerStore, Result
 
@@ -55,12 +57,26 @@ class StoredGenerator(Generator):
         generator: Whoever is asked.
         store: Where requests and answers lie.
         breaker: When to stop asking.
+        tell: Is told why nobody is asked any more, once in every sitting: also of what was read back.
     """
 
-    def __init__(self, generator: Generator, store: AnswerStore, *, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        store: AnswerStore,
+        *,
+        breaker: Breaker | None = None,
+        tell: Callable[[str], None] = lambda why: None,
+    ) -> None:
         self.generator = generator
         self.store = store
         self.breaker = breaker or Breaker()
+        self._tell = tell
+
+    @property
+    def broken(self) -> str | None:
+        """Return why nobody is asked any more, in one line; None as long as somebody may be."""
+        return self.breaker.broken
 
     def answer(self, request: Request) -> Answer:
         """Return the answer, from the store or from whoever is asked.
@@ -76,7 +92,10 @@ class StoredGenerator(Generator):
             # What is used is what was stored, whatever was masked in it.
             found = self.store.result(name)
             assert found is not None
+        known = self.broken
         self.breaker.note(found)
+        if known is None and self.broken is not None:
+            self._tell(self.broken)
         if isinstance(found, UnansweredError):
             raise found
         return found
