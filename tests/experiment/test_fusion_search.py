@@ -19,11 +19,13 @@ from chiasma.experiment.front import Front
 from chiasma.experiment.fusing import name_of
 from chiasma.experiment.fusion_search import resume, search_fusion
 from chiasma.experiment.part_result import SearchResult
+from chiasma.experiment.report.proposing import spent_words
 from chiasma.experiment.runs import find_folder, find_model, read_results, story
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.writers import made, open_answers, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
 from chiasma.search.fusion_space import FusionSpace
+from chiasma.search.generators.generator import Answer, Message, Request
 from chiasma.search.generators.settings import LanguageModel
 from chiasma.search.generators.store import AnswerStore
 from chiasma.store.run import RunStore
@@ -254,12 +256,14 @@ def test_a_whole_evolution_asks_a_language_model_too_and_says_what_it_wrote_and_
         asked = len(server.calls)
     told = found.results.proposing
     assert told["spent"]["calls"] == {"answered": asked}
+    assert told["spent"]["dollars"] is None
     assert told["written"]["answers"] == asked
     assert {row["proposer"]: row["gain"] >= 0 for row in found.results.proposers} == {"random": True, "fusion": True}
     report, live = found.report_path.read_text(), "\n".join(console.lines)
-    for words in (f"{told['spent']['tokens']:,} tokens", f"language model {told['written']['usable']} of"):
+    unknown = f"{told['spent']['tokens']:,} tokens, cost unknown (llm.prices)"
+    for words in (unknown, f"language model {told['written']['usable']} of"):
         assert words in live
-    for words in ("What the language model wrote", f"{told['spent']['tokens']:,} tokens", "error lowered by"):
+    for words in ("What the language model wrote", unknown, "error lowered by"):
         assert words in report
 
 
@@ -292,6 +296,23 @@ def test_both_searches_have_options_for_who_writes_fusions(verb, tmp_path):
     ):
         found = invoke(*verb, "--run-folder", str(tmp_path), *options)
         assert (found.exit_code, words in found.output) == (2, True), found.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), "15 tokens, cost unknown (llm.prices)"),
+        (("llm.prices.prompt=1",), "15 tokens, cost unknown (llm.prices)"),
+        (("llm.prices.prompt=1", "llm.prices.answer=2"), "$0.5000 and 15 tokens"),
+        (("search.generator=transformers",), "$0.5000 and 15 tokens"),
+    ],
+)
+def test_dollars_are_given_only_where_they_are_known(tmp_path, settings, words):
+    with open_answers(config(tmp_path, *asking("http://localhost:1"), *settings), tmp_path) as answers:
+        request = Request(model="m", messages=(Message(role="user", content="Write."),), template="1", seed=1)
+        number = answers.own.send(answers.own.add_request(request), 1.0)
+        answers.own.settle(number, "answered", cost=0.5, answer=Answer(text="", prompt_tokens=10, answer_tokens=5))
+        assert spent_words(answers.spent()) == words
 
 
 def test_what_a_repeated_run_recorded_is_closed_with_the_run_that_repeats_it(home, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 from chiasma.experiment.config import Budget, SearchSection
 from chiasma.experiment.driver import Driver
-from chiasma.experiment.report.proposing import gone_words
+from chiasma.experiment.report.proposing import gone_words, spent_words
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.writers import FUSION, Answers, make_writer
 from chiasma.model.fusion import Generated
@@ -114,9 +114,7 @@ def proposing(proposers: Mapping[str, Proposer[Any]], answers: Answers | None) -
     if proposer.writer is not None and (why := proposer.writer.generator.broken) is not None:
         found["gone"] = why
     if answers is not None:
-        costs = answers.own.costs()
-        tokens = costs.prompt_tokens + costs.answer_tokens
-        found["spent"] = {"dollars": costs.dollars, "tokens": tokens, "calls": dict(costs.calls)}
+        found["spent"] = answers.spent()
     return found
 
 
@@ -139,7 +137,5 @@ def proposing_words(proposers: Mapping[str, Proposer[Any]], answers: Answers | N
         rate = "" if written.valid_rate is None else f", {written.valid_rate:.0%} of its answers usable"
         said.append(f"language model {written.usable} of {written.asked}{rate}")
     if answers is not None:
-        costs = answers.own.costs()
-        tokens = costs.prompt_tokens + costs.answer_tokens
-        said.append(f"${costs.dollars:.4f} and {tokens:,} tokens spent")
+        said.append(f"spent {spent_words(answers.spent())}")
     return "; ".join(said)

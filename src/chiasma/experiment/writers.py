@@ -37,10 +37,18 @@ class Answers:
     Attributes:
         own: In this run.
         recorded: In the run that this one repeats; None where it repeats none.
+        priced: What it costs is known: nothing is charged, or ``llm.prices`` are given.
     """
 
     own: AnswerStore
     recorded: AnswerStore | None = None
+    priced: bool = True
+
+    def spent(self) -> dict[str, Any]:
+        """Return what all calls came to, as JSON for a report; dollars are None where prices are not known."""
+        costs = self.own.costs()
+        tokens = costs.prompt_tokens + costs.answer_tokens
+        return {"dollars": costs.dollars if self.priced else None, "tokens": tokens, "calls": dict(costs.calls)}
 
 
 def with_writer(config: RunConfig) -> RunConfig:
@@ -117,7 +125,7 @@ def open_answers(config: RunConfig, run: Path) -> Iterator[Answers | None]:
         if repeated is None
         else AnswerStore(_recorded(repeated, config.run.folder) / ANSWERS_FILE) as recorded,
     ):
-        yield Answers(own, recorded)
+        yield Answers(own, recorded, priced=config.search.generator != "openai" or config.llm.prices.known)
 
 
 def recorded_decisions(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:

@@ -58,6 +58,13 @@ def gone_notes(told: Mapping[str, Any]) -> list[str]:
     return [gone_words(told["gone"])] if "gone" in told else []
 
 
+def spent_words(spent: Mapping[str, Any]) -> str:
+    """Return dollars and tokens; of dollars that they are not known where no prices are."""
+    tokens = f"{spent['tokens']:,} tokens"
+    dollars = spent["dollars"]
+    return f"{tokens}, cost unknown (llm.prices)" if dollars is None else f"${dollars:.4f} and {tokens}"
+
+
 def _usable(written: Mapping[str, Any]) -> str:
     return f", {written['usable'] / written['answers']:.0%} of them usable" if written["answers"] else ""
 
@@ -67,4 +74,4 @@ def _spent(spent: Mapping[str, Any] | None) -> list[str]:
     if spent is None:
         return []
     calls = ", ".join(f"{count} {outcome}" for outcome, count in sorted(spent["calls"].items())) or "none"
-    return [f"${spent['dollars']:.4f} and {spent['tokens']:,} tokens for calls: {calls}"]
+    return [f"{spent_words(spent)}; calls: {calls}"]
