@@ -361,6 +361,27 @@ def test_the_key_is_in_no_file_error_or_log(tmp_path, caplog, case):
     assert KEY not in caplog.text
 
 
+@pytest.mark.parametrize("place", range(150, 201, 5))
+@pytest.mark.parametrize("status_code", [200, 400])
+def test_no_part_of_the_key_is_told_where_what_the_server_says_is_cut(store, place, status_code):
+    def echo(handler):
+        words = f"{'x' * place}{handler.headers['Authorization'].removeprefix('Bearer ')} is wrong"
+        answer = says(words.encode()) if status_code == 200 else status(status_code, words=words)
+        answer(handler)
+
+    with serving([echo]) as server, pytest.raises(UnansweredError) as error:
+        generator(store, server.url, attempts=1).answer(REQUEST)
+    assert "xxx" in str(error.value)
+    assert not [part for part in range(len(KEY) - 3) if KEY[part : part + 4] in str(error.value)]
+
+
+@pytest.mark.parametrize("key", ["canary-of\nmany-lines", "canary-of\x01control", "canary-of-naïvety"], ids=ascii)
+def test_a_key_that_no_header_can_hold_is_refused_without_its_words(store, key):
+    with pytest.raises(ConfigError, match=r"a key is printable ASCII on one line, but what \$SERVER_KEY") as error:
+        generator(store, "http://localhost:1/v1", key=key)
+    assert "canary" not in str(error.value)
+
+
 def test_what_is_sent_follows_the_settings(store):
     with serving([CASES["good"]]) as server:
         asked = generator(store, server.url, limit="max_completion_tokens", send_seed=True, temperature=0.3)

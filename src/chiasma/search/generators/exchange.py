@@ -94,7 +94,7 @@ class Exchange:
         return body if isinstance(body, Fault) else self._read(body)
 
     def masked(self, text: str) -> str:
-        """Return text in which the key reads ``***``."""
+        """Return text in which the key reads ``***``; before it is cut, since half a key is not found."""
         return text.replace(self._key, MASK) if len(self._key) >= SHORTEST_SECRET else text
 
     async def _body(self, request: Request, seconds: float) -> bytes | Fault:
@@ -153,20 +153,20 @@ class Exchange:
         finish, refusal = choice.get("finish_reason"), message.get("refusal")
         return Reply(
             text=self.masked(_words(message.get("content"))),
-            finish=self.masked(_line(finish)) if isinstance(finish, str) else "stop",
+            finish=_line(self.masked(finish)) if isinstance(finish, str) else "stop",
             refusal=self.masked(_clean(refusal)) if isinstance(refusal, str) and refusal else None,
             prompt_tokens=_count(usage.get("prompt_tokens")),
             answer_tokens=_count(usage.get("completion_tokens")),
         )
 
     def _unreadable(self, why: str, body: bytes = b"") -> Fault:
-        shown = self.masked(_line(body.decode(errors="replace")))
+        shown = _line(self.masked(body.decode(errors="replace")))
         words = f"the answer cannot be read: {why}" + (f' (it begins "{shown}")' if shown else "")
         return Fault("unreadable", self.masked(words), again=True, charged=True)
 
     def _status_fault(self, error: openai.APIStatusError) -> Fault:
         status = error.status_code
-        said = self.masked(_line(_server_words(error)))
+        said = _line(self.masked(_server_words(error)))
         words = f"the server answered {status}" + (f' ("{said}")' if said else "")
         where = self.settings.base_url or "OpenAI"
         if 300 <= status < 400:
@@ -192,7 +192,8 @@ def key_of(settings: LanguageModel, environment: dict[str, str]) -> str:
     """Return the key that the environment holds; empty where a server of its own address needs none.
 
     Raises:
-        ConfigError: There is none, and OpenAI's own server needs one; names the variable.
+        ConfigError: There is none, and OpenAI's own server needs one; or it holds what no header can. Names the
+            variable.
     """
     if settings.variable is None and settings.base_url is not None:
         return ""
@@ -202,6 +203,11 @@ def key_of(settings: LanguageModel, environment: dict[str, str]) -> str:
         raise ConfigError(
             f"llm.variable: OpenAI needs a key, but ${variable} is not set. Set it, or name a server of your "
             "own: --set llm.base_url=http://localhost:11434/v1."
+        )
+    # Whoever cannot send a header quotes it, in a form that is not found again.
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"llm.variable: a key is printable ASCII on one line, but what ${variable} holds is not. Set it again."
         )
     return key
 
