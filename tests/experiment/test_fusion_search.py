@@ -18,12 +18,14 @@ from chiasma.experiment.evolve import evolve
 from chiasma.experiment.front import Front
 from chiasma.experiment.fusing import name_of
 from chiasma.experiment.fusion_search import resume, search_fusion
+from chiasma.experiment.kept_rewards import kept_rewards, reward_keeper
 from chiasma.experiment.part_result import SearchResult
 from chiasma.experiment.report.proposing import spent_words
 from chiasma.experiment.runs import find_folder, find_model, read_results, story
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.writers import made, open_answers, with_writer
 from chiasma.model.fusion import Composed, Concat, CrossAttention, Generated
+from chiasma.search.fusion_rewards import RewardParts
 from chiasma.search.fusion_space import FusionSpace
 from chiasma.search.generators.generator import Answer, Message, Request
 from chiasma.search.generators.settings import LanguageModel
@@ -131,7 +133,7 @@ def test_the_control_draws_and_the_policy_proposes(searched):
 
 
 @pytest.mark.slow
-def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
+def test_a_discovered_fusion_is_named_by_its_run_and_number_and_its_reward_is_kept(searched, tmp_path):
     assert searched.use.startswith("model.fusion=")
     best = searched.front.best
     used = load_config(overrides=[f"model.fusion={searched.run_path}#{best.candidate}"])
@@ -139,10 +141,17 @@ def test_a_discovered_fusion_is_named_by_its_run_and_number(searched):
     found = story(searched.run_path, best.candidate)
     assert found.rewards["reward"] == found.rewards["metric"] > 0
     with RunStore.open(searched.run_path) as store:
-        reached = {job.candidate: job.rung for job in sorted(store.jobs("search"), key=lambda job: job.rung)}
-        fusions = [row.number for row in store.candidates() if row.proposer == "fusion"]
-    short = next(number for number in fusions if reached[number] == 0)
-    assert "reward after a short training" in story(searched.run_path, short).rewards
+        fusions = {row.hash: row.number for row in store.candidates() if row.proposer == "fusion"}
+        kept, events = kept_rewards(store), store.events("reward")
+    assert kept.keys() == fusions.keys()
+    assert len(events) == len(kept)
+    # Nothing climbs on so few rows: what is shown is what was recorded, and nothing that was worked out again.
+    run = shutil.copytree(searched.run_path, tmp_path / searched.run_path.name)
+    with RunStore.open(run, write=True) as store:
+        lifted = RewardParts(reward=0.6, metric=0.5, lift=0.2, penalties={"flops": 0.1})
+        reward_keeper(store)(next(iter(kept)), lifted)
+    parts = "reward 0.6000, metric 0.5000, lift for longer training 0.2000, penalty for flops 0.1000"
+    assert parts in invoke("show", f"{run}#{fusions[next(iter(kept))]}").output.replace("\n", " ")
 
 
 @pytest.mark.slow
@@ -166,6 +175,8 @@ def test_an_interrupted_search_for_fusions_goes_on_to_the_same_front(home, searc
     result = resume(stopped.run_path, console=TalkingConsole())
     assert told(result.front) == told(searched.front)
     assert result.front.proposing == searched.front.proposing
+    with RunStore.open(stopped.run_path) as once, RunStore.open(searched.run_path) as whole:
+        assert kept_rewards(once) == kept_rewards(whole)
 
 
 @pytest.mark.slow

@@ -350,7 +350,8 @@ def test_gain_is_credited_to_whoever_made_it_and_measured_against_what_was_there
 
 
 def test_a_candidate_that_was_trained_less_than_others_is_given_what_these_gained_but_raises_no_best_reward():
-    search, archive = proposer(), SharedArchive()
+    kept = {}
+    search, archive = proposer(keep=kept.__setitem__), SharedArchive()
     archive.add(Evaluation(Candidate("floor", None, BASE), Scored(objectives={"error": 0.5}), 1, 0, 1.0))
     stopped, climbed = search.ask(2, archive)
 
@@ -361,6 +362,7 @@ def test_a_candidate_that_was_trained_less_than_others_is_given_what_these_gaine
     assert search.rewards[climbed.hash].reward == pytest.approx(0.6)
     assert search.rewards[stopped.hash].metric == pytest.approx(0.45)
     assert search.rewards[stopped.hash].reward == pytest.approx(0.45 + 0.2)
+    assert kept == search.rewards
     assert search.progress.best == pytest.approx(0.6)
     assert search.progress.credits["grammar"].gain == pytest.approx(0.1)
 

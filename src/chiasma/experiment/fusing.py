@@ -5,6 +5,7 @@ from typing import Any
 
 from chiasma.experiment.config import Budget, SearchSection
 from chiasma.experiment.driver import Driver
+from chiasma.experiment.kept_rewards import reward_keeper
 from chiasma.experiment.report.proposing import gone_words, spent_words
 from chiasma.experiment.setting import Setting
 from chiasma.experiment.writers import FUSION, Answers, make_writer
@@ -59,6 +60,7 @@ def fusion_proposer(setting: Setting, *, base: Design | None = None) -> FusionPr
         rules=config.search.reward,
         # Where others propose too, nobody knows how much of the budget fusions get.
         left=left if base is not None else lambda number, seconds: 1.0,
+        keep=reward_keeper(setting.store),
         name=FUSION,
     )
 

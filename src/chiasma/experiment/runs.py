@@ -1,6 +1,6 @@
 """Looking at runs: their results, their candidates, and where their models lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 from chiasma.core.errors import ChiasmaError, ConfigError, StorageError
 from chiasma.core.files import read_json
 from chiasma.core.launch import launched_ranks
-from chiasma.core.outcome import Rejected, Scored
 from chiasma.core.spec import value_at
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.experiment.console import Console
 from chiasma.experiment.front import Front
+from chiasma.experiment.kept_rewards import kept_rewards
 from chiasma.experiment.results import Results
 from chiasma.experiment.writers import ANSWERS_FILE, FUSION
 from chiasma.model.attention import DotProduct
@@ -20,7 +20,7 @@ from chiasma.model.fusion import Composed, Generated
 from chiasma.model.generated import unapproved_in
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.search.attention_space import attention_slots, short_slot
-from chiasma.search.fusion_rewards import RewardRules, mean_parts
+from chiasma.search.fusion_rewards import RewardParts
 from chiasma.search.generators.store import AnswerStore
 from chiasma.store.folders import find_run, list_runs, runs_root
 from chiasma.store.rows import CandidateRow, JobRow
@@ -57,7 +57,7 @@ class Story:
         ancestors: ``(number, proposer, edit)`` from the youngest to the oldest.
         jobs: Its trainings; none for a run of ``chiasma train``.
         task: Which task it is for, in a run that has several.
-        rewards: What a searched fusion earned, and the parts of that.
+        rewards: What a searched fusion earned, as its policy was told it, and the parts of that.
         conversation: What was said with the language model that wrote it, turn by turn.
     """
 
@@ -167,36 +167,27 @@ def story(run: Path, number: int | None) -> Story:
             row = store.candidate(chosen)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        recorded = store.jobs()
-        jobs = tuple(job for job in recorded if job.candidate == chosen)
+        jobs = tuple(job for job in store.jobs() if job.candidate == chosen)
         ancestors = tuple((f"#{item.number}", item.proposer, item.edit) for item in _ancestors(store, row))
         title = f"{run.name}#{row.number}, proposed by {row.proposer}: {row.edit}"
         task = str(row.genome.get("task", "")) if row.proposer == "benchmark" else ""
         if row.proposer != FUSION:
             return Story(title, row.design, ancestors, jobs, task)
-        rules = RewardRules.from_dict(store.config["search"]["reward"])
-    top = max((job.rung for job in recorded if job.purpose == "search"), default=0)
-    rewards = _rewards(jobs, rules, top=top)
+        rewards = _rewards(kept_rewards(store).get(row.hash))
     return Story(title, row.design, ancestors, jobs, task, rewards, _conversation(run, row.hash))
 
 
-def _rewards(jobs: Sequence[JobRow], rules: RewardRules, *, top: int) -> dict[str, float]:
-    """Return the mean reward of the search's longest trainings, and its parts.
-
-    Below the top rung of the run, it is what was earned before the policy added what longer training adds.
-    """
-    told = [job for job in jobs if job.purpose == "search" and isinstance(job.outcome, Scored | Rejected)]
-    outcomes = [job.outcome for job in told if job.rung == max(each.rung for each in told)]
-    found = [rules.parts(outcome) for outcome in outcomes if isinstance(outcome, Scored | Rejected)]
-    scored = [parts for parts in found if parts.metric is not None]
-    if len(scored) < len(found) or not scored:
-        return {"reward": rules.lowest} if found else {}
-    mean = mean_parts(scored)
-    longest = max(job.rung for job in told) >= top
+def _rewards(parts: RewardParts | None) -> dict[str, float]:
+    """Return the reward that the policy learnt from, and its parts; nothing where it was not told any yet."""
+    if parts is None:
+        return {}
+    if parts.metric is None:
+        return {"reward": parts.reward}
     return {
-        "reward" if longest else "reward after a short training": mean.reward,
-        "metric": mean.metric or 0.0,
-        **{f"penalty for {name}": value for name, value in mean.penalties.items()},
+        "reward": parts.reward,
+        "metric": parts.metric,
+        "lift for longer training": parts.lift,
+        **{f"penalty for {name}": value for name, value in parts.penalties.items()},
     }
 
 

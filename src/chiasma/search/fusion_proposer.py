@@ -109,6 +109,7 @@ class FusionProposer(Proposer[FusionGenome]):
         rules: What is rewarded.
         left: Returns what part of the budget is left, given the number of the ask and the seconds of training that
             its candidates took so far. It must answer alike when the search is resumed, whatever the budget is then.
+        keep: Records what a candidate earned, by its hash, as the policy is told it.
         name: The proposer's name in the archive and the report.
 
     Attributes:
@@ -132,6 +133,7 @@ class FusionProposer(Proposer[FusionGenome]):
         refuse: Callable[[Design, Design], str | None] = lambda design, base: None,
         rules: RewardRules | None = None,
         left: Callable[[int, float], float] = lambda number, seconds: 1.0,
+        keep: Callable[[str, RewardParts], None] = lambda candidate, parts: None,
         name: str = "fusion",
     ) -> None:
         self.seed = seed
@@ -149,6 +151,7 @@ class FusionProposer(Proposer[FusionGenome]):
         self._suits = suits
         self._refuse = refuse
         self._left = left
+        self._keep = keep
         self._novelty = Novelty(names)
         self._asked: dict[str, _Asked] = {}
         self._families: dict[str, str] = {}
@@ -372,6 +375,7 @@ class FusionProposer(Proposer[FusionGenome]):
         if parts is None:
             return None
         self.rewards[hash] = parts
+        self._keep(hash, parts)
         reasons = [f"{o.stage}: {o.reason}" for each in found if isinstance(o := each.outcome, Rejected)]
         error = reasons[0] if reasons else None
         rung = max(each.rung for each in found if not isinstance(each.outcome, Failed))
