@@ -1,10 +1,11 @@
 """``train`` of a design whose source nobody has approved: stopped, killed and resumed, under limits of the settings."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from chiasma.core.errors import ChiasmaError
+from chiasma.core.errors import ChiasmaError, ConfigError
 from chiasma.core.outcome import Scored
 from chiasma.evaluate import jailed_trial
 from chiasma.evaluate.jail import Jail, Layers
@@ -13,6 +14,7 @@ from chiasma.experiment.compose import load_config
 from chiasma.experiment.jail_terms import alone, jail_terms, lesser_jail
 from chiasma.experiment.runs import read_results
 from chiasma.experiment.train_run import resume, train
+from chiasma.model.generated import approve_in_this_process, withdraw_approval
 from chiasma.store.run import RunStore
 from tests.evaluate.corpus import OWN
 from tests.experiment.test_evolve import TalkingConsole, home
@@ -76,6 +78,27 @@ def test_ctrl_c_hands_back_the_best_so_far_and_the_resumed_run_is_the_uninterrup
     assert again is not None
     assert (again.stopped, again.results.history) == ("finished", whole.results.history)
     assert again.results.arms[0].select == whole.results.arms[0].select
+
+
+def test_a_run_whose_source_is_trusted_no_longer_is_not_resumed_with_settings_that_the_jail_cannot_follow(
+    home, tmp_path, monkeypatch
+):
+    sha256 = hashlib.sha256(HONEST.encode()).hexdigest()
+    approve_in_this_process(sha256)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("chiasma.experiment.train_run._train", _cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                train(config(tmp_path, "run.compile=true"), console=TalkingConsole())
+    finally:
+        withdraw_approval(sha256)
+    (run,) = tmp_path.iterdir()
+    before = status(run)
+    words = rf"run\.compile: source that nobody .*config show --config .*config\.json --trust {sha256}"
+    with pytest.raises(ConfigError, match=words):
+        resume(run, console=Impatient(1))
+    assert status(run) == before
+    assert not (run / "trained").exists()
 
 
 def test_a_module_that_does_not_stop_is_killed_and_the_run_can_be_begun_again(home, tmp_path, monkeypatch):

@@ -27,8 +27,11 @@ OUTCOME = "outcome.json"
 GRACE_SECONDS = 60.0
 
 
-def check_can_be_jailed(config: RunConfig, design: Design, *, ranks: int) -> None:
+def check_can_be_jailed(config: RunConfig, design: Design, *, ranks: int, run: Path | None = None) -> None:
     """Refuse settings that a training in the jail cannot follow; nothing is refused where it needs none.
+
+    Args:
+        run: The folder of a run that is resumed; its source may have been trusted when it began.
 
     Raises:
         ConfigError: Names the setting, and the hash to approve.
@@ -41,11 +44,14 @@ def check_can_be_jailed(config: RunConfig, design: Design, *, ranks: int) -> Non
         "tracking.wandb.enabled": config.tracking.wandb.enabled,
         "run.compile": config.run.compile,
     }
+    remedy = "Read it (chiasma show RUN#K); if it is harmless:"
+    if run is not None:
+        remedy = f"If it is harmless: chiasma config show --config {run / 'config.json'}"
     for name, wanted in asked.items():
         if wanted:
             raise ConfigError(
-                f"{name}: source that nobody has approved trains in the jail, alone and on the CPU. Read it (chiasma "
-                f"show RUN#K); if it is harmless: --trust {parts[0].sha256}"
+                f"{name}: source that nobody has approved trains in the jail, alone and on the CPU. {remedy} --trust "
+                f"{parts[0].sha256}"
             )
 
 

@@ -80,6 +80,7 @@ def resume(path: Path, *, console: Console) -> RunResult | None:
     Raises:
         RunBusyError: Another process is writing to the run.
         DataError: The data have changed since.
+        ConfigError: The source is trusted no longer, and the jail cannot follow the settings.
     """
     with RunStore.open(path) as store:
         config = RunConfig.from_dict(store.config)
@@ -92,6 +93,8 @@ def resume(path: Path, *, console: Console) -> RunResult | None:
             with group.ranks.leader_first():
                 dataset, report = reopen_data(store, config, group.console)
             metric = deciding_metric(config, dataset)
+            # Trust may have been withdrawn since.
+            check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size, run=path)
             with failing(store):
                 return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=True)
 
