@@ -1,11 +1,13 @@
 """``train`` of a design whose source nobody has approved: stopped, killed and resumed, under limits of the settings."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
 from chiasma.core.errors import ChiasmaError, ConfigError
+from chiasma.core.files import read_json, write_json
 from chiasma.core.outcome import Scored
 from chiasma.evaluate import jailed_trial
 from chiasma.evaluate.jail import Jail, Layers
@@ -78,6 +80,68 @@ def test_ctrl_c_hands_back_the_best_so_far_and_the_resumed_run_is_the_uninterrup
     assert again is not None
     assert (again.stopped, again.results.history) == ("finished", whole.results.history)
     assert again.results.arms[0].select == whole.results.arms[0].select
+
+
+def kept_files(run: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in (run / "trained").rglob("*") if file.is_file()}
+
+
+def say_error(run: Path, error: float) -> None:
+    """Have what stands say that it is so good, so that it does not hang on chance which attempt is better."""
+    file = run / "trained" / "jailed" / "outcome.json"
+    known = read_json(file)
+    known["outcome"]["objectives"]["error"] = error
+    write_json(file, known)
+
+
+def said_of_attempts(result) -> str:
+    (note,) = (note for note in result.results.notes if "attempt" in note)
+    return note
+
+
+def test_ctrl_c_in_a_resumed_training_keeps_the_better_of_the_two_and_says_which(home, tmp_path):
+    first = train(config(tmp_path, "train.epochs=4000"), console=Impatient(10))
+    assert first is not None
+    run = first.run_path
+    say_error(run, -1.0)
+    before, console = kept_files(run), Impatient(1)
+    second = resume(run, console=console)
+    assert second is not None
+    assert (second.stopped, status(run)) == ("interrupted", "stopped")
+    assert kept_files(run) == before
+    assert read_results(run).arms[0].select == first.results.arms[0].select
+    assert second.results.notes[0] == first.results.notes[0]
+    assert said_of_attempts(second) in console.lines
+    assert re.match(r"The earlier attempt \(step \d+, accuracy .* stands: the new attempt", said_of_attempts(second))
+    say_error(run, 2.0)
+    third = resume(run, console=Impatient(1))
+    assert third is not None
+    assert said_of_attempts(third).startswith("The new attempt")
+    assert read_json(run / "trained" / "jailed" / "outcome.json")["outcome"]["objectives"]["error"] <= 1.0
+
+
+def test_an_attempt_with_nothing_to_hand_back_leaves_the_earlier_one_standing(home, tmp_path, monkeypatch):
+    first = train(config(tmp_path, "train.epochs=4000"), console=Impatient(3))
+    assert first is not None
+    before = kept_files(first.run_path)
+    monkeypatch.setattr("chiasma.experiment.jailed_train.GRACE_SECONDS", 0.0)
+    with pytest.raises(StoppedTooSoonError, match="What an earlier attempt left stands"):
+        resume(first.run_path, console=Impatient(1))
+    assert before
+    assert kept_files(first.run_path) == before
+
+
+def test_a_kill_between_the_choice_and_the_move_loses_no_attempt(home, tmp_path):
+    first = train(config(tmp_path), console=TalkingConsole())
+    assert first is not None
+    kept = first.run_path / "trained" / "jailed"
+    kept.rename(kept.with_name("jailed-attempt"))
+    console = TalkingConsole()
+    again = resume(first.run_path, console=console)
+    assert again is not None
+    assert again.results.arms[0].select == first.results.arms[0].select
+    assert not any("training in the jail" in line for line in console.lines)
+    assert kept.is_dir()
 
 
 def test_a_run_whose_source_is_trusted_no_longer_is_not_resumed_with_settings_that_the_jail_cannot_follow(

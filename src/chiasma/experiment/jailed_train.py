@@ -2,10 +2,11 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from chiasma.core.errors import ChiasmaError, ConfigError
-from chiasma.core.files import read_json, write_json
+from chiasma.core.files import read_json, storage_errors, write_json
 from chiasma.core.outcome import Rejected, Scored
 from chiasma.data.dataset import Dataset
 from chiasma.evaluate.jail import Stopping
@@ -78,14 +79,14 @@ def train_jailed(
     """Train in the jail and return what is left of it, kept in ``folder``; what ended there is not trained again.
 
     The jail has no place for checkpoints: a training that was stopped hands back the best so far, and begins again
-    when it is resumed.
+    when it is resumed. The earlier attempt stands until the new one has ended, or was stopped with a lower error.
 
     Raises:
         ChiasmaError: The design was rejected; says at which stage and why.
         StoppedTooSoonError: The user stopped it, and it had nothing to hand back.
         JailError: The jail cannot be closed on this machine.
     """
-    console, kept = group.console, folder / "jailed"
+    console, kept, attempt = group.console, folder / "jailed", folder / "jailed-attempt"
     job = Job(
         key="train",
         design=design,
@@ -93,36 +94,72 @@ def train_jailed(
         seed=config.run.seed,
         metric=metric,
         precision=config.run.precision,
-        keep_checkpoint=str(kept),
-        keep_predictions=str(kept / "select.npz"),
+        keep_checkpoint=str(attempt),
+        keep_predictions=str(attempt / "select.npz"),
         **alone(config),
     )
-    outcome = _earlier_outcome(kept, job)
-    if outcome is None:
-        hashes = ", ".join(part.sha256[:12] for part in unapproved_in(design))
-        console.say(
-            f"training in the jail, on the CPU and without a word until it ends: source {hashes} is unapproved. "
-            "Ctrl-C hands back the best so far; resumed, it begins again"
-        )
+    _replace(kept, attempt)
+    earlier = _outcome_of(kept, job)
+    if earlier is not None and not _interrupted(kept):
+        return _ended(kept, earlier, config=config)
+    hashes = ", ".join(part.sha256[:12] for part in unapproved_in(design))
+    console.say(
+        f"training in the jail, on the CPU and without a word until it ends: source {hashes} is unapproved. "
+        "Ctrl-C hands back the best so far; resumed, it begins again"
+    )
+    outcome = run_jailed(job, dataset, stopping=Stopping(Watch(console).asked, GRACE_SECONDS))
+    if isinstance(outcome, Rejected):
+        raise _no_training(outcome, interrupted=console.interrupted, run=folder.parent, stands=earlier is not None)
+    stands = earlier if earlier is not None and _interrupted(attempt) and not _better(outcome, earlier) else None
+    if stands is None:
+        write_json(attempt / OUTCOME, {"job": _identity(job), "outcome": outcome.to_dict()})
+    _replace(kept, attempt)
+    words = [] if earlier is None else [_which_stands(outcome, earlier, metric=metric, new=stands is None)]
+    for line in words:
+        console.say(line)
+    return _ended(kept, stands or outcome, config=config, notes=words)
+
+
+def _replace(kept: Path, attempt: Path) -> None:
+    """Put an attempt that is to stand where it is kept, also where a kill came between; clear away any other."""
+    if (attempt / OUTCOME).is_file():
         shutil.rmtree(kept, ignore_errors=True)
-        outcome = run_jailed(job, dataset, stopping=Stopping(Watch(console).asked, GRACE_SECONDS))
-        if isinstance(outcome, Rejected):
-            raise _no_training(outcome, interrupted=console.interrupted, run=folder.parent)
-        if kept_training(kept).documents["stopped"] != INTERRUPTED:
-            write_json(kept / OUTCOME, {"job": _identity(job), "outcome": outcome.to_dict()})
-    return _ended(kept, outcome, config=config)
+        with storage_errors(kept):
+            attempt.rename(kept)
+    shutil.rmtree(attempt, ignore_errors=True)
 
 
-def _no_training(outcome: Rejected, *, interrupted: bool, run: Path) -> ChiasmaError:
+def _interrupted(kept: Path) -> bool:
+    return kept_training(kept).documents["stopped"] == INTERRUPTED
+
+
+def _better(outcome: Scored, earlier: Scored) -> bool:
+    return outcome.objectives["error"] < earlier.objectives["error"]
+
+
+def _which_stands(outcome: Scored, earlier: Scored, *, metric: str, new: bool) -> str:
+    """Return what of two attempts at one training is kept."""
+    new_words, old_words = (
+        f"{name} attempt (step {each.metrics['steps']:.0f}, {metric} {each.metrics[metric]:.3g} on select)"
+        for name, each in (("new", outcome), ("earlier", earlier))
+    )
+    if new:
+        return f"The {new_words} stands and replaces the {old_words}."
+    return f"The {old_words} stands: the {new_words} was interrupted before it was better."
+
+
+def _no_training(outcome: Rejected, *, interrupted: bool, run: Path, stands: bool) -> ChiasmaError:
+    kept = " What an earlier attempt left stands." if stands else ""
     if interrupted and outcome.stage in ("stopped", "deadline"):
         return StoppedTooSoonError(
-            f"Stopped in the jail with nothing to hand back ({outcome.reason}). Begin it again: chiasma resume {run}"
+            f"Stopped in the jail with nothing to hand back ({outcome.reason}).{kept} Begin it again: chiasma resume "
+            f"{run}"
         )
-    return ChiasmaError(f"The training was rejected ({outcome.stage}): {outcome.reason}.")
+    return ChiasmaError(f"The training was rejected ({outcome.stage}): {outcome.reason}.{kept}")
 
 
-def _earlier_outcome(kept: Path, job: Job) -> Scored | None:
-    """Return what the same training came to, where it ended and only what follows it was cut off."""
+def _outcome_of(kept: Path, job: Job) -> Scored | None:
+    """Return what an earlier attempt at the same training came to, whether it ended or was interrupted."""
     if not (kept / OUTCOME).is_file():
         return None
     known = read_json(kept / OUTCOME)
@@ -134,7 +171,7 @@ def _identity(job: Job) -> str:
     return job.model_copy(update={"keep_checkpoint": None, "keep_predictions": None, "dataset": ""}).content_hash()
 
 
-def _ended(kept: Path, outcome: Scored, *, config: RunConfig) -> Ended:
+def _ended(kept: Path, outcome: Scored, *, config: RunConfig, notes: Sequence[str] = ()) -> Ended:
     found = kept_training(kept)
     known = {**outcome.metrics, **outcome.objectives}
     model = load_trained(kept, accept_lesser=config.evaluate.accept_lesser_jail)
@@ -150,5 +187,5 @@ def _ended(kept: Path, outcome: Scored, *, config: RunConfig) -> Ended:
         controller=found.documents["controller"],
         parameters=int(known["parameters"]),
         flops=known["flops"],
-        notes=tuple(lesser_jail([outcome])),
+        notes=(*lesser_jail([outcome]), *notes),
     )
