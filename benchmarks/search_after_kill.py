@@ -34,7 +34,7 @@ from chiasma.core.outcome import Scored
 from chiasma.store.run import RunStore
 
 RESULTS = Path(__file__).with_name("results") / "search_after_kill.jsonl"
-TIMINGS = {"train_seconds", "latency"}
+TIMINGS = {"train_seconds", "latency", "jail_seconds"}
 SMALL = ["data.rows=320", "train.epochs=1", "model.dim=8", "evaluate.seeds=2", "model.encoders.text.kind=ngram"]
 FUSION = ["search", "fusion", "--set", *SMALL[:3], "search.generation=2", "evaluate.seeds=2", "run.seed=2"]
 JUDGED = ("unjudged", "hypervolume", "refused", "duplicates_saved", "notes", "mechanisms")
