@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from chiasma.evaluate.jail.jail import START_SECONDS
 from chiasma.evaluate.job import Job
 from chiasma.model.generated import unapproved_in
 
-# As long as the jail may take to start; see chiasma.evaluate.jail.jail.
-JAIL_SECONDS = 120.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -42,7 +41,7 @@ class Assignment:
         if limit is None:
             return float("inf")
         # The jail ends its child in time by itself; that it had to be started first is not the candidate's fault.
-        starting = JAIL_SECONDS if unapproved_in(self.job.design) else 0.0
+        starting = START_SECONDS if unapproved_in(self.job.design) else 0.0
         return self.started + limit + grace_seconds + starting
 
 

@@ -19,6 +19,7 @@ from chiasma.data.batch import Batch, Tokens
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature
 from chiasma.evaluate.behaviour import fault_of
+from chiasma.evaluate.jail.child import STOP
 from chiasma.evaluate.job import Job
 from chiasma.evaluate.training import Trained, train_in_time, trained
 from chiasma.model.generated import approve_in_this_process, generated_in
@@ -29,7 +30,6 @@ Arrays = Mapping[str, np.ndarray]
 WEIGHTS = "weights"
 LOGITS = "logits"
 START = "start"
-STOP = "stop"
 COLUMN = "column/"
 
 

@@ -95,7 +95,8 @@ def train_in_time(
         return rejected
     try:
         ends = _earliest(deadline, finish_by)
-        fit = _train(job, dataset, started=started, deadline=ends, start_from=start_from, asked=asked)
+        train = partial(_fit, dataset=dataset, started=started, deadline=ends, start_from=start_from, asked=asked)
+        fit = _with_memory(job, train)
     except NonFiniteError as error:
         return Rejected(stage="train", reason=str(error))
     except MemoryError as error:
@@ -139,7 +140,22 @@ def examine(job: Job, dataset: Dataset) -> Rejected | None:
     return probe(model, dataset.signature, max_parameters=job.max_parameters)
 
 
-class StopWhenAsked(Callback):
+class Stopper(Callback):
+    """Ends a training and does nothing else; it begins anew in every sitting, whose wishes and clock are its own."""
+
+    def edit_model(self, model: nn.Module, edit: Mapping[str, Any]) -> None:
+        """Never asked for: it only stops."""
+        raise AssertionError(f"{self.name} proposes no edits, but was given {dict(edit)}.")
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to continue from."""
+
+
+class StopWhenAsked(Stopper):
     """Stops a training once somebody outside of this process wants it to.
 
     Args:
@@ -156,19 +172,8 @@ class StopWhenAsked(Callback):
         del moment
         return (Stop(INTERRUPTED),) if self.asked() else ()
 
-    def edit_model(self, model: nn.Module, edit: Mapping[str, Any]) -> None:
-        """Never asked for: it only stops."""
-        raise AssertionError(f"{self.name} proposes no edits, but was given {dict(edit)}.")
 
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return nothing: a wish to stop does not outlive its sitting."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to continue from."""
-
-
-class TooSlow(Callback):
+class TooSlow(Stopper):
     """Stops a training that cannot end in time, as soon as a few steps say so, or one very slow step.
 
     The first step is left out: memory and kernels are chosen there. Evaluations count with the steps.
@@ -200,17 +205,6 @@ class TooSlow(Callback):
             return ()
         return (Stop(f"{SLOW}: would take about {whole:.0f} s, the limit is {self.limit_seconds:g} s"),)
 
-    def edit_model(self, model: nn.Module, edit: Mapping[str, Any]) -> None:
-        """Never asked for: it only stops."""
-        raise AssertionError(f"{self.name} proposes no edits, but was given {dict(edit)}.")
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return nothing: a sitting is judged by its own clock."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to continue from."""
-
 
 def _earliest(*moments: float | None) -> float | None:
     return min((moment for moment in moments if moment is not None), default=None)
@@ -228,25 +222,16 @@ def _lateness(job: Job, fit: Fit) -> str | None:
     return f"the limit of {limit:g} s was reached after {fit.steps} steps"
 
 
-def _train(
-    job: Job,
-    dataset: Dataset,
-    *,
-    started: float,
-    deadline: float | None,
-    start_from: Mapping[str, Tensor] | None,
-    asked: Callable[[], bool] | None,
-) -> Fit:
+def _with_memory(job: Job, train: Callable[[Job], Fit]) -> Fit:
     """Train the design; where memory is short, once more with half the examples a micro-batch."""
-    fit = partial(_fit, dataset=dataset, started=started, deadline=deadline, start_from=start_from, asked=asked)
     try:
-        return fit(job)
+        return train(job)
     except MemoryError:
         loop = job.design.training.loop
         if loop.batch_size % (2 * loop.accumulation):
             raise
         halved = replace_at(job.design, "training.loop.accumulation", 2 * loop.accumulation)
-        return fit(job.model_copy(update={"design": halved}))
+        return train(job.model_copy(update={"design": halved}))
 
 
 def _fit(

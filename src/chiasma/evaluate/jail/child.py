@@ -21,6 +21,8 @@ from chiasma.evaluate.jail.touched import Range, make_own
 Entry = Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Mapping[str, Any]]
 REQUEST = "request"
 ANSWER = "answer"
+# Under this name a function finds whether it should end.
+STOP = "stop"
 # What a child says once it has its order: one that dies before can be replaced.
 TAKEN = b"!"
 # How a list of processes shows a child that waits for an order, and one that has it.

@@ -21,7 +21,7 @@ import numpy as np
 from chiasma.core.errors import JailError
 from chiasma.core.spec import canonical_json
 from chiasma.evaluate.jail import wire
-from chiasma.evaluate.jail.child import ANSWER, REQUEST, Order
+from chiasma.evaluate.jail.child import ANSWER, REQUEST, STOP, Order
 from chiasma.evaluate.jail.level import Level, measured
 from chiasma.evaluate.jail.limits import Limits
 from chiasma.evaluate.jail.lockdown import Layers
@@ -32,8 +32,6 @@ from chiasma.evaluate.jail.verdict import Refusal, Stopping, judged
 START_SECONDS = 120.0
 REAP_SECONDS = 1.0
 LOOK_SECONDS = 0.1
-# Under this name a function finds whether it should end.
-STOP = "stop"
 WARM_UP = "chiasma.evaluate.jail.warming:warm_up"
 # Nothing of the supervisor's own: a child can read it. One thread, and hashes that do not differ between trials.
 ENVIRONMENT = {
