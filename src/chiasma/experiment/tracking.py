@@ -8,9 +8,10 @@ from typing import Any, Literal
 from chiasma.core.errors import ChiasmaError, ConfigError
 from chiasma.data.dataset import Dataset
 from chiasma.experiment.beginning import Fact
-from chiasma.experiment.config import RunConfig, WandbSection
+from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.results import RunResult
+from chiasma.experiment.tracking_settings import WandbSection
 from chiasma.store.run import RunStore
 from chiasma.train.trackers import TrackedTraining, Tracker
 from chiasma.train.wandb_tracker import WandbTracker, check_wandb
