@@ -169,11 +169,15 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
 
 def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool) -> None:
     from chiasma.cli.display import table
-    from chiasma.experiment.predict import predict_one
+    from chiasma.experiment.predict import predict_one, prediction_words, said_by, shown_probability
 
     answer = predict_one(saved, image=None if image is None else Path(image), text=text)
     if as_json:
         typer.echo(answer.to_json())
+        return
+    if saved.signature.target.tasks:
+        rows = [(name, prediction_words(one), shown_probability(answer, name)) for name, one in said_by(answer)]
+        table(["task", "prediction", "probability"], rows, title="Predictions")
         return
     ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
     what = "value" if saved.signature.target.task == "regression" else "probability"
