@@ -76,6 +76,9 @@ KNOBS: dict[str, Knob] = {
     "data.columns.split": Knob((None, "part"), {"data.source": "splits.csv"}),
     "data.columns.group": Knob((None, "album")),
     "data.image_dir": Knob((None, "others")),
+    "data.tasks": Knob(
+        ({"label": "classification"}, {"label": "multilabel"}), {"data.columns.label": ["label", "topic"]}
+    ),
     "data.task": Knob(("classification", "multilabel")),
     "data.image_size": Knob((None, 12)),
     "data.image_fit": Knob(("pad", "crop"), {"data.image_size": 8}),

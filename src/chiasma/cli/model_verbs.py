@@ -183,11 +183,14 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
 def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
     from chiasma.cli.display import table
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one
+    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
 
     answer = predict_one(saved, image=None if image is None else Path(image), text=text)
     if as_json:
         typer.echo(answer.to_json())
+    elif saved.signature.target.tasks:
+        rows = [(name, prediction_words(one), shown_probability(answer, name)) for name, one in said_by(answer)]
+        table(["task", "prediction", "probability"], rows, title="Predictions")
     else:
         ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
         what = "value" if saved.signature.target.task == "regression" else "probability"

@@ -15,9 +15,11 @@ from chiasma.core.spec import Spec, suggestion
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
+from chiasma.data.labels import SeveralLabels
 from chiasma.data.layouts import LAYOUTS, Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
+from chiasma.data.signature import PartTask, Task
 from chiasma.data.text import TEXT_SEPARATOR
 
 _DEFAULT_NAMES = {
@@ -44,7 +46,7 @@ class Columns(Spec):
         id: Default ``id``; rows are numbered where there is none.
         image: A file name below ``image_dir``; default ``img`` or ``image``.
         text: One or more columns, joined by the separator token; default ``text``.
-        label: What is predicted; default ``label``.
+        label: What is predicted; default ``label``. Several columns are several tasks of one model.
         split: Default ``split``.
         group: Rows that belong together and must not straddle splits; default ``group``.
     """
@@ -52,7 +54,7 @@ class Columns(Spec):
     id: str | None = None
     image: str | None = None
     text: tuple[str, ...] = ()
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     split: str | None = None
     group: str | None = None
 
@@ -66,7 +68,10 @@ class DataSpec(Spec):
             folders) or of IMDB (folders, or one CSV file).
         columns: Which column plays which role.
         image_dir: Where image names start; None for the manifest's own folder.
-        task: ``auto`` decides from the label column and says so in the report.
+        task: ``auto`` decides from the label column and says so in the report. ``contrastive`` learns which image and
+            which text belong together, and needs no labels; ``generation`` writes the label, a text; ``multitask``
+            predicts several label columns.
+        tasks: What each of several label columns is; one that is not named is decided from its values.
         image_size: Height and width in pixels; None fits the images, at most 64.
         image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``; a published image processor has its own way.
         image_processor: Size, fit and resampling of a published one, by its name on the hub or its folder; None is
@@ -95,7 +100,8 @@ class DataSpec(Spec):
     source: str = "digit_claims"
     columns: Columns = Columns()
     image_dir: str | None = None
-    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
+    task: Literal["auto"] | Task = "auto"
+    tasks: Mapping[str, PartTask] = {}
     image_size: int | None = Field(default=None, ge=4, le=1024)
     image_fit: Literal["pad", "crop", "stretch"] = "pad"
     image_processor: Published | None = None
@@ -115,6 +121,20 @@ class DataSpec(Spec):
     features: Mapping[str, str] = {}
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _tasks_of_several(self) -> "DataSpec":
+        several = isinstance(self.columns.label, tuple) and len(self.columns.label) > 1
+        if several and self.task not in ("auto", "multitask"):
+            raise ValueError(
+                f"several label columns are task=multitask, but task={self.task}: say tasks.COLUMN instead"
+            )
+        if (self.task == "multitask" or self.tasks) and not several:
+            raise ValueError(
+                "multitask needs several label columns, such as columns.label=[topic, price] (--label topic,price), "
+                f"but columns.label={self.columns.label}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataSpec":
@@ -253,7 +273,7 @@ def table_from_records(
     if unused:
         findings.notes.append(f"Columns that are not used: {', '.join(unused)}.")
     frame, arrays = _columns_by_role(records, roles)
-    return Table(frame, findings, roles["label"][0], records.stamp, image_root, arrays)
+    return Table(frame, findings, ",".join(roles["label"]), records.stamp, image_root, arrays)
 
 
 def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = True) -> dict[str, tuple[str, ...]]:
@@ -272,16 +292,14 @@ def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = T
         if not labelled and role in ("label", "split", "group"):
             continue
         mapped = getattr(wanted, role)
-        names = ((mapped,) if isinstance(mapped, str) else tuple(mapped or ())) or tuple(
-            n for n in defaults if n in columns
-        )
+        names = _names(mapped) or tuple(n for n in defaults if n in columns)
         for name in names:
             if name not in columns:
                 raise DataError(
                     f"data.columns.{role} is {name!r}, but the table has no such column."
                     f"{suggestion(name, list(columns))} Its columns: {', '.join(columns)}."
                 )
-        if role != "text" and len(names) > 1:
+        if role != "text" and len(names) > 1 and names != mapped:
             raise DataError(
                 f"Both {' and '.join(names)} could be the {role}; say which: data.columns.{role}={names[0]}."
             )
@@ -291,6 +309,10 @@ def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = T
             _missing_role("text", columns).replace("no column named text", "no column named img, image or text")
         )
     return roles
+
+
+def _names(mapped: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (mapped,) if isinstance(mapped, str) else tuple(mapped or ())
 
 
 def _missing_role(role: str, columns: Sequence[str]) -> str:
@@ -311,7 +333,7 @@ def _columns_by_role(
         "id": identities,
         "image": [_image(row, roles["image"], line, arrays) for row, line in zip(rows, lines, strict=True)],
         "text": [joined_text(row, roles["text"]) for row in rows],
-        "label": [_value(row, roles["label"]) for row in rows],
+        "label": [_label(row, roles["label"]) for row in rows],
         "split": [_word(row, roles["split"]) for row in rows],
         "group": [_word(row, roles["group"]) for row in rows],
         "line": lines,
@@ -332,6 +354,14 @@ def row_identity(line: int) -> str:
 
 def _identity(row: Mapping[str, Any], names: Sequence[str], line: int) -> str | None:
     return row_identity(line) if not names else _word(row, names)
+
+
+def _label(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the cell of the label column, or those of several together; None where there is nothing in them."""
+    if len(names) < 2:
+        return _value(row, names)
+    several = tuple(_value(row, (name,)) for name in names)
+    return None if all(value is None for value in several) else SeveralLabels(tuple(names), several)
 
 
 def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -1,7 +1,7 @@
 """The one typed tree of settings. A run stores it, resolved, as ``config.json``; only this layer holds it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +14,7 @@ from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative
-from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
+from chiasma.model.heads import Classification, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.whole import ModelPlugin
@@ -370,5 +370,10 @@ def default_design(signature: Signature) -> Design:
 
 def default_head(signature: Signature) -> HeadSpec:
     """Return the head of the data's task."""
-    heads = {"classification": Classification, "multilabel": Multilabel, "regression": Regression}
+    heads: dict[str, Callable[..., HeadSpec]] = {
+        "classification": Classification,
+        "multilabel": Multilabel,
+        "regression": Regression,
+        "multitask": Multitask,
+    }
     return heads[signature.target.task](hidden=HIDDEN)

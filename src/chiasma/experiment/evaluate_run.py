@@ -15,7 +15,7 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.beginning import run_cache
-from chiasma.experiment.calibration import THRESHOLD_METRICS
+from chiasma.experiment.calibration import judges_decisions
 from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
@@ -27,7 +27,7 @@ from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
 from chiasma.store.folders import ledger_folder
-from chiasma.train.metrics import METRICS
+from chiasma.train.metrics import metrics_of
 from chiasma.train.predicting import predict_logits
 
 
@@ -102,9 +102,10 @@ def evaluate(
         resamples=config.evaluate.resamples,
     )
     metrics: dict[str, Interval] = {}
-    for metric in METRICS[dataset.signature.target.task]:
-        decides = metric in THRESHOLD_METRICS
-        judged = saved.calibrator.decision_logits(logits) if decides else saved.calibrator.apply(logits)
+    for metric in metrics_of(dataset.signature.target):
+        judged = (
+            saved.calibrator.decision_logits(logits) if judges_decisions(metric) else saved.calibrator.apply(logits)
+        )
         try:
             metrics[metric] = bootstrap.interval(judged[None], metric)
         except UndefinedMetricError:

@@ -29,6 +29,7 @@ from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
+from chiasma.experiment.simplest import figures_by_task, simplest_arms
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
@@ -63,7 +64,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
             dataset, report = prepare_data(config, group.console)
         group.ranks.check_same("prepared data", dataset.key)
         metric = deciding_metric(config, dataset)
-        check_can_run(config, dataset)
+        check_can_run(config, dataset, searched=False)
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
         check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
@@ -227,7 +228,7 @@ def _write_down(
         higher_is_better=higher_is_better(metric),
         budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": done.seconds, "steps": done.steps},
         data=report.to_dict(),
-        arms=(arm,),
+        arms=(*simplest_arms(dataset), arm),
         winner="winner",
         history=done.history,
         growth=done.growth,
@@ -235,7 +236,7 @@ def _write_down(
         design=done.design.to_dict(),
         checks=check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=config.evaluate),
         provenance=store.provenance,
-        notes=_notes(done),
+        notes=(*figures_by_task(metrics, target), *_notes(done)),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")

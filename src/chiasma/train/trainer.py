@@ -193,6 +193,7 @@ class Trainer:
             self.data.signature.target,
             class_counts=self.data.class_counts,
             examples=len(self.data.rows("train")),
+            labelled=self.data.labelled,
         )
         learner = Learner(
             self._fresh_model(self._state.edits, published=published),
