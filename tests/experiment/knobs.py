@@ -173,7 +173,9 @@ KNOBS |= {
 }
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
+    "optim.layer_decay": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
+    "train.unfreeze": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
 }
 
 

@@ -27,6 +27,7 @@ from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.search.archive import SharedArchive
 from chiasma.store.folders import ledger_folder
 
@@ -130,7 +131,9 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
 def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> SavedModel:
     """Save the winner's training with the lowest error on select, and return it."""
     saved = SavedModel(
-        model=load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome]))),
+        model=with_adapters_merged(
+            load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome])))
+        ),
         preprocessing=setting.dataset.preprocessing(),
         calibrator=winner.calibrators[winner.shipped],
         card={

@@ -22,6 +22,7 @@ from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.ended import Ended, ended
+from chiasma.experiment.fine_tuning import check_layers_learn
 from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
 from chiasma.experiment.jailed_train import check_can_be_jailed, train_jailed
 from chiasma.experiment.learned_controllers import say_idle_controls
@@ -33,6 +34,7 @@ from chiasma.experiment.simplest import figures_by_task, simplest_arms
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.model.generated import unapproved_in
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -68,6 +70,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
         check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
+        check_layers_learn(config.design(dataset.signature), dataset.signature)
         facts = tracking_facts(config)
         with begin_run(config, dataset, verb="train", command=command, facts=facts) as store, failing(store):
             return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=False)
@@ -197,7 +200,7 @@ def _write_down(
     target = dataset.signature.target
     metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
     saved = SavedModel(
-        model=done.model,
+        model=with_adapters_merged(done.model),
         preprocessing=dataset.preprocessing(),
         calibrator=fit_calibrator(logits, labels, target, metric=metric),
         card={

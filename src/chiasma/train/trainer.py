@@ -249,7 +249,10 @@ class Trainer:
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
             slices = micro_batches(rows, accumulation, rank=self.ranks.rank, ranks=self.ranks.size)
-            done = self._learner.learn(self._varied(slices), examples=len(rows), step=state.step, rate=rate)
+            progress = state.step / self.total_steps
+            done = self._learner.learn(
+                self._varied(slices), examples=len(rows), step=state.step, rate=rate, progress=progress
+            )
         state.step += 1
         state.loss_sum += done.loss
         state.loss_steps += 1
