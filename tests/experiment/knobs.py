@@ -123,6 +123,7 @@ KNOBS: dict[str, Knob] = {
     "optim.weight_decay": Knob((0.0, 0.5)),
     "optim.schedule": Knob(({"kind": "cosine"}, {"kind": "constant"})),
     "optim.warmup": Knob((0.0, 0.5)),
+    "optim.warmup_steps": Knob((None, 4)),
     "optim.clip": Knob((None, 1e-4)),
     "train.epochs": Knob((1, 2)),
     "train.batch_size": Knob((8, 16)),

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise ConfigError(f"The weights {path} are damaged: {_first_line(error)}") from None
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch warns of pickles that it did not write; they are read or refused all the same.
+            warnings.simplefilter("ignore", UserWarning)
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
         raise ConfigError(
             f"The weights {path} are damaged, or a pickle of more than tensors, which is never run: "
@@ -142,18 +146,16 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
     weights = filled.state_dict()
     missing = [key for key in sorted(told["missing_keys"]) if key in weights and weights[key].is_floating_point()]
     if missing:
-        raise ConfigError(
-            f"The weights of {name} lack {_some(missing)}: it is not the model that its config.json says."
-        )
+        raise ConfigError(f"The weights of {name} lack {some(missing)}: it is not the model that its config.json says.")
     if told["mismatched_keys"]:
         wrong = [
             f"{key} {list(theirs)} instead of {list(ours)}" for key, theirs, ours in sorted(told["mismatched_keys"])
         ]
-        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {_some(wrong)}.")
+        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {some(wrong)}.")
     network.load_state_dict(weights, strict=True)
     unused = sorted(told["unexpected_keys"])
     numbers = sum(value.numel() for value in network.parameters())
-    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", _some(unused) if unused else "nothing")
+    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", some(unused) if unused else "nothing")
 
 
 @contextmanager
@@ -179,7 +181,8 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
