@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit, log_softmax, logit, softmax
 
 from chiasma.core.spec import Spec
+from chiasma.data.choices import possible
 from chiasma.data.signature import Target
 from chiasma.experiment.results import Calibration
 from chiasma.train.metrics import CALIBRATION_BINS, expected_calibration_error
@@ -157,7 +158,8 @@ def _binary_scores(metric: str, hits: np.ndarray, alarms: np.ndarray, yes: int, 
 
 def _class_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     smooth = 1 / (len(labels) + 2)
-    truth = np.full(logits.shape, smooth / logits.shape[1])
+    there = possible(logits)
+    truth = np.where(there, smooth / there.sum(1, keepdims=True), 0.0)
     truth[np.arange(len(labels)), labels] += 1 - smooth
 
     def loss(log_temperature: float) -> float:

@@ -17,8 +17,8 @@ from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
-from chiasma.data.manifest import Columns, joined_text, resolve_roles, row_identity
 from chiasma.data.records import Records, read_records
+from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
 from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
@@ -158,7 +158,8 @@ def _samples(
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
-            yield line, Sample(identity, _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready))
+            parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
+            yield line, Sample(identity, parts, allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 
@@ -185,6 +186,20 @@ def _parts(
     if not ready:
         _check_readable(saved, parts)
     return parts
+
+
+def _choices(saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the classes a row can have, or None for all.
+
+    Raises:
+        DataError: It can have none that the model knows.
+    """
+    choices = words_of(row.get(roles["allowed"][0])) if roles["allowed"] else ()
+    if choices and not set(choices) & set(saved.labels):
+        raise DataError(
+            f"The row allows {', '.join(choices[:8])}, but the model predicts {', '.join(saved.labels[:8])}."
+        )
+    return choices or None
 
 
 def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:

@@ -98,6 +98,8 @@ class Results(Spec):
         lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.
         per_label: On test, of each label ``label, count, recall, precision, f1``; of each value of a regression
             ``label, mae, rmse, r2``.
+        slices: How the winner does on the rows with each value of the data's slices, on test, or on select where that
+            is sealed: ``slice, value, count, groups, score, low, high``, by the run's metric.
         confusion: On test, how often each label (row) was given each answer (column), summed over seeds.
         reliability: On test, after calibration: ``confidence, accuracy, count`` of each bin of confidence.
         opening: How often this dataset's test split had been opened before.
@@ -130,6 +132,7 @@ class Results(Spec):
     controller: Mapping[str, Any] = {}
     lineage: tuple[Mapping[str, Any], ...] = ()
     per_label: tuple[Mapping[str, Any], ...] = ()
+    slices: tuple[Mapping[str, Any], ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     reliability: tuple[Mapping[str, float], ...] = ()
     opening: int | None = None
