@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit, log_softmax, logit, softmax
 
 from chiasma.core.spec import Spec
+from chiasma.data.choices import possible
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target, Task
 from chiasma.experiment.results import Calibration
@@ -206,7 +207,8 @@ def _fit_each(logits: np.ndarray, labels: np.ndarray, target: Target, *, metric:
 
 def _class_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     smooth = 1 / (len(labels) + 2)
-    truth = np.full(logits.shape, smooth / logits.shape[1])
+    there = possible(logits)
+    truth = np.where(there, smooth / there.sum(1, keepdims=True), 0.0)
     truth[np.arange(len(labels)), labels] += 1 - smooth
 
     def loss(log_temperature: float) -> float:

@@ -18,8 +18,8 @@ from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
-from chiasma.data.manifest import Columns, joined_text, resolve_roles, row_identity
 from chiasma.data.records import Records, read_records
+from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
 from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
@@ -181,7 +181,7 @@ def _samples(
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
             parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
-            yield line, Sample(identity, parts, row.get(label))
+            yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 
@@ -208,6 +208,20 @@ def _parts(
     if not ready:
         _check_readable(saved, parts)
     return parts
+
+
+def _choices(saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the classes a row can have, or None for all.
+
+    Raises:
+        DataError: It can have none that the model knows.
+    """
+    choices = words_of(row.get(roles["allowed"][0])) if roles["allowed"] else ()
+    if choices and not set(choices) & set(saved.labels):
+        raise DataError(
+            f"The row allows {', '.join(choices[:8])}, but the model predicts {', '.join(saved.labels[:8])}."
+        )
+    return choices or None
 
 
 def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:

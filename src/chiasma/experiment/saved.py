@@ -10,6 +10,7 @@ import numpy as np
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
+from chiasma.data.choices import allowed_matrix, restricted
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
@@ -169,9 +170,11 @@ class SavedModel:
         return self.preprocessing.encode(samples)
 
     def logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
-        """Return uncalibrated outputs ``[n C]``."""
+        """Return uncalibrated outputs ``[n C]``; classes that a sample cannot have are impossible in them."""
         starts = range(0, len(samples), batch_size)
-        return predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        logits = predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        allowed = allowed_matrix([sample.allowed for sample in samples], self.labels)
+        return logits if allowed is None else restricted(logits, allowed)
 
     def data(self, source: str) -> DataSpec:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
@@ -187,6 +190,7 @@ class SavedModel:
             id=chosen.id or (known.id if known.id in present else None),
             image=chosen.image or (known.image if known.image in present else None),
             text=chosen.text or (known.text if set(known.text) <= set(present) else ()),
+            allowed=chosen.allowed or (known.allowed if known.allowed in present else None),
         )
 
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of
@@ -31,6 +32,8 @@ from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.simplest import figures_by_task, simplest_arms
+from chiasma.experiment.slice_table import slice_table
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
@@ -234,6 +237,15 @@ def _write_down(
         arms=(*simplest_arms(dataset), arm),
         winner="winner",
         history=done.history,
+        slices=slice_table(
+            dataset,
+            dataset.rows("select"),
+            logits[None],
+            metric=metric,
+            bootstrap=partial(
+                Bootstrap.over, dataset, level=config.evaluate.level, resamples=config.evaluate.resamples
+            ),
+        ),
         growth=done.growth,
         controller=done.controller,
         design=done.design.to_dict(),
