@@ -36,6 +36,7 @@ from chiasma.store.provenance import provenance
 from chiasma.store.run import RunStore
 from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
+from tests.experiment.mlflow_runs import shown_by_mlflow
 from tests.experiment.wandb_files import ended
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
@@ -52,6 +53,7 @@ _SMALL = {
 _FOLDERS = ("data.source", "data.image_dir", "data.image_processor", "data.tokenizer")
 _TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
 _OFFLINE = {"tracking.wandb.enabled": True, "tracking.wandb.mode": "offline"}
+_MLFLOW = {"tracking.mlflow.enabled": True, "tracking.mlflow.uri": "first.db"}
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,11 @@ KNOBS: dict[str, Knob] = {
     "tracking.wandb.group": Knob((None, "ablation"), _OFFLINE),
     "tracking.wandb.tags": Knob(((), ("small", "fast")), _OFFLINE),
     "tracking.wandb.mode": Knob(("offline", "disabled"), _OFFLINE),
+    "tracking.mlflow.enabled": Knob((True, False), _MLFLOW),
+    "tracking.mlflow.uri": Knob(("first.db", "second.db"), _MLFLOW),
+    "tracking.mlflow.experiment": Knob((None, "memes"), _MLFLOW),
+    "tracking.mlflow.run_name": Knob((None, "first try"), _MLFLOW),
+    "tracking.mlflow.tags": Knob(({}, {"size": "small"}), _MLFLOW),
 }
 """Every setting that is not read by the drivers alone."""
 
@@ -180,6 +187,8 @@ NOT_TRIED = {
     "optim.layer_decay": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
     "train.unfreeze": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
+    "tracking.mlflow.run": "needs a run that is there; tests/experiment/test_mlflow.py joins one",
+    "tracking.mlflow.model": "needs a trained model; tests/experiment/test_mlflow.py keeps one, and none",
 }
 
 
@@ -314,7 +323,7 @@ class Bench:
                 for step in range(1, 7):
                     tracking.advance(StepTaken(step, epoch=step, examples=8, loss=0.5, gradient_norm=1.0, rate=0.1))
                 tracking.finish("finished")
-            return [
+            return shown_by_mlflow(self.folder, store.id), [
                 (
                     told.project,
                     told.entity,
@@ -331,6 +340,8 @@ class Bench:
             return str(self.folder / value)
         if path == "data.image_fallbacks":
             return [str(self.folder / name) for name in value]
+        if path == "tracking.mlflow.uri":
+            return f"sqlite:///{self.folder / value}"
         if path == "data.features":
             return {name: str(self.folder / file) for name, file in value.items()}
         return value

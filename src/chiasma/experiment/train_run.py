@@ -174,7 +174,7 @@ def _train(
             group.console.say(words)
         # Before trackers are told: whatever they do now, the run is over.
         store.set_status("stopped" if done.stopped == "interrupted" else "finished")
-        summarise(tracking, result)
+        summarise(tracking, config, result, model=done.model)
     return result
 
 
