@@ -58,6 +58,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "composed": [{"tree": tree_with(name), "dropout": 0.1} for name in FUSION_OPS],
     "residual_convolution": [{"depth": 2}],
     "classification": [{"hidden": 8, "dropout": 0.2}],
+    "multitask": [{"hidden": 8, "weighting": "equal"}],
     "dot_product": [{"projections": {"q": False, "v": False}}],
     "graph": [{"graph": {"nodes": graph_with(name)}} for name in OPS],
 }

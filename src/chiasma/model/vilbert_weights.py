@@ -221,7 +221,7 @@ def _compare_config(spec: ViLBERT, dim: int, folder: Path) -> None:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], name: str) -> tuple[str, dict[str, str]]:
-    """Return the prefix of a file's names, and each of them by what it is without it and today."""
+    """Return the prefix of a file's names, and each by what it is without it, norms as they are called today."""
     first = [key for key in tensors if key.endswith(FIRST)]
     if len(first) != 1:
         shown = some(sorted(tensors)) if tensors else "nothing"

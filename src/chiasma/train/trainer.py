@@ -193,6 +193,7 @@ class Trainer:
             self.data.signature.target,
             class_counts=self.data.class_counts,
             examples=len(self.data.rows("train")),
+            labelled=self.data.labelled,
         )
         learner = Learner(
             self._fresh_model(self._state.edits, published=published),
@@ -248,7 +249,10 @@ class Trainer:
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
             slices = micro_batches(rows, accumulation, rank=self.ranks.rank, ranks=self.ranks.size)
-            done = self._learner.learn(self._varied(slices), examples=len(rows), step=state.step, rate=rate)
+            progress = state.step / self.total_steps
+            done = self._learner.learn(
+                self._varied(slices), examples=len(rows), step=state.step, rate=rate, progress=progress
+            )
         state.step += 1
         state.loss_sum += done.loss
         state.loss_steps += 1

@@ -109,21 +109,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise ConfigError(f"The weights {path} are damaged: {_first_line(error)}") from None
-    try:
-        with warnings.catch_warnings():
-            # Torch warns of pickles that it did not write; they are read or refused all the same.
-            warnings.simplefilter("ignore", UserWarning)
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise ConfigError(
-            f"The weights {path} are damaged, or a pickle of more than tensors, which is never run: "
-            f"{_first_line(error)}"
-        ) from None
+    values = read_values(path)
     plain = isinstance(values, dict) and all(isinstance(value, Tensor) for value in values.values())
     if not plain or any(value.layout != torch.strided for value in values.values()):
         raise ConfigError(f"The weights {path} must be strided tensors by name, but the file holds something else.")
     # Whole numbers in old files are positions, which are not learned.
     return {str(name): value for name, value in values.items() if value.is_floating_point()}
+
+
+def read_values(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, as long as that is tensors and plain values; nothing of it is run.
+
+    Raises:
+        ConfigError: The file is damaged, or a pickle of something else.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Torch warns of pickles that it did not write; they are read or refused all the same.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+        raise ConfigError(
+            f"The weights {path} are damaged, or a pickle of more than tensors, which is never run: "
+            f"{_first_line(error)}"
+        ) from None
 
 
 def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str, Tensor], *, name: str) -> None:
