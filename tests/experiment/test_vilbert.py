@@ -119,6 +119,12 @@ def test_features_with_a_weights_file_that_is_not_there_say_so_before_anything_i
     assert "weights/vilbert_pretrained_cc.bin does not exist" in " ".join(result.output.split())
 
 
+def test_settings_are_shown_without_the_published_file():
+    result = invoke("config", "show", "--config", "hateful_memes_vilbert")
+    assert result.exit_code == 0, result.output
+    assert "vilbert_pretrained_cc.bin" in result.output
+
+
 def test_the_published_layout_is_facebooks():
     config = load_config("vilbert_facebook")
     fusion = config.model.fusion

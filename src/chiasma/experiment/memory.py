@@ -81,7 +81,10 @@ def largest_signature(config: RunConfig) -> Signature | None:
     data, side, length = config.data, config.data.image_size, config.data.text_length
     sizes: dict[str, InputSpec | None] = {
         "image": None if side is None else ImageInput(channels=3, height=side, width=side),
-        "text": None if length is None else TextInput(vocabulary=data.vocabulary, length=length),
+        # How many words a published tokenizer knows is found where it lies.
+        "text": None
+        if length is None or data.tokenizer is not None
+        else TextInput(vocabulary=data.vocabulary, length=length),
     }
     read = {name: size for name, size in sizes.items() if config.model.encoders.get(name, True) is not None}
     if data.features or config.model.whole is not None or not all(read.values()):
