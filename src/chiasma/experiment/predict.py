@@ -176,7 +176,9 @@ def _samples(
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
-    label = saved.data("rows").columns.label or "label"
+    # Of several label columns none is looked at: the checks know one.
+    named = saved.data("rows").columns.label or "label"
+    label = named if isinstance(named, str) else ""
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
