@@ -15,10 +15,10 @@ from chiasma.core.errors import ConfigError, CorruptFileError
 from chiasma.core.files import read_json
 from chiasma.core.rng import kept_torch_generator
 from chiasma.core.spec import Spec
+from chiasma.data.boxes import with_area
 from chiasma.data.feature_store import Encoded
 from chiasma.data.published import INSTALL, SMALL_FILES, content_sha256, published_folder
 from chiasma.model.encoders.extractor import Extractor, ExtractorSettings, Identity, Place, Reads
-from chiasma.model.encoders.extractors.boxes import with_area
 from chiasma.model.encoders.extractors.frozen import check_kind, still
 from chiasma.model.encoders.published_weights import fill_class, read_tensors, weight_files, weights_sha256
 

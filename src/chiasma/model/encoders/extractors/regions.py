@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from chiasma.core.errors import DataError
+from chiasma.data.boxes import in_parts
 from chiasma.data.feature_store import Encoded
 from chiasma.model.encoders.extractor import Extractor, ExtractorSettings, Identity, Place, Reads
 from chiasma.model.encoders.extractors.box_ops import non_maximum_by_class
-from chiasma.model.encoders.extractors.boxes import in_parts
 
 
 @dataclass(frozen=True)
