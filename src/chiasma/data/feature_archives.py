@@ -24,7 +24,7 @@ from chiasma.data.boxes import in_parts
 FOLDERS = (".lmdb",)
 """Endings of features that may be folders."""
 
-INSTALL = "pip install 'chiasma[archives]'"
+INSTALL = "pip install 'chiasma[features]'"
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "features": ("features",),

@@ -125,8 +125,8 @@ def read_values(path: Path) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            # Of a pickle's protocol: what it holds decides, and is refused below.
-            warnings.simplefilter("ignore")
+            # Torch warns of pickles that it did not write; they are read or refused all the same.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
         raise ConfigError(
@@ -144,7 +144,7 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
     found, config = network_class(architecture, name)
     unused = fill_class(network, found, config, tensors, name=name, **without_pooler(found))
     numbers = sum(value.numel() for value in network.parameters())
-    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", _some(unused) if unused else "nothing")
+    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", some(unused) if unused else "nothing")
 
 
 def fill_class(
@@ -176,14 +176,12 @@ def fill_class(
     weights = filled.state_dict()
     missing = [key for key in sorted(told["missing_keys"]) if key in weights and weights[key].is_floating_point()]
     if missing:
-        raise ConfigError(
-            f"The weights of {name} lack {_some(missing)}: it is not the model that its config.json says."
-        )
+        raise ConfigError(f"The weights of {name} lack {some(missing)}: it is not the model that its config.json says.")
     if told["mismatched_keys"]:
         wrong = [
             f"{key} {list(theirs)} instead of {list(ours)}" for key, theirs, ours in sorted(told["mismatched_keys"])
         ]
-        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {_some(wrong)}.")
+        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {some(wrong)}.")
     network.load_state_dict(weights, strict=True)
     return sorted(told["unexpected_keys"])
 
@@ -211,7 +209,8 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

@@ -1,6 +1,6 @@
 """Files of detectors' weights: read without running anything, and refused unless every tensor has its place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from chiasma.core.errors import ConfigError
-from chiasma.model.encoders.published_weights import read_tensors, read_values
+from chiasma.model.encoders.published_weights import read_tensors, read_values, some
 
-_SHOWN = 4
 _COUNTER = "num_batches_tracked"
 """How many batches a norm has seen: nothing depends on it."""
 
@@ -57,7 +56,7 @@ def fill_strictly(
         if given[name].shape != wanted[name].shape
     ]
     differences = [
-        f"{word} {_some(names)}"
+        f"{word} {some(names)}"
         for word, names in (
             ("missing:", sorted(wanted.keys() - given.keys())),
             ("too much:", sorted(given.keys() - wanted.keys())),
@@ -68,8 +67,3 @@ def fill_strictly(
     if differences:
         raise ConfigError(f"The weights {path} are not those of {what}; {'; '.join(differences)}.")
     network.load_state_dict({name: value.float() for name, value in given.items()}, strict=True)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
