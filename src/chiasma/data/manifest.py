@@ -59,7 +59,7 @@ class DataSpec(Spec):
         shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the
             split that matters less (train before steer, select, test), or ``keep`` and report it.
         max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
-        features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
+        features: Tokens made elsewhere, by modality: a file in ``npz``, ``safetensors``, HDF5 or LMDB.
         sensitive: The report shows no examples.
         rows: Prepare only about so many rows, for a quick look.
     """
