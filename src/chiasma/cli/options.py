@@ -21,7 +21,7 @@ DataArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A manifest (JSONL, CSV, Parquet), a folder of Hateful Memes, CIFAR-10 or IMDB, or digit_claims[:hard].",
+        help="A manifest (JSONL, CSV, Parquet), a public dataset's folder, hf:NAME, or digit_claims[:hard].",
         show_default="digit_claims, built in",
     ),
 ]
