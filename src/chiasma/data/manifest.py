@@ -21,6 +21,7 @@ from chiasma.data.layouts import LAYOUTS, Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
 from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles
+from chiasma.data.signature import PartTask, Task
 
 
 class DataSpec(Spec):
@@ -35,7 +36,10 @@ class DataSpec(Spec):
         image_fallbacks: Folders, zip or tar files in which images that are missing there are looked for, in order.
         slices: Columns by whose values the results are shown apart; a cell may hold several, as a list or joined by
             ``|``. Empty takes a public dataset's own.
-        task: ``auto`` decides from the label column and says so in the report.
+        task: ``auto`` decides from the label column and says so in the report. ``contrastive`` learns which image and
+            which text belong together, and needs no labels; ``generation`` writes the label, a text; ``multitask``
+            predicts several label columns.
+        tasks: What each of several label columns is; one that is not named is decided from its values.
         image_size: Height and width in pixels; None fits the images, at most 64.
         image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``; a published image processor has its own way.
         image_processor: Size, fit and resampling of a published one, by its name on the hub or its folder; None is
@@ -66,7 +70,8 @@ class DataSpec(Spec):
     image_dir: str | None = None
     image_fallbacks: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
-    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
+    task: Literal["auto"] | Task = "auto"
+    tasks: Mapping[str, PartTask] = {}
     image_size: int | None = Field(default=None, ge=4, le=1024)
     image_fit: Literal["pad", "crop", "stretch"] = "pad"
     image_processor: Published | None = None
@@ -86,6 +91,20 @@ class DataSpec(Spec):
     features: Mapping[str, str] = {}
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _tasks_of_several(self) -> "DataSpec":
+        several = isinstance(self.columns.label, tuple) and len(self.columns.label) > 1
+        if several and self.task not in ("auto", "multitask"):
+            raise ValueError(
+                f"several label columns are task=multitask, but task={self.task}: say tasks.COLUMN instead"
+            )
+        if (self.task == "multitask" or self.tasks) and not several:
+            raise ValueError(
+                "multitask needs several label columns, such as columns.label=[topic, price] (--label topic,price), "
+                f"but columns.label={self.columns.label}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataSpec":
@@ -246,7 +265,7 @@ def table_from_records(
     if unused:
         findings.notes.append(f"Columns that are not used: {', '.join(unused)}.")
     frame, arrays = columns_by_role(records, roles, spec.slices)
-    return Table(frame, findings, roles["label"][0], records.stamp, image_root, arrays, slice_names=spec.slices)
+    return Table(frame, findings, ",".join(roles["label"]), records.stamp, image_root, arrays, slice_names=spec.slices)
 
 
 def _read_built_in(spec: DataSpec) -> Table:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from chiasma.core.errors import DataError
 from chiasma.core.spec import Spec, suggestion
-from chiasma.data.labels import LABEL_SEPARATOR, label_word
+from chiasma.data.labels import LABEL_SEPARATOR, SeveralLabels, label_word
 from chiasma.data.records import Records
 from chiasma.data.text import TEXT_SEPARATOR
 
@@ -38,7 +38,7 @@ class Columns(Spec):
         id: Default ``id``; rows are numbered where there is none.
         image: A file name below ``image_dir``; default ``img`` or ``image``.
         text: One or more columns, joined by the separator token; default ``text``.
-        label: What is predicted; default ``label``.
+        label: What is predicted; default ``label``. Several columns are several tasks of one model.
         split: Default ``split``.
         group: Rows that belong together and must not straddle splits; default ``group``.
         allowed: The classes among which a row's answer is chosen, a list or joined by ``|``: the choices that a
@@ -48,7 +48,7 @@ class Columns(Spec):
     id: str | None = None
     image: str | None = None
     text: tuple[str, ...] = ()
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     split: str | None = None
     group: str | None = None
     allowed: str | None = None
@@ -70,16 +70,14 @@ def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = T
         if not labelled and role in ("label", "split", "group"):
             continue
         mapped = getattr(wanted, role)
-        names = ((mapped,) if isinstance(mapped, str) else tuple(mapped or ())) or tuple(
-            n for n in defaults if n in columns
-        )
+        names = _names(mapped) or tuple(n for n in defaults if n in columns)
         for name in names:
             if name not in columns:
                 raise DataError(
                     f"data.columns.{role} is {name!r}, but the table has no such column."
                     f"{suggestion(name, list(columns))} Its columns: {', '.join(columns)}."
                 )
-        if role != "text" and len(names) > 1:
+        if role != "text" and len(names) > 1 and names != mapped:
             raise DataError(
                 f"Both {' and '.join(names)} could be the {role}; say which: data.columns.{role}={names[0]}."
             )
@@ -106,6 +104,10 @@ def check_slices(slices: Sequence[str], columns: Sequence[str]) -> None:
             raise DataError(f"data.slices must name each column once, but names {name} twice.")
 
 
+def _names(mapped: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (mapped,) if isinstance(mapped, str) else tuple(mapped or ())
+
+
 def missing_role(role: str, columns: Sequence[str]) -> str:
     close = [name for name in columns if name.lower() in _USUAL_NAMES.get(role, ())]
     hint = f" Perhaps data.columns.{role}={close[0]}?" if close else suggestion(role, list(columns))
@@ -125,7 +127,7 @@ def columns_by_role(
         "id": identities,
         "image": [_image(row, roles["image"], line, arrays) for row, line in zip(rows, lines, strict=True)],
         "text": [joined_text(row, roles["text"]) for row in rows],
-        "label": [_value(row, roles["label"]) for row in rows],
+        "label": [_label(row, roles["label"]) for row in rows],
         "split": [_word(row, roles["split"]) for row in rows],
         "group": [_word(row, roles["group"]) for row in rows],
         "allowed": [words_of(_value(row, roles["allowed"])) or None for row in rows],
@@ -157,6 +159,14 @@ def row_identity(line: int) -> str:
 
 def _identity(row: Mapping[str, Any], names: Sequence[str], line: int) -> str | None:
     return row_identity(line) if not names else _word(row, names)
+
+
+def _label(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the cell of the label column, or those of several together; None where there is nothing in them."""
+    if len(names) < 2:
+        return _value(row, names)
+    several = tuple(_value(row, (name,)) for name in names)
+    return None if all(value is None for value in several) else SeveralLabels(tuple(names), several)
 
 
 def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:

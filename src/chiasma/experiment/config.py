@@ -1,7 +1,7 @@
 """The one typed tree of settings. A run stores it, resolved, as ``config.json``; only this layer holds it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,12 +10,14 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import DataSpec
 from chiasma.data.signature import Signature
+from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
-from chiasma.model.fusion import FusionSpec, Multiplicative
-from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
+from chiasma.model.fusion import FusionSpec, Multiplicative, ViLBERT
+from chiasma.model.heads import Classification, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
+from chiasma.model.vilbert_weights import found
 from chiasma.model.whole import ModelPlugin
 from chiasma.search.fusion_rewards import RewardRules
 from chiasma.search.generators.settings import LanguageModel
@@ -135,7 +137,7 @@ class ModelSection(Spec):
         encoders = {name: _known(name, encoder) for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
-        fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
+        fusion = _known_fusion(self.fusion or Multiplicative(), self.dim) if len(encoders) > 1 else None
         head = self.head or default_head(signature)
         parts = {"dim": self.dim, "encoders": encoders, "fusion": fusion, "trunk": self.trunk, "head": head}
         return ModelSpec.from_dict(parts, where="model")
@@ -224,6 +226,7 @@ class EvaluateSection(Spec):
         seeds: Fresh seeds for each finalist and each floor that is trained.
         level: Level of every interval.
         resamples: Bootstrap resamples of every interval.
+        checks: What is asked of predictions, here and wherever the saved model predicts.
         max_parameters: Designs with more parameters are rejected; None for no limit.
         accept_lesser_jail: Run generated source that nobody has approved also where this machine cannot enforce every
             guarantee of the jail (``chiasma doctor``); what is missing stands in every trial's record and the report.
@@ -245,6 +248,7 @@ class EvaluateSection(Spec):
     seeds: int = Field(default=3, ge=1)
     level: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100)
+    checks: CheckRules = CheckRules()
     max_parameters: int | None = Field(default=None, ge=1)
     accept_lesser_jail: bool = False
     jail_seconds: float | None = Field(default=None, gt=0)
@@ -360,6 +364,11 @@ def _known(modality: str, encoder: Any) -> Any:
     return encoder.found("text" if modality == "text" else "image")
 
 
+def _known_fusion(fusion: Any, dim: int) -> Any:
+    """Return a fusion's spec; of a ViLBERT that begins with published weights with the hash of those."""
+    return found(fusion, dim) if isinstance(fusion, ViLBERT) else fusion
+
+
 def default_design(signature: Signature) -> Design:
     """Return a design that suits any dataset of this signature: what ``chiasma train`` trains without settings."""
     return RunConfig().design(signature)
@@ -367,5 +376,10 @@ def default_design(signature: Signature) -> Design:
 
 def default_head(signature: Signature) -> HeadSpec:
     """Return the head of the data's task."""
-    heads = {"classification": Classification, "multilabel": Multilabel, "regression": Regression}
+    heads: dict[str, Callable[..., HeadSpec]] = {
+        "classification": Classification,
+        "multilabel": Multilabel,
+        "regression": Regression,
+        "multitask": Multitask,
+    }
     return heads[signature.target.task](hidden=HIDDEN)

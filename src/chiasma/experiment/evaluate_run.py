@@ -16,7 +16,9 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.beginning import run_cache
-from chiasma.experiment.calibration import THRESHOLD_METRICS
+from chiasma.experiment.calibration import judges_decisions
+from chiasma.experiment.checked_rows import check_rows
+from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.diagnosis import label_table
@@ -27,7 +29,7 @@ from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.slice_table import slice_table
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
 from chiasma.store.folders import ledger_folder
-from chiasma.train.metrics import METRICS
+from chiasma.train.metrics import metrics_of
 from chiasma.train.predicting import predict_logits
 
 
@@ -40,6 +42,7 @@ class Evaluation(Spec):
         opening: How often the test split had been opened before; None for select.
         metrics: Each with its interval.
         per_label: How it does on each label.
+        checks: What was asked of the predictions.
         slice_metric: What ``slices`` are measured by.
         slices: How it does on the rows with each value of the data's slices: ``slice, value, count, groups, score, low,
             high``.
@@ -54,6 +57,7 @@ class Evaluation(Spec):
     metrics: Mapping[str, Interval]
     calibration: Calibration | None
     per_label: tuple[Mapping[str, Any], ...]
+    checks: tuple[Check, ...] = ()
     slice_metric: str = ""
     slices: tuple[Mapping[str, Any], ...] = ()
 
@@ -105,11 +109,11 @@ def evaluate(
     bootstrap = over(rows)
 
     def judged(metric: str) -> np.ndarray:
-        decides = metric in THRESHOLD_METRICS
+        decides = judges_decisions(metric)
         return (saved.calibrator.decision_logits(logits) if decides else saved.calibrator.apply(logits))[None]
 
     metrics: dict[str, Interval] = {}
-    for metric in METRICS[dataset.signature.target.task]:
+    for metric in metrics_of(dataset.signature.target):
         try:
             metrics[metric] = bootstrap.interval(judged(metric), metric)
         except UndefinedMetricError:
@@ -129,6 +133,15 @@ def evaluate(
             bootstrap.labels,
             dataset.signature.target,
             target_scale=dataset.target_scale,
+        ),
+        checks=check_rows(
+            saved,
+            dataset,
+            rows,
+            logits,
+            evaluate=config.evaluate,
+            # On its own select split there is nothing else to compare with.
+            expected=saved.expectation if data is not None or split == "test" else None,
         ),
         slice_metric=decisive,
         slices=slice_table(dataset, rows, judged(decisive), metric=decisive, bootstrap=over),

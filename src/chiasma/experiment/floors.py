@@ -15,6 +15,7 @@ from scipy.special import log_softmax, logit
 
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
+from chiasma.data.several import parts_of
 from chiasma.data.signature import Signature, Target, TextInput
 from chiasma.experiment.floor_features import FeatureBlock, ImageBlock, Matrix, TextBlock
 
@@ -82,6 +83,8 @@ class Majority(ClassicalFloor):
         labels = _labels(dataset, _fitting_rows(dataset))
         if target.task == "regression":
             self.description = "always the mean"
+        if target.tasks:
+            self.description = "always the most frequent answer of each task, or its mean"
         self._answer = prior(labels, target)
 
     def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -158,6 +161,8 @@ def classical_floors(signature: Signature, *, seed: int = 0) -> list[ClassicalFl
 
 def prior(labels: np.ndarray, target: Target) -> np.ndarray:
     """Return the constant outputs ``[C]`` with the least loss on these labels, smoothed so that none is impossible."""
+    if target.tasks:
+        return np.concatenate([prior(part.of(labels)[1], part.target) for part in parts_of(target)])
     if target.task == "classification":
         counts = np.bincount(labels, minlength=target.outputs) + 1.0
         return np.log(counts / counts.sum())

@@ -1,6 +1,7 @@
 """Predictions for one example or for a whole manifest, in order, with a reason for every row that cannot be read."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,16 +26,18 @@ from chiasma.experiment.saved import SavedModel
 
 BATCH = 64
 
+OneAnswer = str | float | tuple[str, ...] | tuple[float, ...]
+
 
 class Answer(Spec):
     """A prediction for one example.
 
     Attributes:
-        prediction: A label, labels, or numbers.
-        scores: Calibrated probability of each label; for a regression the values.
+        prediction: A label, labels, or numbers; of several tasks each one's.
+        scores: Calibrated probability of each label; of quantities the values.
     """
 
-    prediction: str | float | tuple[str, ...] | tuple[float, ...]
+    prediction: OneAnswer | Mapping[str, OneAnswer]
     scores: Mapping[str, float]
 
     @property
@@ -50,11 +53,15 @@ class PredictedRow:
     Attributes:
         answer: None where the row could not be read.
         error: Why not; None where it could.
+        content: Hash of what the row shows.
+        label: What stands in its label column, if there is one; for the checks alone.
     """
 
     id: str
     answer: Answer | None
     error: str | None = None
+    content: bytes = b""
+    label: Any = None
 
 
 def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> Answer:
@@ -87,7 +94,7 @@ def predict_manifest(
 
     Args:
         saved: The model.
-        manifest: JSONL, CSV or Parquet; labels are not needed and not read.
+        manifest: JSONL, CSV or Parquet; labels are not needed, and where there are some, only checks look at them.
         columns: Which columns hold what; where none is named, those the model was trained on, if the manifest has
             them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
@@ -108,7 +115,8 @@ def predict_manifest(
         for batch in _batches(_samples(saved, records, roles, root, ready)):
             readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
             answers = _answers(saved, [sample for _, sample in readable])
-            rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(readable, answers, strict=True)}
+            for (line, sample), answer in zip(readable, answers, strict=True):
+                rows[line] = PredictedRow(sample.id, answer, None, content_of(sample), sample.label)
             rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
             console.status(f"predicted {len(rows):,} of {records.total:,} rows")
             if console.interrupted:
@@ -121,7 +129,8 @@ def write_predictions(
 ) -> str:
     """Return the predictions as text, and write them atomically where ``out`` is given.
 
-    CSV has the columns ``id``, ``prediction``, ``probability`` (of what is predicted), ``error``, and one a label.
+    CSV has the columns ``id``, ``prediction``, ``probability`` (of what is predicted), ``error``, and one a label. Of
+    several tasks there are a column with each one's name and one with its probability in place of the second and third.
 
     Raises:
         StorageError: The file cannot be written.
@@ -141,8 +150,20 @@ def read_image(path: Path, *, max_pixels: int) -> np.ndarray:
     return np.asarray(decode_file(path, max_pixels=max_pixels))
 
 
+def content_of(sample: Sample) -> bytes:
+    """Return a hash of what a sample shows."""
+    found = hashlib.sha256()
+    for name in sorted(sample.parts):
+        part = sample.parts[name]
+        found.update(name.encode() + b"\0")
+        found.update(part.encode() if isinstance(part, str) else np.asarray(part).tobytes())
+    return found.digest()
+
+
 def prediction_words(prediction: Any) -> str:
-    """Return a prediction as one cell of text; several labels are joined by ``|``."""
+    """Return a prediction as one cell of text; several labels are joined by ``|``, several tasks by ``;``."""
+    if isinstance(prediction, Mapping):
+        return "; ".join(f"{name}: {prediction_words(each)}" for name, each in prediction.items())
     if isinstance(prediction, tuple):
         return "|".join(prediction_words(item) for item in prediction)
     return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
@@ -155,11 +176,12 @@ def _samples(
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
+    label = saved.data("rows").columns.label or "label"
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
             parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
-            yield line, Sample(identity, parts, allowed=_choices(saved, row, roles))
+            yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 
@@ -277,18 +299,32 @@ def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
 def _as_csv(rows: Sequence[PredictedRow], saved: SavedModel) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "prediction", "probability", "error", *saved.labels])
+    tasks = [each.name for each in saved.signature.target.tasks]
+    said = [column for name in tasks for column in (name, f"{name} probability")] or ["prediction", "probability"]
+    writer.writerow(["id", *said, "error", *saved.labels])
     for row in rows:
         if row.answer is None:
-            writer.writerow([row.id, "", "", row.error, *[""] * len(saved.labels)])
+            writer.writerow([row.id, *[""] * len(said), row.error, *[""] * len(saved.labels)])
             continue
         scores = [f"{row.answer.scores[name]:.6g}" for name in saved.labels]
-        writer.writerow([row.id, row.answer.words, _probability(row.answer), "", *scores])
+        cells = [
+            cell
+            for name, one in said_by(row.answer)
+            for cell in (prediction_words(one), shown_probability(row.answer, name))
+        ]
+        writer.writerow([row.id, *cells, "", *scores])
     return file.getvalue()
 
 
-def _probability(answer: Answer) -> str:
-    return f"{answer.scores[answer.prediction]:.6g}" if isinstance(answer.prediction, str) else ""
+def said_by(answer: Answer) -> list[tuple[str, OneAnswer]]:
+    """Return the predictions by the name of their task, which is empty where there is one."""
+    return list(answer.prediction.items()) if isinstance(answer.prediction, Mapping) else [("", answer.prediction)]
+
+
+def shown_probability(answer: Answer, task: str) -> str:
+    """Return the probability of the class that is predicted; nothing where no class is."""
+    said = dict(said_by(answer))[task]
+    return f"{answer.scores[f'{task}={said}' if task else said]:.6g}" if isinstance(said, str) else ""
 
 
 def _as_json(row: PredictedRow) -> str:

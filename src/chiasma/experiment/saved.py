@@ -1,7 +1,7 @@
 """A trained classifier as a folder that can be moved anywhere: weights, architecture, preprocessing, calibration."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from chiasma.data.choices import allowed_matrix, restricted
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
-from chiasma.data.signature import Signature
+from chiasma.data.several import parts_of
+from chiasma.data.signature import Signature, Target
 from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
+from chiasma.experiment.checks import CheckRules
+from chiasma.experiment.expectation import Expectation, expect
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
 from chiasma.train.devices import pick_device
@@ -56,6 +59,7 @@ class SavedModel:
         card: Where it comes from.
         learnt: Contents (:meth:`~chiasma.data.dataset.Dataset.contents`) of the rows that made it what it is, sorted:
             those it was trained on, and those by which it was steered, selected and calibrated.
+        expectation: What its predictions on select looked like, and which checks new ones must pass.
     """
 
     model: MultimodalModel | JailedModel
@@ -63,6 +67,7 @@ class SavedModel:
     calibrator: Calibrator
     card: Mapping[str, Any] = field(default_factory=dict)
     learnt: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=LEARNT_DTYPE))
+    expectation: Expectation = field(default_factory=Expectation)
 
     @property
     def signature(self) -> Signature:
@@ -76,7 +81,7 @@ class SavedModel:
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return mean and standard deviation ``[C]`` of the train targets of a regression, else None."""
+        """Return mean and standard deviation ``[C]`` of the train targets; None where there are no quantities."""
         spec = self.preprocessing.spec
         if spec.target_mean is None or spec.target_deviation is None:
             return None
@@ -98,6 +103,7 @@ class SavedModel:
             "model": self.model.spec.to_dict(),
             "signature": self.signature.to_dict(),
             "calibrator": self.calibrator.to_dict(),
+            "expectation": self.expectation.to_dict(),
             **self.preprocessing.documents(),
         }
         tensors = {"model": weights_of(self.model)}
@@ -133,7 +139,17 @@ class SavedModel:
             calibrator=Calibrator.from_dict(documents["calibrator"]),
             card=card.facts,
             learnt=np.frombuffer(found.files.get(LEARNT_FILE, b""), dtype=LEARNT_DTYPE),
+            # Models of earlier versions have none: they are checked by the usual rules.
+            expectation=Expectation.from_dict(documents.get("expectation", {}), where=f"{folder}: expectation"),
         )
+
+    def expecting(self, logits: np.ndarray, rules: CheckRules) -> "SavedModel":
+        """Return the same, remembering its outputs on select ``[n C]`` and when new predictions are good enough."""
+        task = self.signature.target.task
+        if task not in ("classification", "multilabel", "regression"):
+            return replace(self, expectation=Expectation(rules=rules))
+        decisions, scores = self.decide(logits), self.scores(logits)
+        return replace(self, expectation=expect(decisions, scores, rules=rules, quantities=task == "regression"))
 
     def reads_as_prepared(self, dataset: Dataset) -> bool:
         """Return whether a dataset's rows are prepared exactly as this model expects, down to the tokenizer."""
@@ -163,7 +179,9 @@ class SavedModel:
     def data(self, source: str) -> DataSpec:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
-        return DataSpec(source=source, columns=known.columns, task=known.task, max_pixels=known.max_pixels)
+        return DataSpec(
+            source=source, columns=known.columns, task=known.task, tasks=known.tasks, max_pixels=known.max_pixels
+        )
 
     def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
         """Return the columns of a table to predict from: the named ones, completed by our own that it has."""
@@ -176,7 +194,7 @@ class SavedModel:
         )
 
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return calibrated probabilities ``[n C]``; for a regression the values in the data's own units."""
+        """Return calibrated probabilities ``[n C]``; of quantities the values in the data's own units."""
         return self.scores(self.logits(samples))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
@@ -188,16 +206,27 @@ class SavedModel:
         return values * deviation + mean
 
     def decide(self, logits: np.ndarray) -> list[Any]:
-        """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers."""
-        task = self.calibrator.task
-        if task == "classification":
-            return [self.labels[place] for place in self.calibrator.decide(logits)]
-        if task == "multilabel":
-            chosen = self.calibrator.decide(logits)
-            return [tuple(name for name, on in zip(self.labels, row, strict=True) if on) for row in chosen]
-        values = self.scores(logits)
-        return [float(row[0]) if len(row) == 1 else tuple(float(value) for value in row) for row in values]
+        """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers.
+
+        Of several tasks a mapping with the prediction of each.
+        """
+        parts = parts_of(self.signature.target)
+        decided, values = self.calibrator.decision_logits(logits), self.scores(logits)
+        each = [_decisions(part.target, decided[:, part.outputs], values[:, part.outputs]) for part in parts]
+        if not self.signature.target.tasks:
+            return each[0]
+        names = [part.name for part in parts]
+        return [dict(zip(names, row, strict=True)) for row in zip(*each, strict=True)]
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         """Return the prediction for each sample, with the thresholds that select chose."""
         return self.decide(self.logits(samples))
+
+
+def _decisions(target: Target, decided: np.ndarray, values: np.ndarray) -> list[Any]:
+    """Return what one task's columns say of each row, by calibrated and thresholded logits or by values."""
+    if target.task == "classification":
+        return [target.labels[place] for place in decided.argmax(-1)]
+    if target.task == "multilabel":
+        return [tuple(name for name, on in zip(target.labels, row, strict=True) if on) for row in decided > 0]
+    return [float(row[0]) if len(row) == 1 else tuple(float(value) for value in row) for row in values]

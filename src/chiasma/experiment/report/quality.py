@@ -88,11 +88,18 @@ def other_metrics(results: Results) -> Table:
     winner = wording.arm_named(results, results.winner)
     tested = winner.test if winner else {}
     rows = tuple(
-        (words, wording.interval(name, tested[name]))
-        for name, words in wording.METRIC_WORDS.items()
-        if name in tested and name != results.metric
+        (wording.metric_words(name), wording.interval(name, tested[name]))
+        for name in sorted(tested, key=_place)
+        if name != results.metric
     )
     return Table("Other metrics of the winner on test", ("metric", "value"), rows, frozenset({"value"}))
+
+
+def _place(metric: str) -> tuple[str, int]:
+    """Return where a metric stands in a table: by its task, then in the usual order."""
+    task, _, name = metric.rpartition("/")
+    known = list(wording.METRIC_WORDS)
+    return task, known.index(name) if name in known else len(known)
 
 
 def calibration_words(results: Results) -> str | None:
@@ -107,6 +114,28 @@ def calibration_words(results: Results) -> str | None:
         f"Probabilities were calibrated on the select split with a temperature of {found.temperature:.2f}. On test the "
         f"expected calibration error is {found.expected_error_after:.3f}; it was {found.expected_error_before:.3f} "
         f"before.{threshold}"
+    )
+
+
+def checks(results: Results) -> Table:
+    """Return what was asked of the winner's predictions, and whether it holds."""
+    verdicts = {True: "passed", False: "failed", None: wording.NONE}
+    rows = tuple(
+        (
+            check.name.replace("_", " "),
+            verdicts[check.passed],
+            wording.NONE if check.value is None else f"{check.value:.3g}",
+            wording.NONE if check.threshold is None else f"{check.threshold:.3g}",
+            "yes" if check.required else "no",
+        )
+        for check in results.checks
+    )
+    columns = ("check", "verdict", "value", "threshold", "required")
+    marked = frozenset(place for place, check in enumerate(results.checks) if check.passed is False)
+    notes = tuple(check.words for check in results.checks)
+    split = "test" if results.test_examples is not None else "select"
+    return Table(
+        f"Predictions on {split}", columns, rows, frozenset({"value", "threshold"}), marked=marked, notes=notes
     )
 
 
