@@ -8,7 +8,7 @@ written again by the ``datasets`` library, it has ``train``, ``validation`` and 
 one after the other, and ids may have lost their leading zeros.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,10 +71,7 @@ def read_hateful_memes(folder: Path) -> tuple[Records, list[str]]:
             continue
         identities = [_identity(row) for row in records.rows]
         shortened += sum(own != str(row.get("id")) for own, row in zip(identities, records.rows, strict=True))
-        first: dict[str, int] = {}
-        for index, identity in enumerate(identities):
-            first.setdefault(identity, index)
-        fresh = [index for index, own in enumerate(identities) if first[own] == index and own not in seen]
+        fresh = [index for own, index in _first_places(identities).items() if own not in seen]
         if repeated := len(records.rows) - len(fresh):
             whose = "earlier files" if seen & set(identities) else "its own"
             notes.append(f"{name} repeats {repeated:,} ids of {whose}; each is one row.")
@@ -103,6 +100,14 @@ def _identity(row: Mapping[str, Any]) -> str:
     """Return a row's id; where it is the number of its image, with that number's leading zeros."""
     identity, stem = str(row.get("id")), PurePosixPath(str(row.get("img"))).stem
     return stem if identity.isdigit() and stem.isdigit() and int(identity) == int(stem) else identity
+
+
+def _first_places(identities: Sequence[str]) -> dict[str, int]:
+    """Return where each id stands first, in order."""
+    places: dict[str, int] = {}
+    for index, identity in enumerate(identities):
+        places.setdefault(identity, index)
+    return places
 
 
 def _columns(path: Path) -> set[str]:
