@@ -16,6 +16,7 @@ from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
+from chiasma.data.hub import is_hub_name, read_hub_name, stamp_hub_name
 from chiasma.data.layouts import LAYOUTS, Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
@@ -171,9 +172,12 @@ def read(spec: DataSpec) -> Table:
     layout = layout_of(path)
     if layout is not None:
         spec = _with_columns_of(layout, spec)
-    records, notes = (read_records(path), []) if layout is None else layout.read(path)
-    root = path if path.is_dir() else path.parent
-    root = root if spec.image_dir is None else Path(spec.image_dir).expanduser()
+    if is_hub_name(spec.source):
+        records, notes = read_hub_name(spec.source)
+    else:
+        records, notes = (read_records(path), []) if layout is None else layout.read(path)
+    beside = Path.cwd() if is_hub_name(spec.source) else path if path.is_dir() else path.parent
+    root = beside if spec.image_dir is None else Path(spec.image_dir).expanduser()
     if not root.is_dir():
         raise DataError(f"The image folder {root} does not exist (data.image_dir).")
     return table_from_records(records, spec, image_root=root, notes=notes)
@@ -186,7 +190,7 @@ def check_source(spec: DataSpec) -> None:
         DataError: There is neither such a file or folder nor such built-in data; says what is meant, if that is known.
     """
     path = Path(spec.source).expanduser()
-    if spec.source in BUILT_IN or path.exists() or "/" in spec.source or path.suffix:
+    if spec.source in BUILT_IN or is_hub_name(spec.source) or path.exists() or "/" in spec.source or path.suffix:
         return
     layout = next((layout for layout in LAYOUTS if spec.source == layout.name.lower().replace(" ", "_")), None)
     if layout is not None:
@@ -220,6 +224,8 @@ def _with_columns_of(layout: Layout, spec: DataSpec) -> DataSpec:
 
 def source_stamp(spec: DataSpec) -> str | None:
     """Return the hash that :func:`read` would give the source, without reading rows; None where there is no source."""
+    if is_hub_name(spec.source):
+        return stamp_hub_name(spec.source)
     path = Path(spec.source).expanduser()
     layout = layout_of(path)
     if layout is not None:
