@@ -14,6 +14,8 @@ from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import canonical_json
 from chiasma.data import clean
+from chiasma.data.captions import Describe, ImageSource, captioned
+from chiasma.data.decoding import image_path
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
 from chiasma.data.labels import (
     Task,
@@ -84,7 +86,7 @@ class _Published:
 
 
 def assemble(
-    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress
+    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress, describe: Describe | None = None
 ) -> tuple[dict[str, Any], DataReport]:
     """Write every file of a prepared dataset but its manifest.
 
@@ -95,6 +97,9 @@ def assemble(
         DataError: The table cannot be used as a whole, or too much of it cannot.
     """
     frame, task, why = _labelled(table, spec, seed)
+    frame = captioned(
+        frame, spec.captions, table.findings, source_of=lambda name: _source(name, table), describe=describe
+    )
     frame = _cleaned(frame, table, spec)
     progress(f"looking at the images of {len(frame):,} rows")
     published = _Published.read(spec)
@@ -117,6 +122,13 @@ def assemble(
         "parts": sorted(path.name.removesuffix(".index.npy") for path in folder.glob("*.index.npy")),
     }
     return manifest, _report(rows, table, spec, why=why, inputs=inputs)
+
+
+def _source(name: str, table: Table) -> ImageSource | None:
+    """Return where the image of a name is."""
+    if name in table.arrays:
+        return table.arrays[name]
+    return None if table.image_root is None else image_path(name, table.image_root)
 
 
 def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Task, str]:

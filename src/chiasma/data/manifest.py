@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from chiasma.core.errors import DataError
 from chiasma.core.files import sha256_file
 from chiasma.core.spec import Spec, suggestion
+from chiasma.data.captions import Captions
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
@@ -88,6 +89,7 @@ class DataSpec(Spec):
             split that matters less (train before steer, select, test), or ``keep`` and report it.
         max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
         features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
+        captions: What images show, joined to the texts; None for no captions.
         sensitive: The report shows no examples.
         rows: Prepare only about so many rows, for a quick look.
     """
@@ -113,6 +115,7 @@ class DataSpec(Spec):
     shared_images: Literal["drop", "keep"] = "drop"
     max_bad_fraction: float = Field(default=0.2, ge=0, le=1)
     features: Mapping[str, str] = {}
+    captions: Captions | None = None
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
 
@@ -244,6 +247,7 @@ def table_from_records(
         DataError: A named column does not exist, the label column is missing, or there is neither image nor text.
     """
     roles = resolve_roles(records.columns, spec.columns)
+    roles["text"] = text_columns(roles["text"], records.columns, spec.captions)
     if not roles.get("label"):
         raise DataError(_missing_role("label", records.columns))
     findings = Findings(rows_read=records.total, notes=list(notes))
@@ -291,6 +295,23 @@ def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = T
             _missing_role("text", columns).replace("no column named text", "no column named img, image or text")
         )
     return roles
+
+
+def text_columns(names: tuple[str, ...], columns: Sequence[str], captions: Captions | None) -> tuple[str, ...]:
+    """Return the columns of the text, with that of captions where they have one.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    own = None if captions is None else captions.column
+    if own is None or own in names:
+        return names
+    if own not in columns:
+        raise DataError(
+            f"data.captions.column is {own!r}, but the table has no such column.{suggestion(own, list(columns))} "
+            f"Its columns: {', '.join(columns)}."
+        )
+    return (*names, own)
 
 
 def _missing_role(role: str, columns: Sequence[str]) -> str:

@@ -190,6 +190,9 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     for place in _published_places(tree):
         if isinstance(place.get("name"), str) and Path(place["name"]).expanduser().is_dir():
             place["name"] = str(Path(place["name"]).expanduser().resolve())
+    captions = tree["data"].get("captions") if isinstance(tree.get("data"), dict) else None
+    if isinstance(captions, dict) and isinstance(captions.get("file"), str):
+        captions["file"] = _whole_path(captions["file"], built_in=False)
     features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
     if isinstance(features, dict):
         for modality, file in features.items():
@@ -209,6 +212,12 @@ def _published_places(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             data[key] = {"name": data[key]}
         if isinstance(data.get(key), dict):
             yield data[key]
+    captions = data.get("captions")
+    if isinstance(captions, dict):
+        if isinstance(captions.get("model"), str):
+            captions["model"] = {"name": captions["model"]}
+        if isinstance(captions.get("model"), dict):
+            yield captions["model"]
 
 
 def _whole_path(text: str, *, built_in: bool) -> str:

@@ -175,7 +175,13 @@ class SavedModel:
     def data(self, source: str) -> DataSpec:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
-        return DataSpec(source=source, columns=known.columns, task=known.task, max_pixels=known.max_pixels)
+        return DataSpec(
+            source=source,
+            columns=known.columns,
+            task=known.task,
+            max_pixels=known.max_pixels,
+            captions=known.captions,
+        )
 
     def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
         """Return the columns of a table to predict from: the named ones, completed by our own that it has."""

@@ -129,7 +129,7 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
         ConfigError: A weight of the network is missing, or has another shape.
     """
     found, config = network_class(architecture, name)
-    with kept_torch_generator(), _quiet():
+    with kept_torch_generator(), quiet_loading():
         filled, told = found.from_pretrained(
             None,
             config=config,
@@ -157,7 +157,7 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers from drawing bars and tables: what matters of them becomes our own message."""
     from transformers.utils import logging as theirs
 
