@@ -36,6 +36,7 @@ from chiasma.store.provenance import provenance
 from chiasma.store.run import RunStore
 from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
+from tests.experiment.mlflow_runs import shown_by_mlflow
 from tests.experiment.wandb_files import ended
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
@@ -52,6 +53,7 @@ _SMALL = {
 _FOLDERS = ("data.source", "data.image_dir", "data.image_processor", "data.tokenizer")
 _TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
 _OFFLINE = {"tracking.wandb.enabled": True, "tracking.wandb.mode": "offline"}
+_MLFLOW = {"tracking.mlflow.enabled": True, "tracking.mlflow.uri": "first.db"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,13 @@ KNOBS: dict[str, Knob] = {
     "data.columns.label": Knob((None, "topic")),
     "data.columns.split": Knob((None, "part"), {"data.source": "splits.csv"}),
     "data.columns.group": Knob((None, "album")),
+    "data.columns.allowed": Knob((None, "classes")),
+    "data.image_fallbacks": Knob(((), ("spare",))),
+    "data.slices": Knob(((), ("topic", "album"))),
     "data.image_dir": Knob((None, "others")),
+    "data.tasks": Knob(
+        ({"label": "classification"}, {"label": "multilabel"}), {"data.columns.label": ["label", "topic"]}
+    ),
     "data.task": Knob(("classification", "multilabel")),
     "data.image_size": Knob((None, 12)),
     "data.image_fit": Knob(("pad", "crop"), {"data.image_size": 8}),
@@ -121,6 +129,7 @@ KNOBS: dict[str, Knob] = {
     "optim.weight_decay": Knob((0.0, 0.5)),
     "optim.schedule": Knob(({"kind": "cosine"}, {"kind": "constant"})),
     "optim.warmup": Knob((0.0, 0.5)),
+    "optim.warmup_steps": Knob((None, 4)),
     "optim.clip": Knob((None, 1e-4)),
     "train.epochs": Knob((1, 2)),
     "train.batch_size": Knob((8, 16)),
@@ -148,6 +157,11 @@ KNOBS: dict[str, Knob] = {
     "tracking.wandb.group": Knob((None, "ablation"), _OFFLINE),
     "tracking.wandb.tags": Knob(((), ("small", "fast")), _OFFLINE),
     "tracking.wandb.mode": Knob(("offline", "disabled"), _OFFLINE),
+    "tracking.mlflow.enabled": Knob((True, False), _MLFLOW),
+    "tracking.mlflow.uri": Knob(("first.db", "second.db"), _MLFLOW),
+    "tracking.mlflow.experiment": Knob((None, "memes"), _MLFLOW),
+    "tracking.mlflow.run_name": Knob((None, "first try"), _MLFLOW),
+    "tracking.mlflow.tags": Knob(({}, {"size": "small"}), _MLFLOW),
 }
 """Every setting that is not read by the drivers alone."""
 
@@ -174,6 +188,8 @@ NOT_TRIED = {
     "optim.layer_decay": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
     "train.unfreeze": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
+    "tracking.mlflow.run": "needs a run that is there; tests/experiment/test_mlflow.py joins one",
+    "tracking.mlflow.model": "needs a trained model; tests/experiment/test_mlflow.py keeps one, and none",
 }
 
 
@@ -308,7 +324,7 @@ class Bench:
                 for step in range(1, 7):
                     tracking.advance(StepTaken(step, epoch=step, examples=8, loss=0.5, gradient_norm=1.0, rate=0.1))
                 tracking.finish("finished")
-            return [
+            return shown_by_mlflow(self.folder, store.id), [
                 (
                     told.project,
                     told.entity,
@@ -323,6 +339,10 @@ class Bench:
     def _placed(self, path: str, value: Any) -> Any:
         if path in _FOLDERS and value is not None:
             return str(self.folder / value)
+        if path == "data.image_fallbacks":
+            return [str(self.folder / name) for name in value]
+        if path == "tracking.mlflow.uri":
+            return f"sqlite:///{self.folder / value}"
         if path == "data.features":
             return {name: str(self.folder / file) for name, file in value.items()}
         return value
@@ -336,9 +356,11 @@ def _write_data(folder: Path) -> None:
     """Write 60 rows with a picture each, in three tables, and tokens for them."""
     rng = np.random.default_rng(0)
     (folder / "others").mkdir(parents=True)
+    (folder / "spare").mkdir()
+    Image.fromarray(rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)).save(folder / "spare" / "gone.png")
     words = ["Red", "green", "blue", "yellow", "purple", "orange", "brown"]
-    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album"]}
-    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,split,part"]
+    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album,classes"]}
+    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,classes,split,part"]
     lines["large.csv"] = list(lines["rows.csv"])
     picture = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     for k in range(60):
@@ -352,6 +374,7 @@ def _write_data(folder: Path) -> None:
         name = f"{k}.png" if k else "gone.png"
         text = f"{words[k % 7]} {words[(3 * k) % 7]} number {k} of a long and winding caption"
         row = f"i{k},k{k},{name},{59 - k}.png,{text},what {words[k % 5]},{'ab'[k % 2]},{'xyz'[k % 3]},al{k // 3}"
+        row += ",a|b" if k % 4 else f",{'ab'[k % 2]}"
         lines["rows.csv"].append(row)
         parts = ("train", "train", "train", "dev", "test")
         shared = row.replace(f"{k}.png,", f"{k // 4}.png,", 1) if k > 40 else row

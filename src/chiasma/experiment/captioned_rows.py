@@ -9,8 +9,8 @@ import numpy as np
 from chiasma.core.errors import ConfigError, DataError
 from chiasma.data.batch import Sample
 from chiasma.data.captions import Captions, Describe, caption_for, read_captions, with_caption
-from chiasma.data.manifest import text_columns
 from chiasma.data.published import Published
+from chiasma.data.roles import text_columns
 from chiasma.experiment.captions import captioner
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel

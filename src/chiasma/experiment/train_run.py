@@ -1,6 +1,7 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of
@@ -30,6 +31,9 @@ from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
+from chiasma.experiment.simplest import figures_by_task, simplest_arms
+from chiasma.experiment.slice_table import slice_table
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
@@ -65,7 +69,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
             dataset, report = prepare_data(config, group.console)
         group.ranks.check_same("prepared data", dataset.key)
         metric = deciding_metric(config, dataset)
-        check_can_run(config, dataset)
+        check_can_run(config, dataset, searched=False)
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
         check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
@@ -170,7 +174,7 @@ def _train(
             group.console.say(words)
         # Before trackers are told: whatever they do now, the run is over.
         store.set_status("stopped" if done.stopped == "interrupted" else "finished")
-        summarise(tracking, result)
+        summarise(tracking, config, result, model=done.model)
     return result
 
 
@@ -230,15 +234,24 @@ def _write_down(
         higher_is_better=higher_is_better(metric),
         budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": done.seconds, "steps": done.steps},
         data=report.to_dict(),
-        arms=(arm,),
+        arms=(*simplest_arms(dataset), arm),
         winner="winner",
         history=done.history,
+        slices=slice_table(
+            dataset,
+            dataset.rows("select"),
+            logits[None],
+            metric=metric,
+            bootstrap=partial(
+                Bootstrap.over, dataset, level=config.evaluate.level, resamples=config.evaluate.resamples
+            ),
+        ),
         growth=done.growth,
         controller=done.controller,
         design=done.design.to_dict(),
         checks=check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=config.evaluate),
         provenance=store.provenance,
-        notes=_notes(done),
+        notes=(*figures_by_task(metrics, target), *_notes(done)),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")

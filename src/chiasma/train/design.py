@@ -85,6 +85,7 @@ class OptimSpec(Spec):
             positions have none.
         schedule: What happens to the rate after warm-up.
         warmup: Fraction of the steps over which the rate rises linearly from zero.
+        warmup_steps: How many steps it rises for, however long the training is; None for the fraction.
         clip: Largest norm of the gradient; None for no clipping.
         layer_decay: The rate of each layer of a pretrained encoder is so many times that of the layer above it; what
             comes before the first layer has the lowest, all else the whole rate. 1 makes no difference.
@@ -95,8 +96,13 @@ class OptimSpec(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     schedule: Annotated[Cosine | Linear | OneCycle | Constant | Plateau, Field(discriminator="kind")] = Cosine()
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_steps: int | None = Field(default=None, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+
+    def warming(self, total_steps: int) -> int:
+        """Return for how many of the steps of a training the rate rises."""
+        return round(self.warmup * total_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class Unfreezing(Spec):

@@ -205,7 +205,8 @@ class Learner:
     def _loss(self, batch: Batch, labels: Tensor, *, through: Callable[[Batch], Output]) -> Tensor:
         with autocast(self.device, self.precision):
             output = through(batch)
-        loss = self.loss(output.logits, labels)
+        weighing = () if output.log_variances is None else (output.log_variances,)
+        loss = self.loss(output.logits, labels, *weighing)
         return loss if output.penalty is None else loss + output.penalty
 
     def _check(self, done: Progressed, parts: Sequence[Part], *, step: int, own: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasma.core.errors import ConfigError
+from chiasma.data.several import Part, parts_of
 from chiasma.data.signature import Target
 from chiasma.train.design import BinaryCrossEntropy, CrossEntropy, Focal, Huber, LossSpec, SquaredError
 
@@ -35,6 +36,44 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
         """Return the loss of int64 ``[B]`` classes, or of float ``[B C]`` labels or standardised values."""
+
+
+class SeveralLosses(Loss):
+    """The losses of several tasks, each over the rows that have a label of it, weighed by what the model is unsure of.
+
+    Kendall et al. 2018 (https://arxiv.org/abs/1705.07115): the sum of ``exp(-s) * loss + s`` with a learned log
+    variance ``s`` a task; unlike the paper's, the same for quantities as for classes. Without log variances it is the
+    plain sum. Each loss is scaled by how many train rows have a label of its task, and divided by all rows of a batch:
+    over an epoch that is the mean over the labelled ones, whatever rows share a micro-batch.
+
+    Args:
+        parts: The tasks' places.
+        losses: One a task.
+        scales: Train rows for each one that has a label, by task.
+    """
+
+    def __init__(self, parts: Sequence[Part], losses: Sequence[Loss], *, scales: Sequence[float]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        self.losses = nn.ModuleList(losses)
+        self.scales = tuple(scales)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "B C"],
+        labels: Float[Tensor, "B columns"],
+        log_variances: Float[Tensor, " tasks"] | None = None,
+    ) -> Float[Tensor, ""]:
+        total = torch.zeros((), device=logits.device)
+        for place, (part, loss, scale) in enumerate(zip(self.parts, self.losses, self.scales, strict=True)):
+            own = labels[:, part.columns]
+            known = ~own.isnan().any(1)
+            if bool(known.any()):
+                truth = own[known][:, 0].long() if part.target.task == "classification" else own[known]
+                share = scale * known.sum() / len(labels)
+                each = loss(logits[known][:, part.outputs], truth) * share
+                total = total + (each if log_variances is None else torch.exp(-log_variances[place]) * each)
+        return total if log_variances is None else total + log_variances.sum()
 
 
 class CrossEntropyLoss(Loss):
@@ -143,19 +182,28 @@ class HuberLoss(Loss):
 
 
 def build_loss(
-    spec: LossSpec | None, target: Target, *, class_counts: Sequence[int] | np.ndarray | None = None, examples: int = 0
+    spec: LossSpec | None,
+    target: Target,
+    *,
+    class_counts: Sequence[int] | np.ndarray | None = None,
+    examples: int = 0,
+    labelled: Sequence[int] = (),
 ) -> Loss:
     """Return the loss a design asks for, or the target's own.
 
     Args:
-        spec: None for cross-entropy, binary cross-entropy or squared error, by task.
+        spec: None for cross-entropy, binary cross-entropy or squared error, by task. Of several tasks those whose
+            labels it fits have it, the others their own.
         target: What is predicted.
         class_counts: ``[C]``, how many train examples have each class or label; needed where the loss is balanced.
-        examples: Train examples; needed by balanced multi-label losses.
+        examples: Train examples; needed by balanced multi-label losses and by several tasks.
+        labelled: Train examples with a label of each of several tasks; none for all of them.
 
     Raises:
         ConfigError: The loss does not fit the task, or alpha is given for more than two classes.
     """
+    if target.tasks:
+        return _several(spec, target, class_counts=class_counts, examples=examples, labelled=labelled)
     chosen = _own_loss(target) if spec is None else spec
     if target.task not in TASKS[chosen.kind]:
         raise ConfigError(
@@ -175,6 +223,34 @@ def build_loss(
             return SquaredErrorLoss()
         case Huber():
             return HuberLoss(delta=chosen.delta)
+
+
+def _several(
+    spec: LossSpec | None,
+    target: Target,
+    *,
+    class_counts: Sequence[int] | np.ndarray | None,
+    examples: int,
+    labelled: Sequence[int],
+) -> Loss:
+    parts = parts_of(target)
+    fitting = [spec is not None and part.target.task in TASKS[spec.kind] for part in parts]
+    if spec is not None and not any(fitting):
+        tasks = ", ".join(f"{part.name}: {part.target.task}" for part in parts)
+        raise ConfigError(
+            f"train.loss: {spec.kind!r} is for {' and '.join(TASKS[spec.kind])}, but none of the tasks is one: {tasks}."
+        )
+    present = list(labelled) or [examples] * len(parts)
+    losses = [
+        build_loss(
+            spec if fits else None,
+            part.target,
+            class_counts=None if class_counts is None else np.asarray(class_counts)[part.outputs],
+            examples=count,
+        )
+        for part, fits, count in zip(parts, fitting, present, strict=True)
+    ]
+    return SeveralLosses(parts, losses, scales=[examples / count if count else 1.0 for count in present])
 
 
 def _own_loss(target: Target) -> LossSpec:
