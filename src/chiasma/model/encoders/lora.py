@@ -81,6 +81,6 @@ def merged_weights(backbone: Any) -> dict[str, Tensor]:
     found = {plain: weights[name] for name, plain in without_adapters(weights).items()}
     for path, module in backbone.named_modules():
         if isinstance(module, LoraLayer):
-            layer: Any = module
-            found[f"{path}.weight"] = found[f"{path}.weight"] + layer.get_delta_weight("default").detach()
+            adapter: Any = module
+            found[f"{path}.weight"] = found[f"{path}.weight"] + adapter.get_delta_weight("default").detach()
     return found
