@@ -186,6 +186,10 @@ def read(spec: DataSpec) -> Table:
         DataError: The source is missing, empty or damaged, or a role cannot be told from the column names.
     """
     if spec.source in BUILT_IN:
+        if spec.task == "contrastive":
+            raise DataError(
+                f"Half of the pairs of {spec.source} do not belong together, so that task=contrastive needs other data."
+            )
         return _read_built_in(spec)
     check_source(spec)
     path = Path(spec.source).expanduser()
@@ -264,7 +268,7 @@ def table_from_records(
         DataError: A named column does not exist, the label column is missing, or there is neither image nor text.
     """
     roles = resolve_roles(records.columns, spec.columns)
-    if not roles.get("label"):
+    if not roles.get("label") and spec.task != "contrastive":
         raise DataError(_missing_role("label", records.columns))
     findings = Findings(rows_read=records.total, notes=list(notes))
     for line in records.bad:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,12 @@ def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> A
     if text is not None:
         parts["text"] = text
     _check_readable(saved, parts)
+    pair = pair_of(saved)
+    if pair is not None and set(parts) != set(pair):
+        raise DataError(
+            f"The model compares an image with a text, but only {', '.join(parts)} is given; to find the best of many, "
+            "give MANIFEST --against GALLERY."
+        )
     return _answers(saved, [Sample("1", parts)])[0]
 
 
@@ -99,15 +105,11 @@ def predict_manifest(
     Raises:
         DataError: The manifest cannot be read, or has no column that the model reads.
     """
-    records = read_records(manifest)
-    roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
-    root = image_dir if image_dir is not None else manifest.parent
-    ready = _ready_tokens(saved, features or {})
-    rows: dict[int, PredictedRow] = {}
-    for bad in records.bad:
-        rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
+    given = GivenManifest.read(saved, manifest, columns=columns, image_dir=image_dir, features=features)
+    records = given.records
+    rows = given.unreadable()
     with quiet_decoding():
-        for batch in _batches(_samples(saved, records, roles, root, ready)):
+        for batch in given.batches(saved, sides=pair_of(saved)):
             readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
             answers = _answers(saved, [sample for _, sample in readable])
             rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(readable, answers, strict=True)}
@@ -116,6 +118,60 @@ def predict_manifest(
             if console.interrupted:
                 break
     return [rows[line] for line in sorted(rows)]
+
+
+@dataclass(frozen=True)
+class GivenManifest:
+    """A manifest with what is known of its columns.
+
+    Attributes:
+        roles: The columns by role.
+        root: What image paths are below.
+        ready: Tokens made elsewhere, by modality and id.
+    """
+
+    records: Records
+    roles: Mapping[str, tuple[str, ...]]
+    root: Path
+    ready: Mapping[str, Mapping[str, np.ndarray]]
+
+    @classmethod
+    def read(
+        cls,
+        saved: SavedModel,
+        manifest: Path,
+        *,
+        columns: Columns | None = None,
+        image_dir: Path | None = None,
+        features: Mapping[str, Path] | None = None,
+    ) -> "GivenManifest":
+        """Read a manifest; arguments and errors as in :func:`predict_manifest`."""
+        records = read_records(manifest)
+        roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
+        root = image_dir if image_dir is not None else manifest.parent
+        return cls(records, roles, root, _ready_tokens(saved, features or {}))
+
+    def unreadable(self) -> dict[int, PredictedRow]:
+        """Return the lines that are no rows, with the reason."""
+        return {bad.line: PredictedRow(f"line-{bad.line}", None, bad.detail) for bad in self.records.bad}
+
+    def batches(
+        self, saved: SavedModel, *, sides: Collection[str] | None = None
+    ) -> Iterator[list[tuple[int, Sample | PredictedRow]]]:
+        """Yield the rows with their lines, as samples or as what cannot be read, some at a time.
+
+        Args:
+            saved: The model that reads them.
+            sides: The parts that count; each must be there. None for whatever there is of what the model reads.
+        """
+        roles = self.roles if sides is None else {n: c if n in (*sides, "id") else () for n, c in self.roles.items()}
+        for batch in _batches(_samples(saved, self.records, roles, self.root, self.ready)):
+            yield [(line, item if sides is None else _with_all(item, sides)) for line, item in batch]
+
+
+def _with_all(item: Sample | PredictedRow, sides: Collection[str]) -> Sample | PredictedRow:
+    missing = [side for side in sides if isinstance(item, Sample) and side not in item.parts]
+    return PredictedRow(item.id, None, f"The row has no {missing[0]}.") if missing else item
 
 
 def write_predictions(
@@ -234,6 +290,11 @@ def _tokens(
         elif "." not in part:
             raise DataError(f"The file of {part} tokens has none for {identity} ({image or 'no image'}).")
     return found
+
+
+def pair_of(saved: SavedModel) -> tuple[str, ...] | None:
+    """Return the parts that must be there to be compared; None for a model that makes do with what there is."""
+    return saved.signature.target.labels if saved.signature.target.task == "contrastive" else None
 
 
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
