@@ -1,8 +1,9 @@
 """Law 8: how a change of each setting is seen.
 
-Five ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
-``shown``: a tracker is told something else. ``rewarded``: a fusion earns something else. ``read``: the drivers, or
-those who ask a language model, read the field (their own tests show what it does; running each would take minutes).
+Six ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
+``shown``: a tracker is told something else. ``checked``: a check of predictions ends otherwise. ``rewarded``: a
+fusion earns something else. ``read``: the drivers, or those who ask a language model, read the field (their own
+tests show what it does; running each would take minutes).
 """
 
 import ast
@@ -22,14 +23,20 @@ from chiasma.adapt.callbacks import callbacks_of
 from chiasma.core.errors import ChiasmaError
 from chiasma.core.outcome import Scored
 from chiasma.data.prepare import prepare
+from chiasma.data.signature import Target
+from chiasma.experiment.calibration import Calibrator
+from chiasma.experiment.checking import Predictions, check_predictions
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import SilentConsole
+from chiasma.experiment.expectation import expect
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.tracking import open_tracking, tracking_facts
 from chiasma.store.provenance import provenance
 from chiasma.store.run import RunStore
 from chiasma.train.progress import StepTaken
 from chiasma.train.trainer import Trainer
+from tests.experiment.mlflow_runs import shown_by_mlflow
 from tests.experiment.wandb_files import ended
 from tests.published import BERT_NAMES, VIT_PROCESSOR, save_processor, save_tokenizer
 
@@ -46,6 +53,7 @@ _SMALL = {
 _FOLDERS = ("data.source", "data.image_dir", "data.image_processor", "data.tokenizer")
 _TRUNK = {"kind": "population", "members": {"perceptron_1": {"member": {"kind": "perceptron"}}}}
 _OFFLINE = {"tracking.wandb.enabled": True, "tracking.wandb.mode": "offline"}
+_MLFLOW = {"tracking.mlflow.enabled": True, "tracking.mlflow.uri": "first.db"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ KNOBS: dict[str, Knob] = {
     "data.columns.label": Knob((None, "topic")),
     "data.columns.split": Knob((None, "part"), {"data.source": "splits.csv"}),
     "data.columns.group": Knob((None, "album")),
+    "data.columns.allowed": Knob((None, "classes")),
+    "data.image_fallbacks": Knob(((), ("spare",))),
+    "data.slices": Knob(((), ("topic", "album"))),
     "data.image_dir": Knob((None, "others")),
     "data.tasks": Knob(
         ({"label": "classification"}, {"label": "multilabel"}), {"data.columns.label": ["label", "topic"]}
@@ -117,6 +128,7 @@ KNOBS: dict[str, Knob] = {
     "optim.weight_decay": Knob((0.0, 0.5)),
     "optim.schedule": Knob(({"kind": "cosine"}, {"kind": "constant"})),
     "optim.warmup": Knob((0.0, 0.5)),
+    "optim.warmup_steps": Knob((None, 4)),
     "optim.clip": Knob((None, 1e-4)),
     "train.epochs": Knob((1, 2)),
     "train.batch_size": Knob((8, 16)),
@@ -144,6 +156,11 @@ KNOBS: dict[str, Knob] = {
     "tracking.wandb.group": Knob((None, "ablation"), _OFFLINE),
     "tracking.wandb.tags": Knob(((), ("small", "fast")), _OFFLINE),
     "tracking.wandb.mode": Knob(("offline", "disabled"), _OFFLINE),
+    "tracking.mlflow.enabled": Knob((True, False), _MLFLOW),
+    "tracking.mlflow.uri": Knob(("first.db", "second.db"), _MLFLOW),
+    "tracking.mlflow.experiment": Knob((None, "memes"), _MLFLOW),
+    "tracking.mlflow.run_name": Knob((None, "first try"), _MLFLOW),
+    "tracking.mlflow.tags": Knob(({}, {"size": "small"}), _MLFLOW),
 }
 """Every setting that is not read by the drivers alone."""
 
@@ -157,9 +174,21 @@ KNOBS |= {
         for cost, value in _LARGE.items()
     },
 }
+KNOBS |= {
+    "evaluate.checks.required": Knob(((), ("drift_from_select",))),
+    "evaluate.checks.predicted": Knob((0.1, 0.9)),
+    "evaluate.checks.largest_class": Knob((0.5, 1.0)),
+    "evaluate.checks.calibration_error": Knob((0.0, 1.0)),
+    "evaluate.checks.duplicates": Knob((0.0, 1.0)),
+    "evaluate.checks.drift": Knob((0.0, 1.0)),
+}
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
+    "optim.layer_decay": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
+    "train.unfreeze": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
+    "tracking.mlflow.run": "needs a run that is there; tests/experiment/test_mlflow.py joins one",
+    "tracking.mlflow.model": "needs a trained model; tests/experiment/test_mlflow.py keeps one, and none",
 }
 
 
@@ -209,6 +238,19 @@ def rewarded(config: RunConfig) -> float:
     return config.search.reward.parts(outcome).reward
 
 
+def checked(config: RunConfig) -> dict[str, bool | None]:
+    """Return which checks pass, and what is required, of predictions of which many are alike."""
+    target = Target(task="classification", labels=("no", "yes"))
+    p = np.stack([np.full(400, 0.3), np.full(400, 0.7)], axis=1)
+    labels = Bootstrap((np.arange(400) % 10 == 0).astype(int), np.arange(400), target)
+    calibrator = Calibrator(task="classification")
+    found = Predictions(target, 1000, ["yes"] * 400, p, calibrator, inputs=lambda places: list(places), judged=labels)
+    rules = config.evaluate.checks
+    expected = expect(["no"] * 400, p[:, ::-1], rules=rules, quantities=False)
+    checks = check_predictions(found, rules, expected=expected)
+    return {f"{check.name} {check.required}": check.passed for check in checks}
+
+
 class Bench:
     """Small data on which a setting's effect is seen.
 
@@ -230,6 +272,8 @@ class Bench:
         """Return what shows the effect of one setting; what was observed before is remembered."""
         if path.startswith("search.reward."):
             return rewarded(self.config({**_SMALL, **values}))
+        if path.startswith("evaluate.checks."):
+            return checked(self.config(values))
         of_data = path.startswith("data.")
         config = self.config(values if of_data else {**_SMALL, **values})
         observe = self.prepared if of_data else self.shown if path.startswith("tracking.") else self.trained
@@ -279,7 +323,7 @@ class Bench:
                 for step in range(1, 7):
                     tracking.advance(StepTaken(step, epoch=step, examples=8, loss=0.5, gradient_norm=1.0, rate=0.1))
                 tracking.finish("finished")
-            return [
+            return shown_by_mlflow(self.folder, store.id), [
                 (
                     told.project,
                     told.entity,
@@ -294,6 +338,10 @@ class Bench:
     def _placed(self, path: str, value: Any) -> Any:
         if path in _FOLDERS and value is not None:
             return str(self.folder / value)
+        if path == "data.image_fallbacks":
+            return [str(self.folder / name) for name in value]
+        if path == "tracking.mlflow.uri":
+            return f"sqlite:///{self.folder / value}"
         if path == "data.features":
             return {name: str(self.folder / file) for name, file in value.items()}
         return value
@@ -307,9 +355,11 @@ def _write_data(folder: Path) -> None:
     """Write 60 rows with a picture each, in three tables, and tokens for them."""
     rng = np.random.default_rng(0)
     (folder / "others").mkdir(parents=True)
+    (folder / "spare").mkdir()
+    Image.fromarray(rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)).save(folder / "spare" / "gone.png")
     words = ["Red", "green", "blue", "yellow", "purple", "orange", "brown"]
-    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album"]}
-    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,split,part"]
+    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album,classes"]}
+    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,classes,split,part"]
     lines["large.csv"] = list(lines["rows.csv"])
     picture = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     for k in range(60):
@@ -323,6 +373,7 @@ def _write_data(folder: Path) -> None:
         name = f"{k}.png" if k else "gone.png"
         text = f"{words[k % 7]} {words[(3 * k) % 7]} number {k} of a long and winding caption"
         row = f"i{k},k{k},{name},{59 - k}.png,{text},what {words[k % 5]},{'ab'[k % 2]},{'xyz'[k % 3]},al{k // 3}"
+        row += ",a|b" if k % 4 else f",{'ab'[k % 2]}"
         lines["rows.csv"].append(row)
         parts = ("train", "train", "train", "dev", "test")
         shared = row.replace(f"{k}.png,", f"{k // 4}.png,", 1) if k > 40 else row

@@ -39,7 +39,13 @@ class Recorder(Tracker):
         self.rows[step] = dict(values)
         self.events[step] = list(events)
 
-    def summarise(self, values: Mapping[str, Any], *, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def summarise(
+        self,
+        values: Mapping[str, Any],
+        *,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        files: Mapping[str, Path],
+    ) -> None:
         self.summary = {**values, **tables}
 
     def close(self, end: End) -> None:
@@ -245,7 +251,7 @@ def test_a_tracker_that_cannot_even_end_does_not_hide_what_the_training_came_to(
 
     with caplog.at_level(logging.WARNING, "chiasma"):
         with TrackedTraining([Stuck()]) as tracked:
-            tracked.summarise({"parameters": 3}, tables={})
+            tracked.summarise({"parameters": 3}, tables={}, files={})
         with pytest.raises(ValueError, match="the real error"), TrackedTraining([Stuck()]):
             raise ValueError("the real error")
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,12 @@ from chiasma.cli.options import (
     files_by_modality,
     takes_settings,
     trust_sources,
+    values_by_name,
 )
 from chiasma.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chiasma.experiment.checks import Check
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, or a run: its folder, the start of its id, latest.")
@@ -36,8 +40,9 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "chiasma features photos.jsonl --extractor pixels --modality image -o pixels.npz",
-            "chiasma features photos.jsonl --import image=mobilenet_tokens.npz",
+            "chiasma features photos.jsonl --extractor resnet -o image.safetensors",
+            "chiasma features photos.jsonl --extractor fasterrcnn_vg --weights FILE.pth --regions 100 -o regions.npz",
+            "chiasma features photos.jsonl --import image=bottom_up.h5 -o image.safetensors",
         )
     )(features)
 
@@ -101,6 +106,9 @@ def predict(
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="With --against: matches a row.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Accept predictions that fail a required check.", show_default=False)
+    ] = False,
     run_folder: RunFolder = None,
     trust: Trust = None,
     debug: Debug = False,
@@ -119,7 +127,14 @@ def predict(
             _retrieve(saved, manifest, against, top=top, columns=columns, image_dir=image_dir, out=out, as_json=as_json)
             return
         _predict_manifest(
-            saved, manifest, columns=columns, image_dir=image_dir, features=features, out=out, as_json=as_json
+            saved,
+            manifest,
+            columns=columns,
+            image_dir=image_dir,
+            features=features,
+            out=out,
+            as_json=as_json,
+            relax=relax,
         )
         return
     if out is not None or id is not None or image_dir is not None or feature or against is not None:
@@ -128,7 +143,7 @@ def predict(
         )
     if image is None and text is None:
         raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
-    _predict_one(saved, image=image, text=text, as_json=as_json)
+    _predict_one(saved, image=image, text=text, as_json=as_json, relax=relax)
 
 
 @takes_settings(without=("seed", "workers", "name"))
@@ -137,36 +152,70 @@ def features(
     *,
     extractor: Annotated[
         str | None,
-        typer.Option("--extractor", metavar="pixels|RUN", help="Small pictures, or the encoder of a trained model."),
+        typer.Option("--extractor", metavar="NAME|RUN", help="One of chiasma list components, or a trained model."),
     ] = None,
-    modality: Annotated[str, typer.Option("--modality", metavar="NAME", help="image or text.")] = "image",
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="Where tokens go.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FOLDER|FILE|NAME", help="Published weights; else the extractor's own."),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option("--modality", metavar="NAME", help="image or text; else what the extractor reads."),
+    ] = None,
+    regions: Annotated[
+        int | None, typer.Option("--regions", metavar="N", help="Most regions an image, of a detector.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images or texts at once.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Another setting of the extractor.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where tokens go: .safetensors or .npz.")
+    ] = None,
     imported: Annotated[
         str | None,
         typer.Option("--import", metavar="MODALITY=FILE", help="Check tokens made elsewhere; -o keeps them."),
     ] = None,
     settings: Settings,
 ) -> None:
-    """Run a frozen encoder once over the data, or take in tokens made elsewhere, for --features."""
+    """Run a frozen network once over the data, or take in tokens made elsewhere, for --features."""
     from chiasma.cli.display import pairs, progress
-    from chiasma.experiment.features import PIXELS, extract_features, import_features
+    from chiasma.experiment.extractors import extractor_names
+    from chiasma.experiment.features import extract_features, import_features
     from chiasma.experiment.runs import find_model
 
     if (extractor is None) == (imported is None):
-        raise ConfigError("Give either --extractor pixels|RUN with -o FILE.npz, or --import MODALITY=FILE.")
+        raise ConfigError("Give either --extractor NAME|RUN with -o FILE, or --import MODALITY=FILE.")
+    options = values_by_name(option or ()) | ({} if regions is None else {"regions": regions})
     also = {}
-    if settings.trust and extractor not in (None, PIXELS):
+    if settings.trust and extractor is not None and extractor not in extractor_names():
         also = _held_by(find_model(extractor, settings.run_folder), settings.trust)
     config = settings.config_for(data, also=also)
     with progress() as console:
         if imported is not None:
+            if options or weights or batch_size or modality:
+                raise ConfigError(
+                    "--weights, --modality, --regions, --batch-size and --option belong to --extractor, not --import."
+                )
             pairs(import_features(config, imported, out=out))
-        else:
-            if out is None:
-                raise ConfigError("--extractor needs -o FILE.npz for the tokens.")
-            assert extractor is not None
-            summary = extract_features(config, extractor, modality=modality, out=out, console=console)
-            pairs(summary)
+            return
+        if out is None:
+            raise ConfigError("--extractor needs -o FILE for the tokens.")
+        assert extractor is not None
+        summary = extract_features(
+            config,
+            extractor,
+            modality=modality,
+            weights=weights,
+            options=options,
+            batch_size=batch_size,
+            out=out,
+            console=console,
+        )
+        pairs(summary)
 
 
 def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
@@ -178,22 +227,22 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
     return {f"the fusion of {folder}": spec_of_model(folder)}
 
 
-def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool) -> None:
+def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
     from chiasma.cli.display import table
-    from chiasma.experiment.predict import predict_one, prediction_words, said_by, shown_probability
+    from chiasma.experiment.checked_predictions import check_predicted
+    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
 
     answer = predict_one(saved, image=None if image is None else Path(image), text=text)
     if as_json:
         typer.echo(answer.to_json())
-        return
-    if saved.signature.target.tasks:
+    elif saved.signature.target.tasks:
         rows = [(name, prediction_words(one), shown_probability(answer, name)) for name, one in said_by(answer)]
         table(["task", "prediction", "probability"], rows, title="Predictions")
-        return
-    ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
-    valued = saved.signature.target.task in ("regression", "contrastive")
-    what = "value" if valued else "probability"
-    table(["label", what], ordered, title=f"Prediction: {answer.words}")
+    else:
+        ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
+        valued = saved.signature.target.task in ("regression", "contrastive")
+        table(["label", "value" if valued else "probability"], ordered, title=f"Prediction: {answer.words}")
+    _hold_to(check_predicted(saved, [PredictedRow("1", answer)]), relax=relax, quiet=True)
 
 
 def _retrieve(
@@ -248,11 +297,13 @@ def _predict_manifest(
     features: dict[str, Path],
     out: Path | None,
     as_json: bool,
+    relax: bool,
 ) -> None:
     import sys
 
     from chiasma.cli.display import progress
     from chiasma.data.manifest import Columns
+    from chiasma.experiment.checked_predictions import check_predicted, write_checks
     from chiasma.experiment.predict import predict_manifest, write_predictions
 
     _check_out(out, manifest)
@@ -271,5 +322,28 @@ def _predict_manifest(
     if interrupted:
         typer.echo("Interrupted: the rows after these were not predicted.", err=True)
         raise typer.Exit(130)
+    checks = check_predicted(saved, rows)
+    if out is not None:
+        write_checks(checks, out)
+    _hold_to(checks, relax=relax)
     if bad == len(rows):
+        raise typer.Exit(1)
+
+
+def _hold_to(checks: Sequence["Check"], *, relax: bool, quiet: bool = False) -> None:
+    """Say what the checks of predictions found; leave with 1 where a required one failed.
+
+    Args:
+        checks: What they found.
+        relax: Leave with 0 all the same.
+        quiet: Say only what failed.
+    """
+    from chiasma.experiment.checks import failures, summary_lines
+
+    for line in summary_lines(checks)[1 if quiet else 0 :]:
+        typer.echo(line, err=True)
+    failed = failures(checks)
+    if failed and not relax:
+        names = ", ".join(check.name for check in failed)
+        typer.echo(f"These predictions fail what the model requires ({names}). Accept them with --relax.", err=True)
         raise typer.Exit(1)

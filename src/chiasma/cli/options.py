@@ -244,6 +244,26 @@ def files_by_modality(pairs: Sequence[str]) -> dict[str, str]:
     return {modality: file for modality, _, file in (pair.partition("=") for pair in pairs)}
 
 
+def values_by_name(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return what the values of ``--option`` set, read as YAML.
+
+    Raises:
+        ConfigError: One is not of the form KEY=VALUE.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--option {pair}: expected KEY=VALUE, such as threshold=0.3.")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--option {pair}: {text!r} is not a value that YAML can read.") from None
+    return values
+
+
 def examples(*lines: str) -> str:
     """Return the epilog of a verb's help."""
     return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])

@@ -4,6 +4,7 @@ import typer
 
 from chiasma.cli.display import output, table
 from chiasma.experiment.benchmark import BenchmarkResult
+from chiasma.experiment.checks import summary_lines
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.meta_train import MetaResult
 from chiasma.experiment.part_result import SearchResult
@@ -82,8 +83,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.per_label:
         columns = list(evaluation.per_label[0])
         table(columns, [[row[name] for name in columns] for row in evaluation.per_label], title="By label")
+    if evaluation.slices:
+        columns = list(evaluation.slices[0])
+        title = f"By {', '.join(dict.fromkeys(row['slice'] for row in evaluation.slices))} ({evaluation.slice_metric})"
+        table(columns, [[row[name] for name in columns] for row in evaluation.slices], title=title)
     if evaluation.calibration is not None:
         before, after = evaluation.calibration.expected_error_before, evaluation.calibration.expected_error_after
         typer.echo(f"expected calibration error {after:.4f} (without calibration {before:.4f})")
         if evaluation.split == "select":
             typer.echo("Calibration was fitted on select, where its figures look better than on other rows.")
+    verdicts = {True: "passed", False: "failed", None: "-"}
+    checked = [(check.name, verdicts[check.passed], check.value, check.threshold) for check in evaluation.checks]
+    table(["check", "verdict", "value", "threshold"], checked, title="Checks of the predictions")
+    for line in summary_lines(evaluation.checks):
+        typer.echo(line)

@@ -14,6 +14,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import canonical_json
 from chiasma.data import clean
+from chiasma.data.choices import allowed_matrix
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
 from chiasma.data.labels import label_names
 from chiasma.data.learnable import SIDES, Learnable, learnable
@@ -26,6 +27,7 @@ from chiasma.data.published_text import PublishedTokenizer, read_tokenizer
 from chiasma.data.report import DataReport, SplitCount
 from chiasma.data.several import standardised
 from chiasma.data.signature import Signature, Target
+from chiasma.data.slices import count_slices, write_slices
 from chiasma.data.splits import SPLITS, cut, grouped
 from chiasma.data.strings import StringColumn
 
@@ -38,7 +40,7 @@ class Rows:
     """The rows that are kept, the sealed ones last, and what is known of each.
 
     Attributes:
-        frame: Columns ``id image text label split group line``.
+        frame: Columns ``id image text label split group allowed slices line``.
         images: Number of each row's distinct image, -1 for none.
         groups: Group of each row.
         pairs: Distinct images that look the same.
@@ -107,6 +109,7 @@ def assemble(
         "source": spec.source,
         "image_root": None if table.image_root is None else str(table.image_root.resolve()),
         "preprocessing": preprocessing.to_dict(),
+        "slices": write_slices(rows.frame, table.slice_names, folder),
         "parts": sorted(path.name.removesuffix(".index.npy") for path in folder.glob("*.index.npy")),
     }
     return manifest, _report(rows, table, spec, why=what.why, inputs=inputs)
@@ -254,7 +257,12 @@ def _write_rows(
     for name, values in arrays.items():
         save_array(folder / f"{name}.npy", values)
     StringColumn.write(folder, "ids", frame["id"].tolist())
-    StringColumn.write(folder, "image_names", list(dict.fromkeys(frame["image"].dropna())))
+    names = list(dict.fromkeys(frame["image"].dropna()))
+    StringColumn.write(folder, "image_names", [str(table.elsewhere.get(name, name)) for name in names])
+    allowed = allowed_matrix(frame["allowed"], target.labels)
+    if allowed is not None:
+        table.findings.counts["rows that allow some of the classes only"] = int((~allowed.all(1)).sum())
+        save_array(folder / "allowed.npy", allowed)
     if table.arrays:
         (folder / "image_name.index.npy").unlink()
     return PreprocessingSpec(
@@ -287,6 +295,7 @@ def _report(rows: Rows, table: Table, spec: DataSpec, *, why: str, inputs: list[
         quarantined=dict(findings.reasons().most_common()),
         counts=dict(sorted(findings.counts.items())),
         inputs={item.name: item.words for item in inputs},
+        slices=count_slices(frame, table.slice_names),
         near_duplicate_images=len(rows.pairs),
         near_duplicate_images_across_splits=_across(rows),
         notes=tuple(findings.notes),

@@ -36,11 +36,13 @@ class Sample:
         id: Unique in its dataset.
         parts: What there is, by modality: an image as ``H W 3`` uint8, a text as a string; a part may be absent.
         label: None where it is to be predicted.
+        allowed: The classes it can have; None for all.
     """
 
     id: str
     parts: Mapping[str, "np.ndarray | str"]
     label: Label | None = None
+    allowed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

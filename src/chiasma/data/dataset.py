@@ -18,9 +18,11 @@ from chiasma.core.errors import CorruptFileError, DataError, SealedTestError
 from chiasma.core.files import sha256_file
 from chiasma.core.opening import TestOpening
 from chiasma.data.batch import Batch, Sample, Tokens
+from chiasma.data.choices import restricted
 from chiasma.data.preprocessing import TOKENIZER_FILE, Preprocessing, PreprocessingSpec
 from chiasma.data.several import count_classes, parts_of
 from chiasma.data.signature import ImageInput, Signature, TextInput, TokensInput
+from chiasma.data.slices import read_slices
 from chiasma.data.splits import SPLITS
 from chiasma.data.strings import StringColumn
 
@@ -56,6 +58,8 @@ class Dataset:
         self._labels = self._load("labels")
         self._groups = self._load("groups")
         self._contents = self._load("contents")
+        self._allowed = self._load("allowed") if self._has("allowed") else None
+        self._slice_columns: Sequence[tuple[str, Sequence[str]]] = manifest.get("slices", ())
         self._test_labels: np.ndarray | None = None
         self._index = {name: self._load(f"{name}.index") for name in manifest["parts"]}
         self._data = {name: self._load(f"{name}.data") for name in self.signature.inputs}
@@ -197,6 +201,17 @@ class Dataset:
     def contents(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return 64 bits of the hash of each row's image and text; they are the same in another file or split."""
         return self._contents[np.asarray(rows, dtype=np.int64)]
+
+    def restricted(self, logits: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return outputs of some rows ``[... n C]`` in which answers that a row cannot have are impossible."""
+        if self._allowed is None:
+            return logits
+        return restricted(logits, self._allowed[np.asarray(rows, dtype=np.int64)])
+
+    @cached_property
+    def slices(self) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """Return by column and value which of all rows have it: the columns by which results are shown apart."""
+        return read_slices(self.folder, self._slice_columns)
 
     def batch(self, rows: Sequence[int] | np.ndarray, *, modalities: Collection[str] | None = None) -> Batch:
         """Return the model inputs of some rows.

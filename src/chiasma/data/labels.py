@@ -186,11 +186,12 @@ def parse_label(value: Any, task: Task) -> Any:
         parts = _parts(value)
         return tuple(float(part) for part in parts) if parts and all(_is_number(part) for part in parts) else None
     if task == "multilabel":
-        return tuple(sorted({name for part in _parts(value) if (name := _name(part))}))
-    return None if isinstance(value, (list, tuple, dict, np.ndarray)) else _name(value)
+        return tuple(sorted({name for part in _parts(value) if (name := label_word(part))}))
+    return None if isinstance(value, (list, tuple, dict, np.ndarray)) else label_word(value)
 
 
-def _name(value: Any) -> str:
+def label_word(value: Any) -> str:
+    """Return a label as it is written: whole numbers without a decimal point, words without surrounding space."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from chiasma.data.choices import clean_choices
 from chiasma.data.findings import Findings
 from chiasma.data.labels import (
     SeveralLabels,
@@ -91,7 +92,7 @@ def learnable(frame: pd.DataFrame, spec: DataSpec, findings: Findings, *, name: 
     if isinstance(spec.columns.label, tuple) and len(spec.columns.label) > 1:
         return _several(frame, usable, spec, findings, name=name)
     task, why = decide_task(usable, spec.task, name=name)
-    frame = parse_labels(frame, task, findings)
+    frame = clean_choices(parse_labels(frame, task, findings), findings, task)
     require_learnable(frame, task, name=name)
     if task != "regression":
         findings.notes += likely_typos([each for label in frame["label"] for each in label_names(label)])
@@ -123,5 +124,6 @@ def _several(
     frame = findings.quarantine(frame, frame["label"].isna(), reason="label is missing")
     frame = parse_several(frame, tasks, findings)
     require_each_learnable(frame, tasks)
+    frame = clean_choices(frame, findings, "multitask")
     findings.notes += likely_typos([each for label in frame["label"] for each in label_names(label)])
     return frame, Learnable("multitask", f"multitask: {why}", tasks)

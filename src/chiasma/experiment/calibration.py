@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit, log_softmax, logit, softmax
 
 from chiasma.core.spec import Spec
+from chiasma.data.choices import possible
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target, Task
 from chiasma.experiment.results import Calibration
@@ -95,7 +96,7 @@ class Calibrator(Spec):
         """Return mean confidence, accuracy and count in each bin of confidence that is not empty."""
         if not self._decides:
             return ()
-        confidence, correct = _confidence(self.probabilities(logits), labels)
+        confidence, correct = confidence_of(self.probabilities(logits), labels)
         place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
         return tuple(
             {
@@ -206,7 +207,8 @@ def _fit_each(logits: np.ndarray, labels: np.ndarray, target: Target, *, metric:
 
 def _class_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     smooth = 1 / (len(labels) + 2)
-    truth = np.full(logits.shape, smooth / logits.shape[1])
+    there = possible(logits)
+    truth = np.where(there, smooth / there.sum(1, keepdims=True), 0.0)
     truth[np.arange(len(labels)), labels] += 1 - smooth
 
     def loss(log_temperature: float) -> float:
@@ -235,7 +237,7 @@ def _minimise(loss: Callable[[float], float]) -> float:
     return float(np.exp(found.x))
 
 
-def _confidence(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confidence_of(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the probability of each answer that was given and whether it was right, both flat."""
     if p.shape[-1] > 1 and np.ndim(labels) == 1:
         return p.max(-1).ravel(), (p.argmax(-1) == labels).ravel()
@@ -244,4 +246,4 @@ def _confidence(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
-    return expected_calibration_error(*_confidence(p, labels))
+    return expected_calibration_error(*confidence_of(p, labels))

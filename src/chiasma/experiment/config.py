@@ -10,12 +10,14 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import DataSpec
 from chiasma.data.signature import Signature
+from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
-from chiasma.model.fusion import FusionSpec, Multiplicative
+from chiasma.model.fusion import FusionSpec, Multiplicative, ViLBERT
 from chiasma.model.heads import Classification, Contrastive, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
+from chiasma.model.vilbert_weights import found
 from chiasma.model.whole import ModelPlugin
 from chiasma.search.fusion_rewards import RewardRules
 from chiasma.search.generators.settings import LanguageModel
@@ -136,8 +138,8 @@ class ModelSection(Spec):
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
         head = self.head or default_head(signature)
-        usual_fusion = None if head.kind == "contrastive" else Multiplicative()
-        fusion = self.fusion or usual_fusion if len(encoders) > 1 else None
+        mixing = None if head.kind == "contrastive" else Multiplicative()
+        fusion = _known_fusion(self.fusion or mixing, self.dim) if len(encoders) > 1 else None
         parts = {"dim": self.dim, "encoders": encoders, "fusion": fusion, "trunk": self.trunk, "head": head}
         return ModelSpec.from_dict(parts, where="model")
 
@@ -225,6 +227,7 @@ class EvaluateSection(Spec):
         seeds: Fresh seeds for each finalist and each floor that is trained.
         level: Level of every interval.
         resamples: Bootstrap resamples of every interval.
+        checks: What is asked of predictions, here and wherever the saved model predicts.
         max_parameters: Designs with more parameters are rejected; None for no limit.
         accept_lesser_jail: Run generated source that nobody has approved also where this machine cannot enforce every
             guarantee of the jail (``chiasma doctor``); what is missing stands in every trial's record and the report.
@@ -246,6 +249,7 @@ class EvaluateSection(Spec):
     seeds: int = Field(default=3, ge=1)
     level: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100)
+    checks: CheckRules = CheckRules()
     max_parameters: int | None = Field(default=None, ge=1)
     accept_lesser_jail: bool = False
     jail_seconds: float | None = Field(default=None, gt=0)
@@ -359,6 +363,11 @@ def _known(modality: str, encoder: Any) -> Any:
     if not isinstance(encoder, Pretrained):
         return encoder
     return encoder.found("text" if modality == "text" else "image")
+
+
+def _known_fusion(fusion: Any, dim: int) -> Any:
+    """Return a fusion's spec; of a ViLBERT that begins with published weights with the hash of those."""
+    return found(fusion, dim) if isinstance(fusion, ViLBERT) else fusion
 
 
 def default_design(signature: Signature) -> Design:

@@ -53,13 +53,20 @@ class ClassicalFloor(ABC):
         self.seconds = time.perf_counter() - started
         return self
 
+    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return outputs ``[n C]``: log-probabilities of classes, log-odds of labels, or standardised values.
+
+        Classes that a row cannot have are impossible.
+        """
+        return dataset.restricted(self._logits(dataset, rows), rows)
+
     @abstractmethod
     def _fit(self, dataset: Dataset) -> None:
         """Fit on train and steer."""
 
     @abstractmethod
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-        """Return outputs ``[n C]``: log-probabilities of classes, log-odds of labels, or standardised values."""
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return outputs ``[n C]`` as if every row could have every class."""
 
 
 class Majority(ClassicalFloor):
@@ -80,7 +87,7 @@ class Majority(ClassicalFloor):
             self.description = "always the most frequent answer of each task, or its mean"
         self._answer = prior(labels, target)
 
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         return np.tile(self._answer, (len(rows), 1))
 
 
@@ -119,7 +126,7 @@ class LinearFloor(ClassicalFloor):
         strength = strengths[int(np.argmin(losses))] if losses else strengths[0]
         self._predict = self._fitted(sparse.vstack([x, judged]).tocsr(), np.concatenate([y, truth]), strength)
 
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         if self._predict is None:
             raise ValueError(f"floor {self.name!r} must be fitted before it predicts.")
         return self._predict(self._features(dataset, rows))

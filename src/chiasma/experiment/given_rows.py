@@ -1,6 +1,6 @@
 """Rows that are given in Python: a pandas frame or a list of dicts becomes samples, or a manifest on disk.
 
-An image is a path, a PIL image or an ``H W 3`` uint8 array.
+An image is a path, the bytes of an image file, a PIL image or an ``H W 3`` uint8 array.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from PIL import Image
 from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors, write_atomic
 from chiasma.data.batch import Sample
-from chiasma.data.image import decode_file, from_array, to_rgb
-from chiasma.data.manifest import Columns, joined_text, resolve_roles
+from chiasma.data.image import decode, decode_file, from_array, to_rgb
+from chiasma.data.roles import Columns, joined_text, resolve_roles
 
 MANIFEST = "manifest.jsonl"
 
@@ -143,9 +143,12 @@ def _opened(image: Any, image_dir: Path, max_pixels: int) -> Image.Image:
         return to_rgb(image)
     if isinstance(image, np.ndarray):
         return from_array(image)
+    if isinstance(image, bytes):
+        return decode(image, max_pixels=max_pixels)
     if isinstance(image, str | Path):
         return decode_file(image_dir / Path(image).expanduser(), max_pixels=max_pixels)
-    raise DataError(f"An image must be a path, a PIL image or a uint8 array, but got {type(image).__name__}.")
+    kinds = "a path, bytes, a PIL image or a uint8 array"
+    raise DataError(f"An image must be {kinds}, but got {type(image).__name__}.")
 
 
 def _image_root(given: GivenRows, roles: Mapping[str, tuple[str, ...]], image_dir: Path) -> tuple[bool, Path]:

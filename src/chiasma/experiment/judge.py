@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from chiasma.core.files import write_json
 from chiasma.experiment import summary
 from chiasma.experiment.arms import Contestant, contestant_of, contestant_of_floor, load_trained
 from chiasma.experiment.beginning import StoppedTooSoonError
+from chiasma.experiment.checked_rows import check_rows
+from chiasma.experiment.checks import Check
 from chiasma.experiment.choosing import choose
 from chiasma.experiment.diagnosis import confusion, label_table
 from chiasma.experiment.finals import TrainedArm
@@ -24,7 +27,9 @@ from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting
+from chiasma.experiment.slice_table import slice_table
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.search.archive import SharedArchive
 from chiasma.store.folders import ledger_folder
 
@@ -85,13 +90,15 @@ def judge(setting: Setting, evidence: Evidence) -> RunResult:
     best = choose(evidence.trained, setting.dataset, metric=setting.metric)
     contestants = _contestants(setting, evidence, best)
     winner = contestants[-1]
-    _save(setting, winner, best)
+    saved = _save(setting, winner, best)
     setting.console.status("judging")
     findings = (
         TestFindings({}, {}, ["The run was interrupted: figures are on select, and the test split is still sealed."])
         if evidence.interrupted
-        else _open(setting, evidence, contestants)
+        else _open(setting, evidence, contestants, saved)
     )
+    if "checks" not in findings.parts:
+        findings.parts["checks"] = _checked_on_select(setting, winner, saved)
     notes = [*findings.notes, *summary.notes(setting, evidence, best)]
     arms = tuple(contestant.arm(findings.tests.get(contestant.name, {})) for contestant in contestants)
     results = Results(
@@ -123,10 +130,12 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
     return [*found, contestant_of(best, dataset, metric=metric, winner=True)]
 
 
-def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
-    """Save the winner's training with the lowest error on select."""
-    SavedModel(
-        model=load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome]))),
+def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> SavedModel:
+    """Save the winner's training with the lowest error on select, and return it."""
+    saved = SavedModel(
+        model=with_adapters_merged(
+            load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome])))
+        ),
         preprocessing=setting.dataset.preprocessing(),
         calibrator=winner.calibrators[winner.shipped],
         card={
@@ -139,10 +148,17 @@ def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
             "seed": setting.config.run.seed,
         },
         learnt=learnt_contents(setting.dataset),
-    ).save(setting.store.model_folder)
+    ).expecting(winner.select[winner.shipped], setting.config.evaluate.checks)
+    saved.save(setting.store.model_folder)
+    return saved
 
 
-def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -> TestFindings:
+def _checked_on_select(setting: Setting, winner: Contestant, saved: SavedModel) -> tuple[Check, ...]:
+    dataset, logits = setting.dataset, winner.select[winner.shipped]
+    return check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=setting.config.evaluate)
+
+
+def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant], saved: SavedModel) -> TestFindings:
     """Open the test split once for all arms, and compare the winner with each."""
     dataset, store, config = setting.dataset, setting.store, setting.config
     if dataset.test_count == 0:
@@ -155,13 +171,14 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
         dataset, ledger_folder=ledger_folder(), run=f"{store.id}, {config.run.budget.words}", verb="evolve", once=True
     )
     setting.console.say(opening_words(before))
-    bootstrap = Bootstrap.over(
+    over = partial(
+        Bootstrap.over,
         dataset,
-        rows,
         level=config.evaluate.level,
         resamples=config.evaluate.resamples,
         seed=config.run.seed,
     )
+    bootstrap = over(rows)
     winner = contestants[-1]
     compared = [c for c in contestants if c.role in ("floor", "control", "winner") or _is_control(c, contestants)]
     outputs = {c.name: c.outputs(rows, device=config.run.device) for c in compared}
@@ -176,10 +193,20 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
         "opening": before,
         "calibration": shipped.describe(outputs["winner"][place], bootstrap.labels),
         "per_label": label_table(decided, bootstrap.labels, target, target_scale=dataset.target_scale),
+        "slices": slice_table(
+            dataset,
+            rows,
+            winner.judged(outputs["winner"], setting.metric),
+            metric=setting.metric,
+            bootstrap=over,
+        ),
         "confusion": confusion(decided, bootstrap.labels, target),
         "reliability": shipped.reliability(outputs["winner"][place], bootstrap.labels),
         "test_examples": len(rows),
         "test_groups": bootstrap.count,
+        "checks": check_rows(
+            saved, dataset, rows, outputs["winner"][place], evaluate=config.evaluate, expected=saved.expectation
+        ),
     }
     return TestFindings(parts, tests, [])
 

@@ -1,7 +1,7 @@
 """A trained classifier as a folder that can be moved anywhere: weights, architecture, preprocessing, calibration."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
+from chiasma.data.choices import allowed_matrix, restricted
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
@@ -17,6 +18,8 @@ from chiasma.data.several import parts_of
 from chiasma.data.signature import Signature, Target
 from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
+from chiasma.experiment.checks import CheckRules
+from chiasma.experiment.expectation import Expectation, expect
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
 from chiasma.train.devices import pick_device
@@ -58,6 +61,7 @@ class SavedModel:
         card: Where it comes from.
         learnt: Contents (:meth:`~chiasma.data.dataset.Dataset.contents`) of the rows that made it what it is, sorted:
             those it was trained on, and those by which it was steered, selected and calibrated.
+        expectation: What its predictions on select looked like, and which checks new ones must pass.
     """
 
     model: MultimodalModel | JailedModel
@@ -65,6 +69,7 @@ class SavedModel:
     calibrator: Calibrator
     card: Mapping[str, Any] = field(default_factory=dict)
     learnt: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=LEARNT_DTYPE))
+    expectation: Expectation = field(default_factory=Expectation)
 
     @property
     def signature(self) -> Signature:
@@ -101,6 +106,7 @@ class SavedModel:
             "model": self.model.spec.to_dict(),
             "signature": self.signature.to_dict(),
             "calibrator": self.calibrator.to_dict(),
+            "expectation": self.expectation.to_dict(),
             **self.preprocessing.documents(),
         }
         tensors = {"model": weights_of(self.model)}
@@ -136,7 +142,17 @@ class SavedModel:
             calibrator=Calibrator.from_dict(documents["calibrator"]),
             card=card.facts,
             learnt=np.frombuffer(found.files.get(LEARNT_FILE, b""), dtype=LEARNT_DTYPE),
+            # Models of earlier versions have none: they are checked by the usual rules.
+            expectation=Expectation.from_dict(documents.get("expectation", {}), where=f"{folder}: expectation"),
         )
+
+    def expecting(self, logits: np.ndarray, rules: CheckRules) -> "SavedModel":
+        """Return the same, remembering its outputs on select ``[n C]`` and when new predictions are good enough."""
+        task = self.signature.target.task
+        if task not in ("classification", "multilabel", "regression"):
+            return replace(self, expectation=Expectation(rules=rules))
+        decisions, scores = self.decide(logits), self.scores(logits)
+        return replace(self, expectation=expect(decisions, scores, rules=rules, quantities=task == "regression"))
 
     def reads_as_prepared(self, dataset: Dataset) -> bool:
         """Return whether a dataset's rows are prepared exactly as this model expects, down to the tokenizer."""
@@ -157,9 +173,11 @@ class SavedModel:
         return self.preprocessing.encode(samples)
 
     def logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
-        """Return uncalibrated outputs ``[n C]``."""
+        """Return uncalibrated outputs ``[n C]``; classes that a sample cannot have are impossible in them."""
         starts = range(0, len(samples), batch_size)
-        return predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        logits = predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        allowed = allowed_matrix([sample.allowed for sample in samples], self.labels)
+        return logits if allowed is None else restricted(logits, allowed)
 
     def data(self, source: str) -> DataSpec:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
@@ -175,6 +193,7 @@ class SavedModel:
             id=chosen.id or (known.id if known.id in present else None),
             image=chosen.image or (known.image if known.image in present else None),
             text=chosen.text or (known.text if set(known.text) <= set(present) else ()),
+            allowed=chosen.allowed or (known.allowed if known.allowed in present else None),
         )
 
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:

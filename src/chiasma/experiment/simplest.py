@@ -34,7 +34,7 @@ class Chance(ClassicalFloor):
     def _fit(self, dataset: Dataset) -> None:
         """Nothing is learned."""
 
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """Return random directions, equal for equal images and equal texts."""
         labels = dataset.labels(rows).numpy()
         drawn = [numpy_rng(0, "chance", side).standard_normal((labels.max() + 1, DIRECTIONS)) for side in (0, 1)]

@@ -1,6 +1,7 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of
@@ -18,9 +19,11 @@ from chiasma.experiment.beginning import (
     reopen_data,
 )
 from chiasma.experiment.calibration import fit_calibrator
+from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.ended import Ended, ended
+from chiasma.experiment.fine_tuning import check_layers_learn
 from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
 from chiasma.experiment.jailed_train import check_can_be_jailed, train_jailed
 from chiasma.experiment.learned_controllers import say_idle_controls
@@ -29,9 +32,12 @@ from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.simplest import figures_by_task, simplest_arms
+from chiasma.experiment.slice_table import slice_table
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.model.generated import unapproved_in
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -67,6 +73,7 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
         check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
+        check_layers_learn(config.design(dataset.signature), dataset.signature)
         facts = tracking_facts(config)
         with begin_run(config, dataset, verb="train", command=command, facts=facts) as store, failing(store):
             return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=False)
@@ -167,7 +174,7 @@ def _train(
             group.console.say(words)
         # Before trackers are told: whatever they do now, the run is over.
         store.set_status("stopped" if done.stopped == "interrupted" else "finished")
-        summarise(tracking, result)
+        summarise(tracking, config, result, model=done.model)
     return result
 
 
@@ -195,8 +202,8 @@ def _write_down(
     logits, labels = done.logits, dataset.labels(dataset.rows("select")).numpy()
     target = dataset.signature.target
     metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
-    SavedModel(
-        model=done.model,
+    saved = SavedModel(
+        model=with_adapters_merged(done.model),
         preprocessing=dataset.preprocessing(),
         calibrator=fit_calibrator(logits, labels, target, metric=metric),
         card={
@@ -208,7 +215,8 @@ def _write_down(
             "seed": config.run.seed,
         },
         learnt=learnt_contents(dataset),
-    ).save(store.model_folder)
+    ).expecting(logits, config.evaluate.checks)
+    saved.save(store.model_folder)
     arm = Arm(
         name="winner",
         role="winner",
@@ -229,9 +237,19 @@ def _write_down(
         arms=(*simplest_arms(dataset), arm),
         winner="winner",
         history=done.history,
+        slices=slice_table(
+            dataset,
+            dataset.rows("select"),
+            logits[None],
+            metric=metric,
+            bootstrap=partial(
+                Bootstrap.over, dataset, level=config.evaluate.level, resamples=config.evaluate.resamples
+            ),
+        ),
         growth=done.growth,
         controller=done.controller,
         design=done.design.to_dict(),
+        checks=check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=config.evaluate),
         provenance=store.provenance,
         notes=(*figures_by_task(metrics, target), *_notes(done)),
     )

@@ -114,37 +114,56 @@ class CrossEntropyLoss(Loss):
 class FocalLoss(Loss):
     """Focal loss of Lin et al. 2017 (https://arxiv.org/abs/1708.02002) over a softmax.
 
-    Two classes: alpha weighs class 1 and 1 - alpha class 0, as in the paper. More classes: no alpha.
+    Two classes: alpha weighs class 1 and 1 - alpha class 0, as in the paper. More classes: no alpha. Unlike in the
+    paper the label may be smoothed (Szegedy et al. 2016): the loss is then the mean of the focal terms of all classes,
+    each as if it were the label, by the smoothed label.
     """
 
     weights: Tensor | None
 
-    def __init__(self, *, gamma: float, alpha: float | None) -> None:
+    def __init__(self, *, gamma: float, alpha: float | None, smoothing: float) -> None:
         super().__init__()
         self.gamma = gamma
+        self.smoothing = smoothing
         self.register_buffer("weights", None if alpha is None else torch.tensor([1 - alpha, alpha]), persistent=False)
 
     def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
-        log_p = functional.log_softmax(logits.float(), dim=-1).gather(1, labels[:, None])[:, 0]
-        each = -(_doubt(log_p) ** self.gamma) * log_p
-        return each.mean() if self.weights is None else (each * self.weights[labels]).mean()
+        log_p = functional.log_softmax(logits.float(), dim=-1)
+        if not self.smoothing:
+            log_p = log_p.gather(1, labels[:, None])[:, 0]
+            each = -(_doubt(log_p) ** self.gamma) * log_p
+            return each.mean() if self.weights is None else (each * self.weights[labels]).mean()
+        terms = -(_doubt(log_p) ** self.gamma) * log_p
+        terms = terms if self.weights is None else terms * self.weights
+        smooth = torch.full_like(terms, self.smoothing / terms.shape[1])
+        smooth.scatter_(1, labels[:, None], 1 - self.smoothing + self.smoothing / terms.shape[1])
+        return (smooth * terms).sum(1).mean()
 
 
 class MultilabelFocalLoss(Loss):
-    """Focal loss of Lin et al. 2017 over one sigmoid a label; alpha weighs positives, 1 - alpha negatives."""
+    """Focal loss of Lin et al. 2017 over one sigmoid a label; alpha weighs positives, 1 - alpha negatives.
 
-    def __init__(self, *, gamma: float, alpha: float | None) -> None:
+    Each label may be smoothed, as in :class:`FocalLoss` over its two values.
+    """
+
+    def __init__(self, *, gamma: float, alpha: float | None, smoothing: float) -> None:
         super().__init__()
         self.gamma = gamma
         self.alpha = alpha
+        self.smoothing = smoothing
 
     def forward(self, logits: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
-        signs = 2 * labels - 1
-        log_p = functional.logsigmoid(logits.float() * signs)
+        there = labels > 0.5
+        if not self.smoothing:
+            return self._as_if(there, logits.float()).mean()
+        right, wrong = self._as_if(there, logits.float()), self._as_if(~there, logits.float())
+        return ((1 - self.smoothing / 2) * right + self.smoothing / 2 * wrong).mean()
+
+    def _as_if(self, there: Tensor, logits: Tensor) -> Tensor:
+        """Return the focal terms ``[B C]`` as if these were the labels."""
+        log_p = functional.logsigmoid(torch.where(there, logits, -logits))
         each = -(_doubt(log_p) ** self.gamma) * log_p
-        if self.alpha is None:
-            return each.mean()
-        return (each * torch.where(labels > 0.5, self.alpha, 1 - self.alpha)).mean()
+        return each if self.alpha is None else each * torch.where(there, self.alpha, 1 - self.alpha)
 
 
 class MultilabelCrossEntropyLoss(Loss):
@@ -276,13 +295,13 @@ def _own_loss(target: Target) -> LossSpec:
 
 def _focal(spec: Focal, target: Target) -> Loss:
     if target.task == "multilabel":
-        return MultilabelFocalLoss(gamma=spec.gamma, alpha=spec.alpha)
+        return MultilabelFocalLoss(gamma=spec.gamma, alpha=spec.alpha, smoothing=spec.smoothing)
     if spec.alpha is not None and target.outputs != 2:
         raise ConfigError(
             "train.loss.alpha weighs the second of two classes, so it must be None for more, "
             f"but alpha={spec.alpha} and there are {target.outputs} classes."
         )
-    return FocalLoss(gamma=spec.gamma, alpha=spec.alpha)
+    return FocalLoss(gamma=spec.gamma, alpha=spec.alpha, smoothing=spec.smoothing)
 
 
 def _counts(class_counts: Sequence[int] | np.ndarray | None, target: Target) -> np.ndarray:

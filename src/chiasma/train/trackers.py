@@ -41,8 +41,17 @@ class Tracker(ABC):
         """Show finite figures, and what happened, after a step; each call is about a later step than the one before."""
 
     @abstractmethod
-    def summarise(self, values: Mapping[str, Any], *, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Show what the training came to: single values by name, and tables with one mapping a row."""
+    def summarise(
+        self,
+        values: Mapping[str, Any],
+        *,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        files: Mapping[str, Path],
+    ) -> None:
+        """Show what the training came to: single values by name, tables with one mapping a row, and files by name.
+
+        ``model`` among the files is the folder of the saved model.
+        """
 
     @abstractmethod
     def close(self, end: End) -> None:
@@ -129,9 +138,15 @@ class TrackedTraining(TrainingProgress):
         self._show()
         self._stopped = stopped
 
-    def summarise(self, values: Mapping[str, Any], *, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def summarise(
+        self,
+        values: Mapping[str, Any],
+        *,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        files: Mapping[str, Path],
+    ) -> None:
         """Show what the training came to; see :meth:`Tracker.summarise`."""
-        self._tell(lambda tracker: tracker.summarise(values, tables=tables))
+        self._tell(lambda tracker: tracker.summarise(values, tables=tables, files=files))
 
     def __enter__(self) -> "TrackedTraining":
         return self

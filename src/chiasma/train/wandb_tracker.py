@@ -145,8 +145,14 @@ class WandbTracker(Tracker):
             row["event"] = "\n".join(events)
         self._run.log(row, step=step, commit=True)
 
-    def summarise(self, values: Mapping[str, Any], *, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Put values and tables into the run's summary."""
+    def summarise(
+        self,
+        values: Mapping[str, Any],
+        *,
+        tables: Mapping[str, Sequence[Mapping[str, Any]]],
+        files: Mapping[str, Path],
+    ) -> None:
+        """Put values and tables into the run's summary; files are not sent."""
         import wandb
 
         self._run.summary.update(dict(values))
