@@ -106,7 +106,12 @@ class Settings:
     ] = None
     features: Annotated[
         list[str] | None,
-        _option("--features", metavar="MODALITY=FILE", help="Ready-made tokens (npz, safetensors).", panel=_COLUMNS),
+        _option(
+            "--features",
+            metavar="MODALITY=FILE",
+            help="Ready-made tokens (npz, safetensors, h5, lmdb).",
+            panel=_COLUMNS,
+        ),
     ] = None
     task: Annotated[
         str | None,

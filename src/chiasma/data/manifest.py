@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from chiasma.core.errors import DataError
 from chiasma.core.files import sha256_file
 from chiasma.core.spec import Spec, suggestion
+from chiasma.data.captions import Captions
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
@@ -21,7 +22,7 @@ from chiasma.data.hub import is_hub_name, read_hub_name, stamp_hub_name
 from chiasma.data.layouts import Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
-from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles
+from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles, text_columns
 from chiasma.data.signature import PartTask, Task
 
 
@@ -61,7 +62,8 @@ class DataSpec(Spec):
         shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the
             split that matters less (train before steer, select, test), or ``keep`` and report it.
         max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
-        features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
+        features: Tokens made elsewhere, by modality: a file in ``npz``, ``safetensors``, HDF5 or LMDB.
+        captions: What images show, joined to the texts; None for no captions.
         sensitive: The report shows no examples.
         rows: Prepare only about so many rows, for a quick look.
     """
@@ -90,6 +92,7 @@ class DataSpec(Spec):
     shared_images: Literal["drop", "keep"] = "drop"
     max_bad_fraction: float = Field(default=0.2, ge=0, le=1)
     features: Mapping[str, str] = {}
+    captions: Captions | None = None
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
 
@@ -255,6 +258,7 @@ def table_from_records(
         DataError: A named column does not exist, the label column is missing, or there is neither image nor text.
     """
     roles = resolve_roles(records.columns, spec.columns)
+    roles["text"] = text_columns(roles["text"], records.columns, spec.captions)
     if not roles.get("label"):
         raise DataError(missing_role("label", records.columns))
     check_slices(spec.slices, records.columns)

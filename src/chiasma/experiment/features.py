@@ -171,7 +171,7 @@ def _trimmed(features: Features) -> Features:
     """Drop the places at the end at which no row has a token."""
     if features.mask is None:
         return features
-    last = int(features.mask.any(0).nonzero()[0].max(initial=0)) + 1
+    last = int(np.flatnonzero(features.mask.any(axis=0)).max(initial=0)) + 1
     boxes = None if features.boxes is None else features.boxes[:, :last]
     return Features(features.ids, features.tokens[:, :last], features.mask[:, :last], boxes)
 

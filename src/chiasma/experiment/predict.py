@@ -21,10 +21,12 @@ from chiasma.data.image import decode_file, quiet_decoding
 from chiasma.data.records import Records, read_records
 from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
 from chiasma.data.signature import TokensInput
+from chiasma.experiment.captioned_rows import RowCaptions
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
 
 BATCH = 64
+NO_CAPTIONS = RowCaptions()
 
 OneAnswer = str | float | tuple[str, ...] | tuple[float, ...]
 
@@ -64,8 +66,16 @@ class PredictedRow:
     label: Any = None
 
 
-def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> Answer:
+def predict_one(
+    saved: SavedModel, *, image: Path | None, text: str | None, captions: RowCaptions = NO_CAPTIONS
+) -> Answer:
     """Return the prediction for one image, one text, or a pair.
+
+    Args:
+        saved: The model.
+        image: An image file.
+        text: A text.
+        captions: Where the caption of the image comes from, for a model that reads such.
 
     Raises:
         DataError: The image cannot be read, or the model reads neither of what is given.
@@ -73,10 +83,12 @@ def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> A
     parts: dict[str, np.ndarray | str] = {}
     if image is not None:
         parts["image"] = read_image(image, max_pixels=saved.max_pixels)
-    if text is not None:
-        parts["text"] = text
-    _check_readable(saved, parts)
-    return _answers(saved, [Sample("1", parts)])[0]
+    told = captions.from_file(text, "", None if image is None else str(image))
+    if told is not None:
+        parts["text"] = told
+    sample = captions.written([Sample("1", parts)])[0]
+    _check_readable(saved, sample.parts)
+    return _answers(saved, [sample])[0]
 
 
 def predict_manifest(
@@ -86,6 +98,7 @@ def predict_manifest(
     columns: Columns | None = None,
     image_dir: Path | None = None,
     features: Mapping[str, Path] | None = None,
+    captions: RowCaptions = NO_CAPTIONS,
     console: Console,
 ) -> list[PredictedRow]:
     """Return a prediction or a reason for every row, in the manifest's order.
@@ -99,6 +112,7 @@ def predict_manifest(
             them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
         features: By modality, a file of tokens made elsewhere, for a model that was trained on such.
+        captions: Where captions come from, for a model that reads such.
         console: Where progress goes.
 
     Raises:
@@ -106,18 +120,19 @@ def predict_manifest(
     """
     records = read_records(manifest)
     roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
+    roles["text"] = captions.text_columns(roles["text"], records.columns)
     root = image_dir if image_dir is not None else manifest.parent
     ready = _ready_tokens(saved, features or {})
     rows: dict[int, PredictedRow] = {}
     for bad in records.bad:
         rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
     with quiet_decoding():
-        for batch in _batches(_samples(saved, records, roles, root, ready)):
-            readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
+        for batch in _batches(_samples(saved, records, roles, root, ready, captions)):
+            readable, unread = _readable(saved, batch, captions, ready)
+            rows |= unread
             answers = _answers(saved, [sample for _, sample in readable])
             for (line, sample), answer in zip(readable, answers, strict=True):
                 rows[line] = PredictedRow(sample.id, answer, None, content_of(sample), sample.label)
-            rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
             console.status(f"predicted {len(rows):,} of {records.total:,} rows")
             if console.interrupted:
                 break
@@ -175,15 +190,39 @@ def _samples(
     roles: Mapping[str, tuple[str, ...]],
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
-    label = saved.data("rows").columns.label or "label"
+    # Of several label columns none is looked at: the checks know one.
+    named = saved.data("rows").columns.label or "label"
+    label = named if isinstance(named, str) else ""
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
-            parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
+            parts = _parts(saved, row, roles, root, ready, captions, identity)
+            parts |= _tokens(row, roles, identity, ready)
             yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
+
+
+def _readable(
+    saved: SavedModel,
+    batch: Sequence[tuple[int, Sample | PredictedRow]],
+    captions: RowCaptions,
+    ready: Mapping[str, Any],
+) -> tuple[list[tuple[int, Sample]], dict[int, PredictedRow]]:
+    """Return the rows of a batch that can be predicted, captions written, and the others with their reasons."""
+    unread = {line: item for line, item in batch if isinstance(item, PredictedRow)}
+    read = [(line, item) for line, item in batch if isinstance(item, Sample)]
+    kept: list[tuple[int, Sample]] = []
+    for (line, _), sample in zip(read, captions.written([sample for _, sample in read]), strict=True):
+        try:
+            if not ready:
+                _check_readable(saved, sample.parts)
+            kept.append((line, sample))
+        except DataError as error:
+            unread[line] = PredictedRow(sample.id, None, str(error))
+    return kept, unread
 
 
 def _parts(
@@ -192,21 +231,21 @@ def _parts(
     roles: Mapping[str, tuple[str, ...]],
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
+    identity: str,
 ) -> dict[str, np.ndarray | str]:
     parts: dict[str, np.ndarray | str] = {}
-    text = joined_text(row, roles["text"])
+    name = row.get(roles["image"][0]) if roles["image"] else None
+    text = captions.from_file(joined_text(row, roles["text"]), identity, None if name is None else str(name))
     if text is not None:
         parts["text"] = text
     if "image" in ready:
         return parts
-    name = row.get(roles["image"][0]) if roles["image"] else None
-    if name not in (None, "") and "image" in saved.model.spec.encoders:
+    if name not in (None, "") and ("image" in _reads(saved) or captions.of_images):
         path = image_path(str(name), root)
         if path is None:
             raise DataError(f"The image path {name} leads outside the image folder {root}.")
         parts["image"] = read_image(path, max_pixels=saved.max_pixels)
-    if not ready:
-        _check_readable(saved, parts)
     return parts
 
 
@@ -268,8 +307,13 @@ def _tokens(
     return found
 
 
+def _reads(saved: SavedModel) -> list[str]:
+    """Return what a model reads; a whole model of a third party, which does not say so, all there is."""
+    return list(saved.model.spec.encoders) or list(saved.signature.inputs)
+
+
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
-    reads = list(saved.model.spec.encoders)
+    reads = _reads(saved)
     if not set(parts) & set(reads):
         given = ", ".join(parts) or "nothing"
         raise DataError(f"The model reads {' and '.join(reads)}, but the row has {given}.")
