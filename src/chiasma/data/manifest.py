@@ -196,12 +196,11 @@ def check_source(spec: DataSpec) -> None:
     path = Path(spec.source).expanduser()
     if spec.source in BUILT_IN or is_hub_name(spec.source) or path.exists() or "/" in spec.source or path.suffix:
         return
-    known = suggestion(spec.source, [*BUILT_IN, *PUBLIC])
-    named = spec.source if spec.source in PUBLIC else None
-    if named is not None:
+    known, name = suggestion(spec.source, [*BUILT_IN, *PUBLIC]), spec.source
+    if name in PUBLIC:
         raise DataError(
-            f"{PUBLIC[named].title} is not built in, and there is no folder {named} here: name the folder that holds it "
-            f"as DATA, such as /path/to/{named}, or get it with chiasma data fetch {named}."
+            f"{PUBLIC[name].title} is not built in, and there is no folder {name} here: name the folder that holds it "
+            f"as DATA, such as /path/to/{name}, or get it with chiasma data fetch {name}."
         )
     raise DataError(
         f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)}) nor hf:NAME.{known}"
