@@ -170,6 +170,10 @@ def read(spec: DataSpec) -> Table:
         DataError: The source is missing, empty or damaged, or a role cannot be told from the column names.
     """
     if spec.source in BUILT_IN:
+        if spec.task == "contrastive":
+            raise DataError(
+                f"Half of the pairs of {spec.source} do not belong together, so that task=contrastive needs other data."
+            )
         return _read_built_in(spec)
     check_source(spec)
     path = Path(spec.source).expanduser()
@@ -258,7 +262,7 @@ def table_from_records(
     """
     roles = resolve_roles(records.columns, spec.columns)
     roles["text"] = text_columns(roles["text"], records.columns, spec.captions)
-    if not roles.get("label"):
+    if not roles.get("label") and spec.task != "contrastive":
         raise DataError(missing_role("label", records.columns))
     check_slices(spec.slices, records.columns)
     findings = Findings(rows_read=records.total, notes=list(notes))
