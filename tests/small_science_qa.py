@@ -17,7 +17,7 @@ def problem(number: int) -> dict:
     return {
         "question": f"Which number is {number}?",
         "choices": [f"choice {number}.{place}" for place in range(2 + number % 3)],
-        "answer": number % (2 + number % 3),
+        "answer": 1 + number % 3 if number % 5 else 0,
         "hint": f"Some context of {number}." if number % 4 < 2 else "",
         "image": "image.png" if number % 2 else None,
         "task": "closed choice",

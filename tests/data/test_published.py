@@ -214,7 +214,7 @@ def test_a_size_and_an_image_processor_exclude_each_other(tmp_path):
 
 def test_hateful_memes_is_not_mistaken_for_built_in_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"Hateful Memes is not built in, .* as DATA, such as /path/to/hateful_memes"):
+    with pytest.raises(DataError, match=r"is not built in, .* as DATA, such as /path/to/hateful_memes"):
         prepare(DataSpec(source="hateful_memes"), seed=0, cache=tmp_path / "cache")
 
 

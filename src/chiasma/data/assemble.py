@@ -270,7 +270,7 @@ def _write_rows(
     StringColumn.write(folder, "ids", frame["id"].tolist())
     names = list(dict.fromkeys(frame["image"].dropna()))
     StringColumn.write(folder, "image_names", [str(table.elsewhere.get(name, name)) for name in names])
-    allowed = allowed_matrix(frame["allowed"], target.labels)
+    allowed = allowed_matrix(frame["allowed"].tolist(), target.labels)
     if allowed is not None:
         table.findings.counts["rows that allow some of the classes only"] = int((~allowed.all(1)).sum())
         save_array(folder / "allowed.npy", allowed)

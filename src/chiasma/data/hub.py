@@ -155,7 +155,7 @@ def _parquet_parts(folder: Path) -> Iterator[Part]:
     for split, paths in split_tables(folder, suffix=".parquet").items():
         for path in paths:
             try:
-                table = parquet.read_table(path, partitioning=None)
+                table = parquet.ParquetFile(path).read()
             except (pa.ArrowException, OSError) as error:
                 raise damaged(path, error) from None
             told = (table.schema.metadata or {}).get(b"huggingface")
@@ -197,20 +197,20 @@ def _loaded(source: str) -> Mapping[str, Any]:
     """
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError:
         raise ConfigError(f"{source}: reading by name needs the datasets library: {INSTALL}.") from None
     name, _, config = source.removeprefix(PREFIX).partition(":")
     datasets.disable_progress_bars()
     try:
         found = datasets.load_dataset(name, config or None)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
             f"{source} cannot be had: {line}. Where there is a network: `hf download {name} --repo-type dataset "
             f"--local-dir FOLDER`; bring the folder here and give it as DATA."
         ) from None
-    assert isinstance(found, Mapping)
-    return found
+    return {str(split): part for split, part in found.items()}
 
 
 def _of_hub(part: Any) -> tuple[pa.Table, Names]:

@@ -16,9 +16,10 @@ from chiasma.data.captions import Captions
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
+from chiasma.data.fetch import PUBLIC
 from chiasma.data.findings import Findings
 from chiasma.data.hub import is_hub_name, read_hub_name, stamp_hub_name
-from chiasma.data.layouts import LAYOUTS, Layout, layout_of
+from chiasma.data.layouts import Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
 from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles, text_columns
@@ -199,15 +200,14 @@ def check_source(spec: DataSpec) -> None:
     path = Path(spec.source).expanduser()
     if spec.source in BUILT_IN or is_hub_name(spec.source) or path.exists() or "/" in spec.source or path.suffix:
         return
-    layout = next((layout for layout in LAYOUTS if spec.source == layout.name.lower().replace(" ", "_")), None)
-    if layout is not None:
+    known, name = suggestion(spec.source, [*BUILT_IN, *PUBLIC]), spec.source
+    if name in PUBLIC:
         raise DataError(
-            f"{layout.name} is not built in, and there is no folder {spec.source} here: name the folder that holds it "
-            f"as DATA, such as /path/to/{spec.source}."
+            f"{PUBLIC[name].title} is not built in, and there is no folder {name} here: name the folder that holds it "
+            f"as DATA, such as /path/to/{name}, or get it with chiasma data fetch {name}."
         )
     raise DataError(
-        f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)})."
-        f"{suggestion(spec.source, list(BUILT_IN))}"
+        f"{spec.source!r} is neither a file or folder nor built-in data ({', '.join(BUILT_IN)}) nor hf:NAME.{known}"
     )
 
 

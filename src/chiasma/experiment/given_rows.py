@@ -20,7 +20,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors, write_atomic
 from chiasma.data.batch import Sample
 from chiasma.data.image import decode, decode_file, from_array, to_rgb
-from chiasma.data.roles import Columns, joined_text, resolve_roles
+from chiasma.data.roles import Columns, joined_text, resolve_roles, words_of
 
 MANIFEST = "manifest.jsonl"
 
@@ -74,7 +74,11 @@ def samples_of(given: GivenRows, columns: Columns, *, image_dir: Path, max_pixel
     """
     roles = resolve_roles(given.columns, columns, labelled=False)
     return [
-        Sample(str(place), _parts(row, roles, image_dir=image_dir, max_pixels=max_pixels))
+        Sample(
+            str(place),
+            _parts(row, roles, image_dir=image_dir, max_pixels=max_pixels),
+            allowed=words_of(row.get(roles["allowed"][0])) or None if roles["allowed"] else None,
+        )
         for place, row in enumerate(given.rows)
     ]
 
