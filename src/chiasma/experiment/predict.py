@@ -385,7 +385,8 @@ def said_by(answer: Answer) -> list[tuple[str, OneAnswer]]:
 def shown_probability(answer: Answer, task: str) -> str:
     """Return the probability of the class that is predicted; nothing where no class is."""
     said = dict(said_by(answer))[task]
-    return f"{answer.scores[f'{task}={said}' if task else said]:.6g}" if isinstance(said, str) else ""
+    name = f"{task}={said}" if task else said
+    return f"{answer.scores[name]:.6g}" if isinstance(name, str) and name in answer.scores else ""
 
 
 def _as_json(row: PredictedRow) -> str:
