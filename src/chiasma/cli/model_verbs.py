@@ -113,6 +113,14 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            "--captions",
+            metavar="FILE|MODEL|none",
+            help="Where captions come from, for a model that reads such; what it remembers by default.",
+        ),
+    ] = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Accept predictions that fail a required check.", show_default=False)
     ] = False,
@@ -145,6 +153,7 @@ def predict(
             features=features,
             out=out,
             as_json=as_json,
+            captions=(captions, device),
             relax=relax,
         )
         return
@@ -154,7 +163,7 @@ def predict(
         )
     if image is None and text is None:
         raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
-    _predict_one(saved, image=image, text=text, as_json=as_json, relax=relax)
+    _predict_one(saved, image=image, text=text, as_json=as_json, captions=(captions, device), relax=relax)
 
 
 @takes_settings(without=("seed", "workers", "name"))
@@ -238,12 +247,18 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
     return {f"the fusion of {folder}": spec_of_model(folder)}
 
 
-def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
-    from chiasma.cli.display import table
+def _predict_one(
+    saved: Any, *, image: str | None, text: str | None, as_json: bool, captions: tuple[str | None, str], relax: bool
+) -> None:
+    from chiasma.cli.display import progress, table
+    from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
     from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
 
-    answer = predict_one(saved, image=None if image is None else Path(image), text=text)
+    asked, device = captions
+    with progress() as console:
+        told = captions_for(saved, asked=asked, device=device, console=console)
+        answer = predict_one(saved, image=None if image is None else Path(image), text=text, captions=told)
     if as_json:
         typer.echo(answer.to_json())
     elif saved.signature.target.tasks:
@@ -310,19 +325,28 @@ def _predict_manifest(
     features: dict[str, Path],
     out: Path | None,
     as_json: bool,
+    captions: tuple[str | None, str],
     relax: bool,
 ) -> None:
     import sys
 
     from chiasma.cli.display import progress
     from chiasma.data.manifest import Columns
+    from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted, write_checks
     from chiasma.experiment.predict import predict_manifest, write_predictions
 
     _check_out(out, manifest)
     with progress() as console:
+        asked, device = captions
         rows = predict_manifest(
-            saved, manifest, columns=Columns(**columns), image_dir=image_dir, features=features, console=console
+            saved,
+            manifest,
+            columns=Columns(**columns),
+            image_dir=image_dir,
+            features=features,
+            captions=captions_for(saved, asked=asked, device=device, console=console),
+            console=console,
         )
         interrupted = console.interrupted
     kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"

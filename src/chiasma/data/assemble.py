@@ -14,6 +14,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import canonical_json
 from chiasma.data import clean
+from chiasma.data.captions import Describe, ImageSource, captioned
 from chiasma.data.choices import allowed_matrix
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
 from chiasma.data.labels import label_names
@@ -79,7 +80,7 @@ class _Published:
 
 
 def assemble(
-    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress
+    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress, describe: Describe | None = None
 ) -> tuple[dict[str, Any], DataReport]:
     """Write every file of a prepared dataset but its manifest.
 
@@ -90,6 +91,9 @@ def assemble(
         DataError: The table cannot be used as a whole, or too much of it cannot.
     """
     frame, what = _labelled(table, spec, seed)
+    frame = captioned(
+        frame, spec.captions, table.findings, source_of=lambda name: _source(name, table), describe=describe
+    )
     frame = _cleaned(frame, table, spec)
     progress(f"looking at the images of {len(frame):,} rows")
     published = _Published.read(spec)
@@ -113,6 +117,13 @@ def assemble(
         "parts": sorted(path.name.removesuffix(".index.npy") for path in folder.glob("*.index.npy")),
     }
     return manifest, _report(rows, table, spec, why=what.why, inputs=inputs)
+
+
+def _source(name: str, table: Table) -> ImageSource | None:
+    """Return where the image of a name is."""
+    if name in table.arrays:
+        return table.arrays[name]
+    return None if table.image_root is None or not name.isprintable() else table.image_file(name)
 
 
 def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Learnable]:

@@ -11,6 +11,7 @@ from chiasma.core.errors import ChiasmaError, ConfigError, DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
 from chiasma.data.signature import Target
+from chiasma.experiment.captions import captioner
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.learned_controllers import check_controls
@@ -42,7 +43,15 @@ def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataRepo
     Raises:
         DataError: The data cannot be used.
     """
-    return prepare(config.data, seed=config.run.seed, cache=run_cache(config), progress=stoppable(console))
+    cache = run_cache(config)
+    describe = captioner(
+        config.data.captions,
+        cache=cache,
+        device=config.run.device,
+        max_pixels=config.data.max_pixels,
+        console=console,
+    )
+    return prepare(config.data, seed=config.run.seed, cache=cache, progress=stoppable(console), describe=describe)
 
 
 def check_can_run(config: RunConfig, dataset: Dataset, *, searched: bool = True) -> None:

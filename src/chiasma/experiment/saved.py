@@ -201,7 +201,12 @@ class SavedModel:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
         return DataSpec(
-            source=source, columns=known.columns, task=known.task, tasks=known.tasks, max_pixels=known.max_pixels
+            source=source,
+            columns=known.columns,
+            task=known.task,
+            tasks=known.tasks,
+            max_pixels=known.max_pixels,
+            captions=known.captions,
         )
 
     def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
