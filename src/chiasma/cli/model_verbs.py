@@ -253,7 +253,8 @@ def _predict_one(
     from chiasma.cli.display import progress, table
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
+    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words
+    from chiasma.experiment.predicted_table import said_by, shown_probability
 
     asked, device = captions
     with progress() as console:
@@ -334,7 +335,8 @@ def _predict_manifest(
     from chiasma.data.manifest import Columns
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted, write_checks
-    from chiasma.experiment.predict import predict_manifest, write_predictions
+    from chiasma.experiment.predict import predict_manifest
+    from chiasma.experiment.predicted_table import write_predictions
 
     _check_out(out, manifest)
     with progress() as console:
