@@ -8,16 +8,21 @@ import torch
 from torch import nn
 
 from chiasma.data.batch import Output, TokenBatch, Tokens
+from chiasma.model.generation import GenerationHead
 from chiasma.model.heads import Head, HeadSettings
 from tests.contracts.component import ComponentContract
 from tests.contracts.inputs import DIM, ROWS, signature, spoiled, tokens
 
+RIGHT = torch.tensor(
+    [[2, 4, 5, 7, 6, 3], [2, 5, 8, 3, 0, 0], [2, 6, 8, 4, 3, 0], [2, 1, 3, 0, 0, 0], [2, 8, 8, 8, 8, 3]]
+)
 IDS = tuple(str(row) for row in range(ROWS))
 
 
 def scores(module: nn.Module, sides: Sequence[Tokens]) -> Output:
     """Return what a head says of the first side fused, and of both sides by themselves."""
-    return module(sides[0], TokenBatch(dict(zip(("image", "text"), sides, strict=True)), IDS))
+    targets = RIGHT if isinstance(module, GenerationHead) else None
+    return module(sides[0], TokenBatch(dict(zip(("image", "text"), sides, strict=True)), IDS), targets)
 
 
 def both(seed: int = 0) -> tuple[Tokens, Tokens]:
@@ -34,12 +39,12 @@ class HeadContract(ComponentContract):
         output = scores(module, both(seed))
         whole = output.logits if output.log_variances is None else output.logits + output.log_variances.sum()
         # Each score by itself: the sum of the squares of a direction is the same whatever it is.
-        return whole * torch.linspace(0.5, 1.5, whole.shape[1])
+        return whole.flatten(1) * torch.linspace(0.5, 1.5, whole[0].numel())
 
     def test_there_is_one_score_a_label(self, spec: HeadSettings):
         module = self.fresh(spec)
         assert isinstance(module, Head)
-        widths = {"contrastive": 2 * getattr(spec, "projection", 0)}
+        widths = {"contrastive": 2 * getattr(spec, "projection", 0), "generation": 5 * 9}
         assert self.call(module).shape == (ROWS, widths.get(spec.kind, 3))
 
     def test_scores_are_float32_whatever_the_precision(self, spec: HeadSettings):

@@ -46,9 +46,12 @@ def signature(task: str = "classification", **inputs: InputSpec) -> Signature:
 
 
 def target_of(task: str) -> Target:
-    """Return a target with three labels; of several tasks two classes and a quantity, of pairs both sides."""
+    """Return a target with three labels; classes and a quantity of several tasks, sides of pairs, pieces of texts."""
     if task == "contrastive":
         return Target.from_dict({"task": task, "labels": ["image", "text"]})
+    if task == "generation":
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "##bird", "bird"]
+        return Target.from_dict({"task": task, "labels": pieces, "length": 6})
     if task != "multitask":
         return Target.from_dict({"task": task, "labels": ["a", "b", "c"]})
     classes = {"name": "x", "target": {"task": "classification", "labels": ["a", "b"]}}

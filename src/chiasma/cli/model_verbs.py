@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             'chiasma predict latest --image meme.png --text "when you see it"',
             "chiasma predict latest unlabelled.csv -o predicted.csv",
+            "chiasma predict latest photos.csv --beams 4",
             "chiasma predict latest queries.csv --against gallery.csv --top 5",
         )
     )(predict)
@@ -104,6 +105,12 @@ def predict(
         typer.Option("--against", metavar="GALLERY", help="Find the best of these images or texts for each row."),
     ] = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="With --against: matches a row.")] = 5,
+    beams: Annotated[
+        int, typer.Option("--beams", metavar="N", min=1, help="For texts: beginnings that are followed; 1 is greedy.")
+    ] = 1,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", metavar="N", min=3, help="For texts: most token ids.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     captions: Annotated[
@@ -128,6 +135,10 @@ def predict(
     folder = find_model(model, run_folder)
     trust_sources(trust, _held_by(folder, trust))
     saved = SavedModel.load(folder, device=device)
+    if beams > 1 or max_length is not None:
+        from chiasma.model.generation import Decoding
+
+        saved.writing(Decoding(beams=beams, longest=max_length))
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
         features = {modality: Path(file) for modality, file in files_by_modality(feature or ()).items()}
@@ -242,7 +253,8 @@ def _predict_one(
     from chiasma.cli.display import progress, table
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
+    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words
+    from chiasma.experiment.predicted_table import said_by, shown_probability
 
     asked, device = captions
     with progress() as console:
@@ -253,6 +265,8 @@ def _predict_one(
     elif saved.signature.target.tasks:
         rows = [(name, prediction_words(one), shown_probability(answer, name)) for name, one in said_by(answer)]
         table(["task", "prediction", "probability"], rows, title="Predictions")
+    elif not answer.scores:
+        typer.echo(answer.words)
     else:
         ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
         valued = saved.signature.target.task in ("regression", "contrastive")
@@ -321,7 +335,8 @@ def _predict_manifest(
     from chiasma.data.manifest import Columns
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted, write_checks
-    from chiasma.experiment.predict import predict_manifest, write_predictions
+    from chiasma.experiment.predict import predict_manifest
+    from chiasma.experiment.predicted_table import write_predictions
 
     _check_out(out, manifest)
     with progress() as console:

@@ -143,12 +143,12 @@ class Output:
 
     Attributes:
         logits: Class scores, label scores, or regression values in standardised units; of pairs the direction of the
-            image beside that of the text.
+            image beside that of the text. Of texts the scores of each next id, or the ids that were written.
         penalty: What a part of the model wants added to the loss while training; None for nothing.
         log_variances: How uncertain the model finds each of several tasks, by which their losses are weighed; None
             for one task, or where all count alike.
     """
 
-    logits: Float[Tensor, "B C"]
+    logits: Float[Tensor, "B *C"]
     penalty: Float[Tensor, ""] | None = None
     log_variances: Float[Tensor, " tasks"] | None = None

@@ -125,8 +125,10 @@ class Dataset:
 
     @cached_property
     def labelled(self) -> tuple[int, ...]:
-        """Return how many train rows have a label, of each task."""
+        """Return how many train rows have a label, of each task; of texts how many ids are to be written in all."""
         labels = self._labels[self.rows("train")]
+        if self.signature.target.task == "generation":
+            return (int((labels[:, 1:] != 0).sum()),)
         return tuple(int(part.of(labels)[0].sum()) for part in parts_of(self.signature.target))
 
     def rows(self, split: str) -> np.ndarray:

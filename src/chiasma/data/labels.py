@@ -13,6 +13,13 @@ from chiasma.core.errors import DataError
 from chiasma.data.findings import Findings
 from chiasma.data.signature import Target, Task
 
+
+class WrittenLabel(NamedTuple):
+    """A row's label where it is a text to be written, which names no class."""
+
+    text: str
+
+
 LABEL_SEPARATOR = "|"
 MOST_INTEGER_CLASSES = 100
 
@@ -142,6 +149,8 @@ def encode_labels(labels: Sequence[Any], target: Target) -> np.ndarray:
 
 def label_names(label: Any) -> tuple[str, ...]:
     """Return the classes a canonical label names, those of several tasks with their task; none for quantities."""
+    if isinstance(label, WrittenLabel):
+        return ()
     if isinstance(label, SeveralLabels):
         each = zip(label.names, label.labels, strict=True)
         return tuple(f"{name}={one}" for name, own in each if own is not None for one in label_names(own))

@@ -11,8 +11,10 @@ from chiasma.data.choices import clean_choices
 from chiasma.data.findings import Findings
 from chiasma.data.labels import (
     SeveralLabels,
+    WrittenLabel,
     decide_task,
     encode_labels,
+    is_missing,
     label_names,
     likely_typos,
     make_target,
@@ -22,6 +24,8 @@ from chiasma.data.labels import (
 from chiasma.data.manifest import DataSpec
 from chiasma.data.several import decide_tasks, encode_several, make_targets, parse_several, require_each_learnable
 from chiasma.data.signature import Target, Task
+from chiasma.data.text import clipped
+from chiasma.data.written import encode_written, written_target
 
 SIDES = ("image", "text")
 
@@ -34,11 +38,15 @@ class Learnable:
         task: What is learned.
         why: The same and why, in words for the report.
         tasks: Of each label column, where there are several.
+        vocabulary: Of a text that is to be written: most word pieces that are learned from the train split's.
+        lowercase: And whether they are of lower case.
     """
 
     task: Task
     why: str
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    vocabulary: int = 0
+    lowercase: bool = True
 
     @property
     def may_differ(self) -> bool:
@@ -53,6 +61,10 @@ class Learnable:
         """
         if self.task == "contrastive":
             return Target(task="contrastive", labels=SIDES)
+        if self.task == "generation":
+            return written_target(
+                [label.text for label in labels], vocabulary=self.vocabulary, lowercase=self.lowercase
+            )
         return make_targets(labels, self.tasks) if self.tasks else make_target(labels, self.task, name=name)
 
     def encode(self, frame: pd.DataFrame, target: Target, *, images: np.ndarray) -> np.ndarray:
@@ -68,6 +80,8 @@ class Learnable:
         if self.task == "contrastive":
             return np.stack([_distinct(images, frame["image"]), _distinct(None, frame["text"])], axis=1)
         labels = frame["label"].tolist()
+        if self.task == "generation":
+            return encode_written([label.text for label in labels], target, lowercase=self.lowercase)
         return encode_several(labels, target) if self.tasks else encode_labels(labels, target)
 
 
@@ -88,6 +102,8 @@ def learnable(frame: pd.DataFrame, spec: DataSpec, findings: Findings, *, name: 
     """
     if spec.task == "contrastive":
         return _pairs(frame)
+    if spec.task == "generation":
+        return _texts(frame, spec, findings, name=name)
     usable = [value for value in frame["label"] if value is not None]
     if isinstance(spec.columns.label, tuple) and len(spec.columns.label) > 1:
         return _several(frame, usable, spec, findings, name=name)
@@ -103,6 +119,16 @@ def _pairs(frame: pd.DataFrame) -> tuple[pd.DataFrame, Learnable]:
     """Take rows as pairs that belong together; a label column, if there is one, says nothing of that."""
     frame = frame.assign(label=pd.Series([()] * len(frame), dtype=object, index=frame.index))
     return frame, Learnable("contrastive", "contrastive, as data.task says: each row's image and text belong together")
+
+
+def _texts(frame: pd.DataFrame, spec: DataSpec, findings: Findings, *, name: str) -> tuple[pd.DataFrame, Learnable]:
+    frame = findings.quarantine(frame, frame["label"].map(is_missing), reason="label is missing")
+    texts = [WrittenLabel(clipped(str(value), spec.max_characters)) for value in frame["label"]]
+    frame = frame.assign(label=pd.Series(texts, dtype=object, index=frame.index))
+    frame = clean_choices(frame, findings, "generation")
+    require_learnable(frame, "generation", name=name)
+    why = f"generation, as data.task says: {name} is written"
+    return frame, Learnable("generation", why, vocabulary=spec.vocabulary, lowercase=spec.lowercase)
 
 
 def _distinct(numbers: np.ndarray | None, values: pd.Series) -> np.ndarray:

@@ -61,6 +61,15 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, lowercase: bool) -
     return tokenizer
 
 
+def known_tokenizer(pieces: Sequence[str], *, lowercase: bool) -> Tokenizer:
+    """Return the tokenizer that learned these word pieces, which are in the order of their ids."""
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    model = WordPiece(vocabulary, unk_token=SPECIAL[1], max_input_chars_per_word=100)  # pyright: ignore[reportCallIssue]
+    tokenizer = _tokenizer(model, lowercase)
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer
+
+
 def _tokenizer(model: WordPiece, lowercase: bool) -> Any:
     tokenizer: Any = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)

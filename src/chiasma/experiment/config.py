@@ -14,7 +14,7 @@ from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative, ViLBERT
-from chiasma.model.heads import Classification, Contrastive, HeadSpec, Multilabel, Multitask, Regression
+from chiasma.model.heads import Classification, Contrastive, Generation, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.vilbert_weights import found
@@ -383,5 +383,7 @@ def default_head(signature: Signature) -> HeadSpec:
         "regression": Regression,
         "multitask": Multitask,
         "contrastive": Contrastive,
+        "generation": Generation,
     }
-    return heads[signature.target.task](hidden=HIDDEN)
+    chosen = heads[signature.target.task]
+    return chosen() if signature.target.task == "generation" else chosen(hidden=HIDDEN)

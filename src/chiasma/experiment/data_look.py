@@ -7,6 +7,7 @@ import numpy as np
 from chiasma.data.dataset import Dataset
 from chiasma.data.several import count_classes, parts_of
 from chiasma.data.signature import ImageInput, InputSpec, Target, TextInput
+from chiasma.data.written import decode_written
 from chiasma.train.metrics import Scale
 
 _LONGEST = 60
@@ -16,6 +17,9 @@ def describe_inputs(dataset: Dataset) -> dict[str, str]:
     """Return the shape of each modality and the target, in words."""
     words = {name: _shape(spec) for name, spec in dataset.signature.inputs.items()}
     target = dataset.signature.target
+    if target.task == "generation":
+        written = f"texts of up to {target.length} tokens, vocabulary of {target.outputs:,}"
+        return words | {"target": f"generation of {written}"}
     if not target.tasks:
         return words | {"target": f"{target.task} of {_listed(target.labels)}"}
     each = {f"target {t.name}": f"{t.target.task} of {_listed(t.target.labels)}" for t in target.tasks}
@@ -78,6 +82,8 @@ def _one_label(target: Target, label: Any, scale: Scale | None) -> str:
         return target.labels[int(label)]
     if target.task == "contrastive":
         return ""
+    if target.task == "generation":
+        return _short(decode_written(np.asarray(label)[None], target)[0])
     if target.task == "multilabel":
         return "|".join(name for name, on in zip(target.labels, label, strict=True) if on)
     assert scale is not None

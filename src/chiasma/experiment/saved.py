@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chiasma.core.errors import CorruptFileError, StorageError
+from chiasma.core.errors import ConfigError, CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
 from chiasma.data.choices import allowed_matrix, restricted
@@ -16,10 +16,12 @@ from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Signature, Target
+from chiasma.data.written import decode_written
 from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
 from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.expectation import Expectation, expect
+from chiasma.model.generation import Decoding, GenerationHead
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
 from chiasma.train.devices import pick_device
@@ -80,6 +82,8 @@ class SavedModel:
     def labels(self) -> tuple[str, ...]:
         """Return the names of the scores, in order."""
         target = self.signature.target
+        if target.task == "generation":
+            return ()
         return (SIMILARITY,) if target.task == "contrastive" else target.labels
 
     @property
@@ -172,6 +176,20 @@ class SavedModel:
         """
         return self.preprocessing.encode(samples)
 
+    def writing(self, decoding: Decoding) -> None:
+        """Write texts in another way from now on.
+
+        Raises:
+            ConfigError: The model writes none.
+        """
+        head = getattr(self.model, "head", None)
+        if not isinstance(head, GenerationHead):
+            raise ConfigError(
+                "--beams and --max-length are for a model that writes (data.task=generation), but this one is for "
+                f"{self.signature.target.task}."
+            )
+        head.decoding = decoding
+
     def logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
         """Return uncalibrated outputs ``[n C]``; classes that a sample cannot have are impossible in them."""
         starts = range(0, len(samples), batch_size)
@@ -210,6 +228,8 @@ class SavedModel:
         if self.signature.target.task == "contrastive":
             image, text = directions(logits)
             return (image * text).sum(1, keepdims=True)
+        if self.signature.target.task == "generation":
+            return np.zeros((len(logits), 0))
         values = self.calibrator.probabilities(logits)
         if self.target_scale is None:
             return values
@@ -223,6 +243,8 @@ class SavedModel:
         """
         if self.signature.target.task == "contrastive":
             return [float(similarity) for similarity in self.scores(logits)[:, 0]]
+        if self.signature.target.task == "generation":
+            return list(decode_written(np.asarray(logits)[:, : self.signature.target.length], self.signature.target))
         parts = parts_of(self.signature.target)
         decided, values = self.calibrator.decision_logits(logits), self.scores(logits)
         each = [_decisions(part.target, decided[:, part.outputs], values[:, part.outputs]) for part in parts]

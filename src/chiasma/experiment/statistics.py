@@ -35,7 +35,19 @@ FEWEST_DIFFERING = 4
 FEWEST_FREEDOM = 2
 BOUNDED = frozenset(
     {
-        *("accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "auroc", "map", "ece", MEAN_SCORE),
+        *(
+            "accuracy",
+            "balanced_accuracy",
+            "f1",
+            "f1_macro",
+            "f1_micro",
+            "auroc",
+            "map",
+            "ece",
+            "exact_match",
+            "bleu_4",
+            MEAN_SCORE,
+        ),
         *(name for name in RETRIEVAL_METRICS if name not in MEDIAN_RANKS),
     }
 )

@@ -5,7 +5,7 @@ sums over examples, so that all weightings cost one matrix product; areas under 
 sums. With every weight 1 each equals ``measure``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.special import log_softmax
@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from chiasma.core.errors import ConfigError
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
+from chiasma.train.captioning import LONGEST_PHRASE, bleu, caption_counts
 from chiasma.train.metrics import CALIBRATION_BINS, MEAN_SCORE, METRICS, Scale, mean_score
 from chiasma.train.retrieval import Ranks, depth_of, rank_answers, ways_of
 
@@ -54,6 +55,8 @@ def group_metric(
         return _multilabel(name, outputs, np.asarray(labels) > 0.5, groups)
     if target.task == "contrastive":
         return _retrieval(name, outputs, np.asarray(labels), groups)
+    if target.task == "generation":
+        return _generation(name, caption_counts(outputs, np.asarray(labels), target.labels), groups)
     mean, deviation = target_scale or (np.zeros(1), np.ones(1))
     values = np.asarray(labels, dtype=np.float64) * deviation + mean
     return _regression(name, outputs * deviation + mean, values, groups)
@@ -126,6 +129,22 @@ def _median(ranked: Ranks, groups: np.ndarray) -> GroupMetric:
         return ranked.ranks[order][(covered >= covered[:, -1:] / 2 - 1e-9).argmax(1)]
 
     return metric
+
+
+def _generation(name: str, counts: Mapping[str, np.ndarray], groups: np.ndarray) -> GroupMetric:
+    match name:
+        case "exact_match":
+            return _mean(counts["exact"][:, 0], groups)
+        case "token_log_loss":
+            return _sums([counts["loss"], counts["tokens"]], groups, _mean_ratio)
+        case "perplexity":
+            loss = _sums([counts["loss"], counts["tokens"]], groups, _mean_ratio)
+            return lambda weights: np.exp(np.minimum(loss(weights), 700.0))
+        case "bleu_4" if (counts["lengths"][:, 1] >= LONGEST_PHRASE).any():
+            return _sums([counts[part] for part in ("hits", "phrases", "lengths")], groups, bleu)
+        case "bleu_4":
+            return _undefined
+    raise ConfigError(f"metric: {name!r} is not a metric of generation.")
 
 
 def _undefined(weights: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ class Cost(Spec):
 
 
 def cost(spec: ModelSpec, signature: Signature) -> Cost:
-    """Build a model and count one forward pass of one example; texts have their full length.
+    """Build a model and count one forward pass of one example; texts, also written ones, are of full length.
 
     Torch's global generator is left as it was.
 
@@ -42,7 +42,7 @@ def cost(spec: ModelSpec, signature: Signature) -> Cost:
     """
     with kept_torch_generator():
         model = spec.build(signature).eval()
-    count = count_flops(model, example_batch(signature, 1))
+    count = count_flops(model, example_batch(signature, 1), example_targets(signature, 1))
     return Cost(parameters=parameters(model), flops=count.total, uncounted=count.uncounted)
 
 
@@ -80,6 +80,12 @@ def example_batch(signature: Signature, batch_size: int, seed: int = 0) -> Batch
     }
     present = {name: torch.ones(batch_size, dtype=torch.bool) for name in inputs}
     return Batch(inputs, present, tuple(str(row) for row in range(batch_size)))
+
+
+def example_targets(signature: Signature, batch_size: int) -> Tensor | None:
+    """Return ids to predict for a model that writes texts; None for all others."""
+    length = signature.target.length
+    return None if length is None else torch.ones(batch_size, length, dtype=torch.long)
 
 
 def _example(input: InputSpec, rng: np.random.Generator, count: int) -> Tensor | Tokens:

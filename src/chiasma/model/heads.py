@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from chiasma.data.batch import Output, TokenBatch, Tokens
 from chiasma.data.signature import Target
 from chiasma.model.contrastive import Contrastive
+from chiasma.model.generation import Generation
 from chiasma.model.head import Head, HeadSettings, perceptron
 
 
@@ -111,4 +112,6 @@ class Multitask(HeadSettings):
         return SeveralHeads(heads, weighed=self.weighting == "uncertainty")
 
 
-HeadSpec = Annotated[Classification | Multilabel | Regression | Multitask | Contrastive, Field(discriminator="kind")]
+HeadSpec = Annotated[
+    Classification | Multilabel | Regression | Multitask | Contrastive | Generation, Field(discriminator="kind")
+]

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from chiasma.core.errors import ChiasmaError
 from chiasma.data.batch import Batch, Tokens
 from chiasma.data.signature import ImageInput, InputSpec, Signature, TextInput
+from chiasma.model.cost import example_targets
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.model.recompute import recompute_activations
 
@@ -89,6 +90,7 @@ def pass_memory(
         model = _without_contents(spec, signature).train(learning)
         recompute_activations(model, recompute)
         batch = _batch(signature, model.encoders.keys() or signature.inputs.keys(), rows)
+        targets = example_targets(signature, rows)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         weights = [*model.parameters(), *model.buffers()]
         inputs = [leaf for value in batch.inputs.values() for leaf in _leaves(value)]
@@ -96,10 +98,10 @@ def pass_memory(
         stored: Mapping[str, int] = {}
         with _named(model, alive):
             if learning:
-                stored = _learn(model, batch, alive, learned, precision=precision, held=accumulating)
+                stored = _learn(model, batch, targets, alive, learned, precision=precision, held=accumulating)
             else:
                 with torch.no_grad(), alive, _autocast(device, precision):
-                    model(batch)
+                    model(batch, targets)
         return PassMemory(
             parameters=sum(parameter.numel() for parameter in learned),
             weights=_bytes(weights),
@@ -163,6 +165,7 @@ def _on_meta(spec: ModelSpec, signature: Signature) -> MultimodalModel:
 def _learn(
     model: MultimodalModel,
     batch: Batch,
+    targets: torch.Tensor | None,
     alive: "_Alive",
     learned: list[nn.Parameter],
     *,
@@ -179,7 +182,7 @@ def _learn(
     device = learned[0].device.type
     with alive:
         with _autocast(device, precision):
-            output = model(batch)
+            output = model(batch, targets)
         loss = output.logits.sum() if output.penalty is None else output.logits.sum() + output.penalty
         stored = alive.by_owner()
         loss.backward()

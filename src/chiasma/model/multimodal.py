@@ -17,6 +17,7 @@ from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
 from chiasma.model.fusion import Composed, FusionSpec
 from chiasma.model.gates import Gate, GatePlace, at
+from chiasma.model.generation import Generation, GenerationHead
 from chiasma.model.heads import Classification, HeadSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.vilbert_inputs import check_published_inputs
@@ -125,6 +126,8 @@ class ModelSpec(Spec):
                 raise ValueError(f"dim must be divisible by {path}.heads, but dim={dim} and heads={part.heads}")
         if self.fusion is not None:
             self.fusion.check(self.dim)
+        if isinstance(self.head, Generation) and self.dim % self.head.heads:
+            raise ValueError(f"dim must be divisible by head.heads, but dim={self.dim} and heads={self.head.heads}")
         if isinstance(self.fusion, Composed):
             for heads in self.fusion.tree.heads:
                 if self.dim % heads:
@@ -223,6 +226,11 @@ class MultimodalModel(nn.Module):
             present = batch.present[name]
             tokens[name] = encoder(_zero_absent(batch.inputs[name], present)).only(present)
         return TokenBatch(tokens, batch.ids)
+
+
+def writes(model: nn.Module) -> bool:
+    """Return whether a model writes texts: it is taught with the ids to predict, and answers with ids without them."""
+    return isinstance(model, MultimodalModel) and isinstance(model.head, GenerationHead)
 
 
 def encoder_kinds(given: Spec) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from chiasma.core.errors import NonFiniteError
 from chiasma.core.rng import seed_torch
 from chiasma.data.batch import Batch, Output
-from chiasma.model.multimodal import MultimodalModel
+from chiasma.model.multimodal import MultimodalModel, writes
 from chiasma.model.recompute import recompute_activations
 from chiasma.train.compiling import check_compiled, compiled, compiler_errors
 from chiasma.train.design import TrainingSpec
@@ -72,6 +72,7 @@ class Learner:
             check_compiled(training.controller)
         recompute_activations(model, training.loop.recompute)
         self.model = model
+        self.teaches = writes(model)
         self.loss = loss
         self.training = training
         self.device = device
@@ -202,9 +203,9 @@ class Learner:
     def _seed(self, step: int) -> None:
         seed_torch(self.seed, "step", step, *self.ranks.path)
 
-    def _loss(self, batch: Batch, labels: Tensor, *, through: Callable[[Batch], Output]) -> Tensor:
+    def _loss(self, batch: Batch, labels: Tensor, *, through: Callable[..., Output]) -> Tensor:
         with autocast(self.device, self.precision):
-            output = through(batch)
+            output = through(batch, labels) if self.teaches else through(batch)
         weighing = () if output.log_variances is None else (output.log_variances,)
         loss = self.loss(output.logits, labels, *weighing)
         return loss if output.penalty is None else loss + output.penalty

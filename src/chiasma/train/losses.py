@@ -94,6 +94,31 @@ class ContrastiveLoss(Loss):
         return (functional.cross_entropy(similar, own) + functional.cross_entropy(similar.T, own)) / 2
 
 
+class TextLoss(Loss):
+    """Cross-entropy of each next id, given those before it; padding does not count.
+
+    Each example's sum is scaled by how many ids train rows have on average: over an epoch that is the mean over ids,
+    whatever texts share a micro-batch.
+
+    Args:
+        scale: Train rows for each id that is to be predicted.
+    """
+
+    def __init__(self, *, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, logits: Float[Tensor, "B places C"], labels: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
+        return token_losses(logits, labels).sum(1).mean() * self.scale
+
+
+def token_losses(logits: Float[Tensor, "B places C"], labels: Int[Tensor, "B L"]) -> Float[Tensor, "B places"]:
+    """Return the cross-entropy of each id after the first; 0 where there is padding."""
+    following = labels[:, 1:].long()
+    each = functional.cross_entropy(logits.float().flatten(0, 1), following.flatten(), ignore_index=0, reduction="none")
+    return each.reshape(following.shape)
+
+
 class CrossEntropyLoss(Loss):
     """Cross-entropy with label smoothing (Szegedy et al. 2016) and class weights."""
 
@@ -215,7 +240,8 @@ def build_loss(
         target: What is predicted.
         class_counts: ``[C]``, how many train examples have each class or label; needed where the loss is balanced.
         examples: Train examples; needed by balanced multi-label losses and by several tasks.
-        labelled: Train examples with a label of each of several tasks; none for all of them.
+        labelled: Train examples with a label of each of several tasks, none for all of them; of texts the ids to
+            predict in all.
 
     Raises:
         ConfigError: The loss does not fit the task, or alpha is given for more than two classes.
@@ -224,6 +250,8 @@ def build_loss(
         return _several(spec, target, class_counts=class_counts, examples=examples, labelled=labelled)
     if target.task == "contrastive" and spec is None:
         return ContrastiveLoss()
+    if target.task == "generation" and spec is None:
+        return TextLoss(scale=examples / max(1, labelled[0]) if labelled else 1.0)
     chosen = _own_loss(target) if spec is None else spec
     if target.task not in TASKS[chosen.kind]:
         raise ConfigError(

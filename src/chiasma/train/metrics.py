@@ -8,6 +8,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
+from chiasma.train.captioning import GENERATION_METRICS, captioning
 from chiasma.train.retrieval import MEDIAN_RANKS, RETRIEVAL_METRICS, retrieval
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -15,8 +16,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("map", "f1_micro", "f1_macro", "log_loss"),
     "regression": ("r2", "mae", "rmse"),
     "contrastive": RETRIEVAL_METRICS,
+    "generation": GENERATION_METRICS,
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", *MEDIAN_RANKS})
+LOWER_IS_BETTER = frozenset({"token_log_loss", "perplexity", "log_loss", "ece", "mae", "rmse", *MEDIAN_RANKS})
 CALIBRATION_BINS = 15
 MEAN_SCORE = "mean_score"
 """Of several tasks: the mean of each one's usual metric, all of which are 1 at best; R² counts as 0 at worst."""
@@ -109,6 +111,8 @@ def measure(
         return _multilabel(outputs, np.asarray(labels) > 0.5)
     if target.task == "contrastive":
         return retrieval(outputs, np.asarray(labels))
+    if target.task == "generation":
+        return captioning(outputs, np.asarray(labels), target.labels)
     mean, deviation = target_scale or (np.zeros(1), np.ones(1))
     values = np.asarray(labels, dtype=np.float64)
     return _regression(outputs * deviation + mean, values * deviation + mean)

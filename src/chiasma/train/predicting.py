@@ -2,15 +2,17 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chiasma.data.batch import Batch
 from chiasma.data.dataset import Dataset
-from chiasma.model.multimodal import MultimodalModel
+from chiasma.model.multimodal import MultimodalModel, writes
 from chiasma.train.devices import Precision, autocast
+from chiasma.train.losses import token_losses
 
 ROWS_AT_A_TIME = 256
 
@@ -24,6 +26,9 @@ def predict_logits(
     precision: Precision = "float32",
 ) -> np.ndarray:
     """Return the model's outputs as float32 ``[n C]``, computed where the model is, in evaluation mode.
+
+    A model that writes has the ids that it wrote, and behind them how unlikely it finds the right text of a row of a
+    dataset: the sum of its ids' log losses, 0 with ready batches ``[n L+1]``.
 
     Answers that a row of a dataset cannot have are impossible in them.
 
@@ -45,17 +50,32 @@ def predict_logits(
         batches = dataset_batches(data, rows, batch_size=batch_size, modalities=modalities_of(model))
     else:
         batches = data
+    truth: Iterable[Tensor | None] = repeat(None)
+    if isinstance(data, Dataset) and rows is not None and writes(model):
+        truth = data.labels(rows).split(batch_size)
     device = next(model.parameters()).device
     with evaluating(model), torch.inference_mode():
         outputs = []
-        for batch in batches:
+        for batch, right in zip(batches, truth, strict=False):
             with autocast(device, precision):
-                logits = model(batch.to(device)).logits
+                logits = (_written if writes(model) else _answered)(model, batch.to(device), right)
             outputs.append(logits.float().cpu().numpy())
     if not outputs:
         raise ValueError("predict_logits needs at least one row, but got none.")
     found = np.concatenate(outputs)
     return data.restricted(found, rows) if isinstance(data, Dataset) and rows is not None else found
+
+
+def _answered(model: nn.Module, batch: Batch, right: Tensor | None) -> Tensor:
+    return model(batch).logits
+
+
+def _written(model: nn.Module, batch: Batch, right: Tensor | None) -> Tensor:
+    ids = model(batch).logits
+    if right is None:
+        return torch.cat([ids, ids.new_zeros(len(ids), 1)], dim=1)
+    right = right.to(ids.device)
+    return torch.cat([ids, token_losses(model(batch, right).logits, right).sum(1, keepdim=True)], dim=1)
 
 
 @contextmanager
