@@ -18,7 +18,7 @@ from chiasma.data.captions import Describe, ImageSource, captioned
 from chiasma.data.choices import allowed_matrix
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
 from chiasma.data.labels import label_names
-from chiasma.data.learnable import Learnable, learnable
+from chiasma.data.learnable import SIDES, Learnable, learnable
 from chiasma.data.manifest import DataSpec, Table
 from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures, look_at_images
@@ -147,6 +147,9 @@ def _cleaned(frame: pd.DataFrame, table: Table, spec: DataSpec) -> pd.DataFrame:
 
 def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, what: Learnable, seed: int) -> Rows:
     frame, findings = pictures.frame, table.findings
+    if what.task == "contrastive":
+        frame = clean.require_pairs(frame, findings, sides=[s for s in SIDES if s not in spec.features])
+        clean.stop_if_too_bad(findings, limit=spec.max_bad_fraction, root=table.image_root)
     if not table.curated:
         contents = _contents(frame, pictures.numbers(frame))
         frame = clean.drop_repeats(frame, contents, findings, quantities=what.may_differ)
@@ -253,7 +256,7 @@ def _write_rows(
 ) -> PreprocessingSpec:
     frame, visible = rows.frame, rows.visible
     train = (frame["split"] == "train").to_numpy(bool)
-    labels, scale = standardised(what.encode(frame, target), target, train=train)
+    labels, scale = standardised(what.encode(frame, target, images=rows.images), target, train=train)
     arrays = {
         "contents": row_contents(frame, digest),
         "labels": labels[:visible],

@@ -24,6 +24,7 @@ from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.fallbacks import fallbacks_stamp, with_fallbacks
+from chiasma.data.feature_archives import tokens_file
 from chiasma.data.manifest import DataSpec, Table, read, source_stamp
 from chiasma.data.published import Published
 from chiasma.data.published_images import read_image_processor
@@ -102,7 +103,9 @@ def with_published(spec: DataSpec) -> DataSpec:
 
 def _stamped(spec: DataSpec, table: Table | None, cache: Path) -> tuple[Table | None, Any]:
     """Return what identifies the source's content, and the table where it had to be read for that."""
-    features: list[Any] = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
+    features: list[Any] = [
+        _file_stamp(tokens_file(Path(path).expanduser())) for _, path in sorted(spec.features.items())
+    ]
     features += fallbacks_stamp(spec)
     if spec.captions is not None and spec.captions.file is not None:
         features.append(_file_stamp(Path(spec.captions.file).expanduser()))

@@ -21,6 +21,7 @@ from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 from chiasma.train.devices import pick_device
+from chiasma.train.losses import check_whole_batches
 from chiasma.train.metrics import measure, primary_metric
 
 Fact = tuple[str, Mapping[str, Any]]
@@ -87,6 +88,7 @@ def check_task(design: Design, target: Target, *, searched: bool) -> None:
         "train.balance": design.training.loop.balance,
         "Source that trains in the jail": bool(unapproved_in(design)),
     }
+    check_whole_batches(target, accumulation=design.training.loop.accumulation, ranks=1)
     for name, wanted in asked.items():
         if wanted:
             raise ConfigError(

@@ -235,6 +235,8 @@ def _constant(found: Predictions, judged: Bootstrap) -> np.ndarray:
 
 
 def _is_value(decision: Any) -> bool:
+    if isinstance(decision, dict):
+        return all(map(_is_value, decision.values()))
     if isinstance(decision, tuple):
         return all(_is_value(item) for item in decision)
     if isinstance(decision, float):

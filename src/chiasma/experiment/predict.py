@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,12 @@ def predict_one(
         parts["text"] = told
     sample = captions.written([Sample("1", parts)])[0]
     _check_readable(saved, sample.parts)
+    pair = pair_of(saved)
+    if pair is not None and set(sample.parts) != set(pair):
+        raise DataError(
+            f"The model compares an image with a text, but only {', '.join(sample.parts)} is given; to find the best "
+            "of many, give MANIFEST --against GALLERY."
+        )
     return _answers(saved, [sample])[0]
 
 
@@ -118,25 +124,80 @@ def predict_manifest(
     Raises:
         DataError: The manifest cannot be read, or has no column that the model reads.
     """
-    records = read_records(manifest)
-    roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
-    roles["text"] = captions.text_columns(roles["text"], records.columns)
-    root = image_dir if image_dir is not None else manifest.parent
-    ready = _ready_tokens(saved, features or {})
-    rows: dict[int, PredictedRow] = {}
-    for bad in records.bad:
-        rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
+    given = GivenManifest.read(
+        saved, manifest, columns=columns, image_dir=image_dir, features=features, captions=captions
+    )
+    rows = given.unreadable()
     with quiet_decoding():
-        for batch in _batches(_samples(saved, records, roles, root, ready, captions)):
-            readable, unread = _readable(saved, batch, captions, ready)
-            rows |= unread
+        for batch in given.batches(saved, sides=pair_of(saved)):
+            readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
             answers = _answers(saved, [sample for _, sample in readable])
             for (line, sample), answer in zip(readable, answers, strict=True):
                 rows[line] = PredictedRow(sample.id, answer, None, content_of(sample), sample.label)
-            console.status(f"predicted {len(rows):,} of {records.total:,} rows")
+            rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
+            console.status(f"predicted {len(rows):,} of {given.records.total:,} rows")
             if console.interrupted:
                 break
     return [rows[line] for line in sorted(rows)]
+
+
+@dataclass(frozen=True)
+class GivenManifest:
+    """A manifest with what is known of its columns.
+
+    Attributes:
+        roles: The columns by role.
+        root: What image paths are below.
+        ready: Tokens made elsewhere, by modality and id.
+        captions: Where captions come from.
+    """
+
+    records: Records
+    roles: Mapping[str, tuple[str, ...]]
+    root: Path
+    ready: Mapping[str, Mapping[str, np.ndarray]]
+    captions: RowCaptions = NO_CAPTIONS
+
+    @classmethod
+    def read(
+        cls,
+        saved: SavedModel,
+        manifest: Path,
+        *,
+        columns: Columns | None = None,
+        image_dir: Path | None = None,
+        features: Mapping[str, Path] | None = None,
+        captions: RowCaptions = NO_CAPTIONS,
+    ) -> "GivenManifest":
+        """Read a manifest; arguments and errors as in :func:`predict_manifest`."""
+        records = read_records(manifest)
+        roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
+        roles["text"] = captions.text_columns(roles["text"], records.columns)
+        root = image_dir if image_dir is not None else manifest.parent
+        return cls(records, roles, root, _ready_tokens(saved, features or {}), captions)
+
+    def unreadable(self) -> dict[int, PredictedRow]:
+        """Return the lines that are no rows, with the reason."""
+        return {bad.line: PredictedRow(f"line-{bad.line}", None, bad.detail) for bad in self.records.bad}
+
+    def batches(
+        self, saved: SavedModel, *, sides: Collection[str] | None = None
+    ) -> Iterator[list[tuple[int, Sample | PredictedRow]]]:
+        """Yield the rows with their lines, as samples or as what cannot be read, some at a time.
+
+        Args:
+            saved: The model that reads them.
+            sides: The parts that count; each must be there. None for whatever there is of what the model reads.
+        """
+        roles = self.roles if sides is None else {n: c if n in (*sides, "id") else () for n, c in self.roles.items()}
+        for batch in _batches(_samples(saved, self.records, roles, self.root, self.ready, self.captions)):
+            told = _captioned(saved, batch, self.captions, check=not self.ready)
+            yield [(line, item if sides is None else _with_all(item, sides)) for line, item in told]
+
+
+def _with_all(item: Sample | PredictedRow, sides: Collection[str]) -> Sample | PredictedRow:
+    missing = [side for side in sides if isinstance(item, Sample) and side not in item.parts]
+    return PredictedRow(item.id, None, f"The row has no {missing[0]}.") if missing else item
 
 
 def write_predictions(
@@ -192,7 +253,9 @@ def _samples(
     ready: Mapping[str, Mapping[str, np.ndarray]],
     captions: RowCaptions,
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
-    label = saved.data("rows").columns.label or "label"
+    # Of several label columns none is looked at: the checks know one.
+    named = saved.data("rows").columns.label or "label"
+    label = named if isinstance(named, str) else ""
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
@@ -203,24 +266,22 @@ def _samples(
             yield line, PredictedRow(identity, None, str(error))
 
 
-def _readable(
-    saved: SavedModel,
-    batch: Sequence[tuple[int, Sample | PredictedRow]],
-    captions: RowCaptions,
-    ready: Mapping[str, Any],
-) -> tuple[list[tuple[int, Sample]], dict[int, PredictedRow]]:
-    """Return the rows of a batch that can be predicted, captions written, and the others with their reasons."""
-    unread = {line: item for line, item in batch if isinstance(item, PredictedRow)}
-    read = [(line, item) for line, item in batch if isinstance(item, Sample)]
-    kept: list[tuple[int, Sample]] = []
-    for (line, _), sample in zip(read, captions.written([sample for _, sample in read]), strict=True):
+def _captioned(
+    saved: SavedModel, batch: Sequence[tuple[int, Sample | PredictedRow]], captions: RowCaptions, *, check: bool
+) -> list[tuple[int, Sample | PredictedRow]]:
+    """Return the rows of a batch with captions written, and the reason for each that the model cannot read."""
+    written = iter(captions.written([item for _, item in batch if isinstance(item, Sample)]))
+    told = [(line, next(written) if isinstance(item, Sample) else item) for line, item in batch]
+    return [(line, _checked(saved, item) if check else item) for line, item in told]
+
+
+def _checked(saved: SavedModel, item: Sample | PredictedRow) -> Sample | PredictedRow:
+    if isinstance(item, Sample):
         try:
-            if not ready:
-                _check_readable(saved, sample.parts)
-            kept.append((line, sample))
+            _check_readable(saved, item.parts)
         except DataError as error:
-            unread[line] = PredictedRow(sample.id, None, str(error))
-    return kept, unread
+            return PredictedRow(item.id, None, str(error))
+    return item
 
 
 def _parts(
@@ -308,6 +369,11 @@ def _tokens(
 def _reads(saved: SavedModel) -> list[str]:
     """Return what a model reads; a whole model of a third party, which does not say so, all there is."""
     return list(saved.model.spec.encoders) or list(saved.signature.inputs)
+
+
+def pair_of(saved: SavedModel) -> tuple[str, ...] | None:
+    """Return the parts that must be there to be compared; None for a model that makes do with what there is."""
+    return saved.signature.target.labels if saved.signature.target.task == "contrastive" else None
 
 
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
