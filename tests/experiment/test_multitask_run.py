@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from chiasma.core.errors import ConfigError
+from chiasma.experiment.answers import write_predictions
 from chiasma.experiment.beginning import check_can_run, prepare_data
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.console import SilentConsole
 from chiasma.experiment.evaluate_run import evaluate
-from chiasma.experiment.predict import predict_manifest, predict_one, write_predictions
+from chiasma.experiment.predict import predict_manifest, predict_one
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.train_run import train
 from chiasma.train.trainer import Trainer

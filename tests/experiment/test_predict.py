@@ -10,8 +10,9 @@ from PIL import Image
 
 from chiasma.core.errors import ConfigError, DataError
 from chiasma.data.manifest import Columns
+from chiasma.experiment.answers import write_predictions
 from chiasma.experiment.console import SilentConsole
-from chiasma.experiment.predict import predict_manifest, predict_one, write_predictions
+from chiasma.experiment.predict import predict_manifest, predict_one
 from tests.experiment.small_model import classifier, token_classifier
 
 

@@ -240,9 +240,10 @@ def _predict_one(
     saved: Any, *, image: str | None, text: str | None, as_json: bool, captions: tuple[str | None, str], relax: bool
 ) -> None:
     from chiasma.cli.display import progress, table
+    from chiasma.experiment.answers import PredictedRow, prediction_words, said_by, shown_probability
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
+    from chiasma.experiment.predict import predict_one
 
     asked, device = captions
     with progress() as console:
@@ -319,9 +320,10 @@ def _predict_manifest(
 
     from chiasma.cli.display import progress
     from chiasma.data.manifest import Columns
+    from chiasma.experiment.answers import write_predictions
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted, write_checks
-    from chiasma.experiment.predict import predict_manifest, write_predictions
+    from chiasma.experiment.predict import predict_manifest
 
     _check_out(out, manifest)
     with progress() as console:
