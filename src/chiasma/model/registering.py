@@ -43,9 +43,8 @@ def spec_of(cls: type, base: type[Spec], *, given: Collection[str], namespace: M
     """
     fields = options_of(cls, given=given)
     root: Any = type(f"{cls.__name__}Base", (base,), {"__module__": cls.__module__, **namespace})
-    return create_model(
-        f"{cls.__name__}Settings", __base__=root, __module__=cls.__module__, __doc__=cls.__doc__, **fields
-    )
+    make: Any = create_model
+    return make(f"{cls.__name__}Settings", __base__=root, __module__=cls.__module__, __doc__=cls.__doc__, **fields)
 
 
 def accepted(cls: type) -> tuple[frozenset[str], bool]:
