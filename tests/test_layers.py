@@ -25,6 +25,7 @@ RANKS = {
     "cli": 8,
     "pipelines": 8,
     "api": 8,
+    "extend": 8,
     "hydra": 9,
     "__main__": 9,
 }

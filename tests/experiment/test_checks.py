@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from chiasma.data.signature import Target
+from chiasma.experiment.answers import Answer, PredictedRow
 from chiasma.experiment.calibration import Calibrator
 from chiasma.experiment.checked_predictions import check_predicted, write_checks
 from chiasma.experiment.checking import Predictions, check_predictions
 from chiasma.experiment.checks import Check, CheckRules, failures, summary_lines
 from chiasma.experiment.expectation import Expectation, expect
-from chiasma.experiment.predict import Answer, PredictedRow
 from chiasma.experiment.report.render import render
 from chiasma.experiment.results import Results
 from chiasma.experiment.saved import SavedModel

@@ -67,9 +67,10 @@ def test_a_part_of_a_default_component_can_be_set():
     assert load_config(overrides=["optim.algorithm.beta1=0.8"]).optim.algorithm.to_dict()["beta1"] == 0.8
 
 
-def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
+@pytest.mark.parametrize("written", ["${oc.env:MY_RATE}", "${MY_RATE}", "${oc.env:NOT_SET,0.25}"])
+def test_environment_variables_are_filled_in(tmp_path, monkeypatch, written):
     monkeypatch.setenv("MY_RATE", "0.25")
-    assert load_config(write(tmp_path, "mine.yaml", "optim: {lr: '${oc.env:MY_RATE}'}")).optim.lr == 0.25
+    assert load_config(write(tmp_path, "mine.yaml", f"optim: {{lr: '{written}'}}")).optim.lr == 0.25
 
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
@@ -91,6 +92,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
         (["optim.lr"], "--set optim.lr: expected path=value, such as optim.lr=3e-5."),
         (["data.columns.text=[a"], "--set data.columns.text=[a: the value is not valid YAML"),
         (["optim.lr=${oc.env:NOT_THERE_AT_ALL}"], "optim.lr: "),
+        (["optim.lr=${NOT_THERE_AT_ALL}"], "Environment variable 'NOT_THERE_AT_ALL' not found"),
         (["model.fusion.kind=telepathy"], "model.fusion.kind: 'telepathy' is unknown"),
         (["run.budget=soon"], "a budget is a time such as 90s, 10m or 1h30m, or a number of trials such as 200"),
         (["run.budget=0m"], "but got '0m'"),

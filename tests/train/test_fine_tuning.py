@@ -25,6 +25,7 @@ from chiasma.train.design import Design, OptimSpec, Unfreezing
 from chiasma.train.memory import training_memory
 from chiasma.train.optim import NamedOptimizer
 from chiasma.train.trainer import Trainer
+from chiasma.train.unfreezing import Sleepers
 from tests.published import save_backbone
 
 pytestmark = pytest.mark.xdist_group("fine_tuning")
@@ -212,3 +213,16 @@ def test_without_peft_one_line_says_what_to_install(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"need peft: pip install 'chiasma\[lora\]'"):
         fresh(*tuned(place, encoder={"lora": ADAPTERS}))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_sleepers_have_no_gradient_and_cost_none_where_nobody_waits_for_it(place, alone):
+    design, dataset = tuned(place, encoder={"freeze": "none"})
+    model = fresh(design, dataset)
+    with Sleepers(model, Unfreezing(begin=0.5), alone=alone).asleep(0.0):
+        assert model.get_parameter(EMBEDDINGS).requires_grad != alone
+        model(dataset.batch(dataset.rows("train")[:4])).logits.sum().backward()
+        assert (model.get_parameter(EMBEDDINGS).grad is None) == alone
+    assert model.get_parameter(EMBEDDINGS).requires_grad
+    assert model.get_parameter(EMBEDDINGS).grad is None
+    assert model.encoders["text"].project.weight.grad is not None

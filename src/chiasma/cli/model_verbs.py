@@ -251,10 +251,11 @@ def _predict_one(
     saved: Any, *, image: str | None, text: str | None, as_json: bool, captions: tuple[str | None, str], relax: bool
 ) -> None:
     from chiasma.cli.display import progress, table
+    from chiasma.experiment.answers import PredictedRow, prediction_words, said_by
     from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words
-    from chiasma.experiment.predicted_table import said_by, shown_probability
+    from chiasma.experiment.predict import predict_one
+    from chiasma.experiment.predicted_table import shown_probability
 
     asked, device = captions
     with progress() as console:

@@ -186,13 +186,14 @@ def _network(told: Captioner) -> Any:
     for path in files:
         tensors |= read_tensors(path)
     with quiet_loading():
-        network, told_of = BlipForConditionalGeneration.from_pretrained(
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
             None,
             config=BlipConfig.from_dict(values),
             state_dict=tensors,
             dtype=torch.float32,
             output_loading_info=True,
         )
+    network, told_of = loaded
     own = network.state_dict()
     missing = sorted(name for name in told_of["missing_keys"] if name in own and own[name].is_floating_point())
     if missing:

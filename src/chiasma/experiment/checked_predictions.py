@@ -10,9 +10,9 @@ import numpy as np
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_atomic
 from chiasma.data.labels import encode_labels, label_names, parse_label
+from chiasma.experiment.answers import PredictedRow
 from chiasma.experiment.checking import DECIDES, Predictions, check_predictions
 from chiasma.experiment.checks import Check
-from chiasma.experiment.predict import PredictedRow
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.statistics import Bootstrap
 

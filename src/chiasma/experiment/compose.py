@@ -1,6 +1,7 @@
 """From presets, files and ``--set`` to one validated :class:`RunConfig`."""
 
 import importlib.resources
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from chiasma.experiment.config import RunConfig
 from chiasma.experiment.discoveries import with_discoveries
 from chiasma.experiment.learned_controllers import check_start, pinned
 
+_ENVIRONMENT = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 _PATHS = (
     ("data", "source"),
     ("data", "image_dir"),
@@ -173,12 +175,21 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
     """Fill in ``${...}``."""
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(_with_environment(tree)), resolve=True)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{where}{_first_line(error)}") from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _with_environment(value: Any) -> Any:
+    """Return a tree in which ``${NAME}`` is ``${oc.env:NAME}``: no setting's own name is in capitals."""
+    if isinstance(value, Mapping):
+        return {key: _with_environment(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_environment(each) for each in value]
+    return _ENVIRONMENT.sub(r"${oc.env:\1}", value) if isinstance(value, str) else value
 
 
 def _absolute(tree: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.diagnosis import label_table
-from chiasma.experiment.predict import read_image
+from chiasma.experiment.given_manifest import read_image
 from chiasma.experiment.results import Calibration, Interval
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.sealed import open_test, opening_words

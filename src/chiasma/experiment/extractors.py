@@ -27,7 +27,7 @@ from chiasma.model.encoders.extractor import (
     resolve_extractor,
 )
 from chiasma.model.multimodal import MultimodalModel
-from chiasma.model.plugins import installed
+from chiasma.model.plugins import plugin_names
 from chiasma.train.devices import PRECISIONS, pick_device
 
 _BATCH = 64
@@ -48,8 +48,8 @@ class Opened:
 
 
 def extractor_names() -> list[str]:
-    """Return what ``--extractor`` may be called beside a run: our own, then those that are installed."""
-    return [*_ours(), *sorted(installed(ExtractorPlugin.group))]
+    """Return what ``--extractor`` may be called beside a run: our own, then those that are installed or registered."""
+    return [*_ours(), *plugin_names(ExtractorPlugin.group)]
 
 
 def open_extractor(

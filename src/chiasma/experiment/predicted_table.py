@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from chiasma.core.files import write_atomic
-from chiasma.experiment.predict import Answer, OneAnswer, PredictedRow, prediction_words
+from chiasma.experiment.answers import Answer, PredictedRow, prediction_words, said_by
 from chiasma.experiment.saved import SavedModel
 
 
@@ -47,11 +47,6 @@ def _as_csv(rows: Sequence[PredictedRow], saved: SavedModel) -> str:
         ]
         writer.writerow([row.id, *cells, "", *scores])
     return file.getvalue()
-
-
-def said_by(answer: Answer) -> list[tuple[str, OneAnswer]]:
-    """Return the predictions by the name of their task, which is empty where there is one."""
-    return list(answer.prediction.items()) if isinstance(answer.prediction, Mapping) else [("", answer.prediction)]
 
 
 def shown_probability(answer: Answer, task: str) -> str:

@@ -16,8 +16,9 @@ from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
 from chiasma.data.image import quiet_decoding
 from chiasma.data.manifest import Columns
+from chiasma.experiment.answers import PredictedRow
 from chiasma.experiment.console import Console
-from chiasma.experiment.predict import GivenManifest, PredictedRow
+from chiasma.experiment.given_manifest import GivenManifest
 from chiasma.experiment.saved import SavedModel
 from chiasma.train.retrieval import directions, nearest
 

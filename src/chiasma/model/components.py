@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import Any, get_args
 
 from chiasma.core.spec import Spec
@@ -11,7 +12,7 @@ from chiasma.model.encoders.extractor import ExtractorPlugin
 from chiasma.model.encoders.extractors import ExtractorSpec
 from chiasma.model.fusion import FusionPlugin, FusionSpec
 from chiasma.model.heads import HeadSpec
-from chiasma.model.plugins import Plugin, installed, spec_class
+from chiasma.model.plugins import Plugin, installed, plugin_names, spec_class
 from chiasma.model.trunk.members import MemberSpec
 from chiasma.model.whole import ModelPlugin
 
@@ -41,7 +42,7 @@ class Component:
         name: What a config calls it: its kind, or ``plugin:NAME``.
         spec: Its spec class, as a dotted path.
         summary: The first line of its documentation.
-        origin: ``chiasma``, or the package that brought it.
+        origin: ``chiasma``, the package that brought it, or ``registered``.
     """
 
     part: str
@@ -67,10 +68,18 @@ def list_components() -> list[Component]:
     ]
     theirs = []
     for part, plugin in PLUGINS.items():
-        for name, point in sorted(installed(plugin.group).items()):
-            origin = "unknown" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        points = installed(plugin.group)
+        for name in plugin_names(plugin.group):
+            dist = points[name].dist if name in points else None
+            origin = (
+                "registered" if name not in points else "unknown" if dist is None else f"{dist.name} {dist.version}"
+            )
             theirs.append(_describe(part, f"plugin:{name}", spec_class(plugin.group, name), origin))
     return ours + theirs
+
+
+def _origin(point: EntryPoint) -> str:
+    return "unknown" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 def _describe(part: str, name: str, spec: Any, origin: str) -> Component:

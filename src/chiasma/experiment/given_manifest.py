@@ -1,0 +1,236 @@
+"""A manifest that a model is asked about: its rows as samples, with a reason for each that cannot be read."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chiasma.core.errors import ConfigError, DataError
+from chiasma.data.batch import Sample
+from chiasma.data.decoding import image_path
+from chiasma.data.features import import_file
+from chiasma.data.image import decode_file
+from chiasma.data.records import Records, read_records
+from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
+from chiasma.data.signature import TokensInput
+from chiasma.experiment.answers import PredictedRow
+from chiasma.experiment.captioned_rows import RowCaptions
+from chiasma.experiment.saved import SavedModel
+
+BATCH = 64
+NO_CAPTIONS = RowCaptions()
+
+
+@dataclass(frozen=True)
+class GivenManifest:
+    """A manifest with what is known of its columns.
+
+    Attributes:
+        roles: The columns by role.
+        root: What image paths are below.
+        ready: Tokens made elsewhere, by modality and id.
+        captions: Where captions come from.
+    """
+
+    records: Records
+    roles: Mapping[str, tuple[str, ...]]
+    root: Path
+    ready: Mapping[str, Mapping[str, np.ndarray]]
+    captions: RowCaptions = NO_CAPTIONS
+
+    @classmethod
+    def read(
+        cls,
+        saved: SavedModel,
+        manifest: Path,
+        *,
+        columns: Columns | None = None,
+        image_dir: Path | None = None,
+        features: Mapping[str, Path] | None = None,
+        captions: RowCaptions = NO_CAPTIONS,
+    ) -> "GivenManifest":
+        """Read a manifest; arguments and errors as in :func:`predict_manifest`."""
+        records = read_records(manifest)
+        roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
+        roles["text"] = captions.text_columns(roles["text"], records.columns)
+        root = image_dir if image_dir is not None else manifest.parent
+        return cls(records, roles, root, _ready_tokens(saved, features or {}), captions)
+
+    def unreadable(self) -> dict[int, PredictedRow]:
+        """Return the lines that are no rows, with the reason."""
+        return {bad.line: PredictedRow(f"line-{bad.line}", None, bad.detail) for bad in self.records.bad}
+
+    def batches(
+        self, saved: SavedModel, *, sides: Collection[str] | None = None
+    ) -> Iterator[list[tuple[int, Sample | PredictedRow]]]:
+        """Yield the rows with their lines, as samples or as what cannot be read, some at a time.
+
+        Args:
+            saved: The model that reads them.
+            sides: The parts that count; each must be there. None for whatever there is of what the model reads.
+        """
+        roles = self.roles if sides is None else {n: c if n in (*sides, "id") else () for n, c in self.roles.items()}
+        for batch in _batches(_samples(saved, self.records, roles, self.root, self.ready, self.captions)):
+            told = _captioned(saved, batch, self.captions, check=not self.ready)
+            yield [(line, item if sides is None else _with_all(item, sides)) for line, item in told]
+
+
+def _with_all(item: Sample | PredictedRow, sides: Collection[str]) -> Sample | PredictedRow:
+    missing = [side for side in sides if isinstance(item, Sample) and side not in item.parts]
+    return PredictedRow(item.id, None, f"The row has no {missing[0]}.") if missing else item
+
+
+def read_image(path: Path, *, max_pixels: int) -> np.ndarray:
+    """Return an image file as ``H W 3`` uint8.
+
+    Raises:
+        DataError: The file is missing, damaged, not an image, or too large.
+    """
+    return np.asarray(decode_file(path, max_pixels=max_pixels))
+
+
+def check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
+    """Raise DataError where a model reads none of the parts."""
+    reads = _reads(saved)
+    if not set(parts) & set(reads):
+        given = ", ".join(parts) or "nothing"
+        raise DataError(f"The model reads {' and '.join(reads)}, but the row has {given}.")
+
+
+def _samples(
+    saved: SavedModel,
+    records: Records,
+    roles: Mapping[str, tuple[str, ...]],
+    root: Path,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
+) -> Iterator[tuple[int, Sample | PredictedRow]]:
+    # Of several label columns none is looked at: the checks know one.
+    named = saved.data("rows").columns.label or "label"
+    label = named if isinstance(named, str) else ""
+    for row, line in zip(records.rows, records.lines, strict=True):
+        identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
+        try:
+            parts = _parts(saved, row, roles, root, ready, captions, identity)
+            parts |= _tokens(row, roles, identity, ready)
+            yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
+        except DataError as error:
+            yield line, PredictedRow(identity, None, str(error))
+
+
+def _captioned(
+    saved: SavedModel, batch: Sequence[tuple[int, Sample | PredictedRow]], captions: RowCaptions, *, check: bool
+) -> list[tuple[int, Sample | PredictedRow]]:
+    """Return the rows of a batch with captions written, and the reason for each that the model cannot read."""
+    written = iter(captions.written([item for _, item in batch if isinstance(item, Sample)]))
+    told = [(line, next(written) if isinstance(item, Sample) else item) for line, item in batch]
+    return [(line, _checked(saved, item) if check else item) for line, item in told]
+
+
+def _checked(saved: SavedModel, item: Sample | PredictedRow) -> Sample | PredictedRow:
+    if isinstance(item, Sample):
+        try:
+            check_readable(saved, item.parts)
+        except DataError as error:
+            return PredictedRow(item.id, None, str(error))
+    return item
+
+
+def _parts(
+    saved: SavedModel,
+    row: Mapping[str, Any],
+    roles: Mapping[str, tuple[str, ...]],
+    root: Path,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
+    identity: str,
+) -> dict[str, np.ndarray | str]:
+    parts: dict[str, np.ndarray | str] = {}
+    name = row.get(roles["image"][0]) if roles["image"] else None
+    text = captions.from_file(joined_text(row, roles["text"]), identity, None if name is None else str(name))
+    if text is not None:
+        parts["text"] = text
+    if "image" in ready:
+        return parts
+    if name not in (None, "") and ("image" in _reads(saved) or captions.of_images):
+        path = image_path(str(name), root)
+        if path is None:
+            raise DataError(f"The image path {name} leads outside the image folder {root}.")
+        parts["image"] = read_image(path, max_pixels=saved.max_pixels)
+    return parts
+
+
+def _choices(saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the classes a row can have, or None for all.
+
+    Raises:
+        DataError: It can have none that the model knows.
+    """
+    choices = words_of(row.get(roles["allowed"][0])) if roles["allowed"] else ()
+    if choices and not set(choices) & set(saved.labels):
+        raise DataError(
+            f"The row allows {', '.join(choices[:8])}, but the model predicts {', '.join(saved.labels[:8])}."
+        )
+    return choices or None
+
+
+def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:
+    """Return tokens by modality and id.
+
+    Raises:
+        ConfigError: The model reads ready-made tokens and no file is given, or the other way round.
+        DataError: A file cannot be read.
+    """
+    wanted = [name for name in saved.model.spec.encoders if isinstance(saved.signature.inputs[name], TokensInput)]
+    if sorted(wanted) != sorted(features):
+        raise ConfigError(
+            f"--features: the model reads ready-made tokens of {', '.join(wanted) or 'nothing'}, "
+            f"but files are given for {', '.join(features) or 'nothing'}."
+        )
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, path in features.items():
+        tokens = import_file(path)
+        found[name] = dict(zip(tokens.ids, tokens.tokens, strict=True))
+        for part, values in (
+            ("boxes", tokens.boxes),
+            ("mask", None if tokens.mask is None else tokens.mask[..., None]),
+        ):
+            found[f"{name}.{part}"] = {} if values is None else dict(zip(tokens.ids, values, strict=True))
+    return found
+
+
+def _tokens(
+    row: Mapping[str, Any],
+    roles: Mapping[str, tuple[str, ...]],
+    identity: str,
+    ready: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Return the row's ready-made tokens, found by its id or by its image's file name, with or without ending."""
+    image = str(row.get(roles["image"][0]) or "") if roles["image"] else ""
+    names = (identity, image, Path(image).name, Path(image).stem)
+    found: dict[str, np.ndarray] = {}
+    for part, by_id in ready.items():
+        name = next((name for name in names if name in by_id), None)
+        if name is not None:
+            found[part] = by_id[name].astype(np.float32)
+        elif "." not in part:
+            raise DataError(f"The file of {part} tokens has none for {identity} ({image or 'no image'}).")
+    return found
+
+
+def _reads(saved: SavedModel) -> list[str]:
+    """Return what a model reads; a whole model of a third party, which does not say so, all there is."""
+    return list(saved.model.spec.encoders) or list(saved.signature.inputs)
+
+
+def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
