@@ -69,7 +69,7 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
         named = _found(file, path)
         if "features" in named:
             return _padded(list(_rows(named, path)), path)
-        return _padded([_of_group(path, name, file) for name in file], path)
+        return _padded([_of_group(path, str(name), file) for name in list(file.keys())], path)
 
 
 def read_lmdb(path: Path) -> dict[str, np.ndarray]:
