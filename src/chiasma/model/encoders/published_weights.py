@@ -163,7 +163,7 @@ def fill_class(
     Raises:
         ConfigError: A weight of the network is missing, or has another shape.
     """
-    with kept_torch_generator(), _quiet():
+    with kept_torch_generator(), quiet_loading():
         filled, told = found.from_pretrained(
             None,
             config=config,
@@ -187,7 +187,7 @@ def fill_class(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers from drawing bars and tables: what matters of them becomes our own message."""
     from transformers.utils import logging as theirs
 
