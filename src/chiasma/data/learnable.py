@@ -78,7 +78,8 @@ class Learnable:
             images: The number of each row's distinct image, -1 for none.
         """
         if self.task == "contrastive":
-            return np.stack([_distinct(images, frame["image"]), _distinct(None, frame["text"])], axis=1)
+            pictures, words = frame["image"].tolist(), frame["text"].tolist()
+            return np.stack([_distinct(images, pictures), _distinct(None, words)], axis=1)
         labels = frame["label"].tolist()
         if self.task == "generation":
             return encode_written([label.text for label in labels], target, lowercase=self.lowercase)
@@ -131,7 +132,7 @@ def _texts(frame: pd.DataFrame, spec: DataSpec, findings: Findings, *, name: str
     return frame, Learnable("generation", why, vocabulary=spec.vocabulary, lowercase=spec.lowercase)
 
 
-def _distinct(numbers: np.ndarray | None, values: pd.Series) -> np.ndarray:
+def _distinct(numbers: np.ndarray | None, values: Sequence[Any]) -> np.ndarray:
     """Return a number for each row, equal exactly for equal content; what is not known is like no other."""
     known: dict[Any, int] = {}
     keys: list[Any] = []

@@ -70,7 +70,7 @@ def extract_features(
         done = store.extract(
             contents,
             opened.extractor.encode,
-            prepare=_preparing(opened.extractor, config.data.max_pixels),
+            prepare=preparing(opened.extractor, config.data.max_pixels),
             batch_size=batch_size or opened.batch_size,
             progress=stoppable(console),
         )
@@ -201,7 +201,7 @@ def _image(table: Table, name: str) -> Content | None:
     return None if table.image_root is None else table.image_file(name)
 
 
-def _preparing(extractor: Extractor, max_pixels: int) -> Any:
+def preparing(extractor: Extractor, max_pixels: int) -> Any:
     """Return what decodes a content and hands it to the extractor."""
 
     def prepare(content: Content) -> Any:

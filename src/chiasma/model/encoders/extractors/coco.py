@@ -156,8 +156,7 @@ class PyramidDetector(Detector):
         """Return an image whose shorter side is 800 pixels, or its longer one 1,333, padded to multiples of 32."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
-        low, high = (np.float32(side) for side in (min(pixels.shape[1:]), max(pixels.shape[1:])))
-        factor = float(min(np.float32(SHORTEST) / low, np.float32(LONGEST) / high))
+        factor = min(SHORTEST / min(pixels.shape[1:]), LONGEST / max(pixels.shape[1:]))
         resized = interpolate(
             ((pixels - mean) / deviation)[None], scale_factor=factor, mode="bilinear", recompute_scale_factor=True
         )[0]
