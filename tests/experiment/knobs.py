@@ -1,8 +1,9 @@
 """Law 8: how a change of each setting is seen.
 
-Five ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
-``shown``: a tracker is told something else. ``rewarded``: a fusion earns something else. ``read``: the drivers, or
-those who ask a language model, read the field (their own tests show what it does; running each would take minutes).
+Six ways, by section. ``prepared``: the data come out different. ``trained``: weights or history come out different.
+``shown``: a tracker is told something else. ``checked``: a check of predictions ends otherwise. ``rewarded``: a
+fusion earns something else. ``read``: the drivers, or those who ask a language model, read the field (their own
+tests show what it does; running each would take minutes).
 """
 
 import ast
@@ -22,9 +23,14 @@ from chiasma.adapt.callbacks import callbacks_of
 from chiasma.core.errors import ChiasmaError
 from chiasma.core.outcome import Scored
 from chiasma.data.prepare import prepare
+from chiasma.data.signature import Target
+from chiasma.experiment.calibration import Calibrator
+from chiasma.experiment.checking import Predictions, check_predictions
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import SilentConsole
+from chiasma.experiment.expectation import expect
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.tracking import open_tracking, tracking_facts
 from chiasma.store.provenance import provenance
 from chiasma.store.run import RunStore
@@ -161,6 +167,14 @@ KNOBS |= {
         for cost, value in _LARGE.items()
     },
 }
+KNOBS |= {
+    "evaluate.checks.required": Knob(((), ("drift_from_select",))),
+    "evaluate.checks.predicted": Knob((0.1, 0.9)),
+    "evaluate.checks.largest_class": Knob((0.5, 1.0)),
+    "evaluate.checks.calibration_error": Knob((0.0, 1.0)),
+    "evaluate.checks.duplicates": Knob((0.0, 1.0)),
+    "evaluate.checks.drift": Knob((0.0, 1.0)),
+}
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
@@ -215,6 +229,19 @@ def rewarded(config: RunConfig) -> float:
     return config.search.reward.parts(outcome).reward
 
 
+def checked(config: RunConfig) -> dict[str, bool | None]:
+    """Return which checks pass, and what is required, of predictions of which many are alike."""
+    target = Target(task="classification", labels=("no", "yes"))
+    p = np.stack([np.full(400, 0.3), np.full(400, 0.7)], axis=1)
+    labels = Bootstrap((np.arange(400) % 10 == 0).astype(int), np.arange(400), target)
+    calibrator = Calibrator(task="classification")
+    found = Predictions(target, 1000, ["yes"] * 400, p, calibrator, inputs=lambda places: list(places), judged=labels)
+    rules = config.evaluate.checks
+    expected = expect(["no"] * 400, p[:, ::-1], rules=rules, quantities=False)
+    checks = check_predictions(found, rules, expected=expected)
+    return {f"{check.name} {check.required}": check.passed for check in checks}
+
+
 class Bench:
     """Small data on which a setting's effect is seen.
 
@@ -236,6 +263,8 @@ class Bench:
         """Return what shows the effect of one setting; what was observed before is remembered."""
         if path.startswith("search.reward."):
             return rewarded(self.config({**_SMALL, **values}))
+        if path.startswith("evaluate.checks."):
+            return checked(self.config(values))
         of_data = path.startswith("data.")
         config = self.config(values if of_data else {**_SMALL, **values})
         observe = self.prepared if of_data else self.shown if path.startswith("tracking.") else self.trained

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from chiasma.cli.options import (
     trust_sources,
 )
 from chiasma.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chiasma.experiment.checks import Check
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, or a run: its folder, the start of its id, latest.")
@@ -95,6 +98,9 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Accept predictions that fail a required check.", show_default=False)
+    ] = False,
     run_folder: RunFolder = None,
     trust: Trust = None,
     debug: Debug = False,
@@ -110,14 +116,21 @@ def predict(
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
         features = {modality: Path(file) for modality, file in files_by_modality(feature or ()).items()}
         _predict_manifest(
-            saved, manifest, columns=columns, image_dir=image_dir, features=features, out=out, as_json=as_json
+            saved,
+            manifest,
+            columns=columns,
+            image_dir=image_dir,
+            features=features,
+            out=out,
+            as_json=as_json,
+            relax=relax,
         )
         return
     if out is not None or id is not None or image_dir is not None or feature:
         raise ConfigError("--out, --id, --image-dir and --features belong to a MANIFEST, but none was given.")
     if image is None and text is None:
         raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
-    _predict_one(saved, image=image, text=text, as_json=as_json)
+    _predict_one(saved, image=image, text=text, as_json=as_json, relax=relax)
 
 
 @takes_settings(without=("seed", "workers", "name"))
@@ -167,17 +180,19 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
     return {f"the fusion of {folder}": spec_of_model(folder)}
 
 
-def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool) -> None:
+def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
     from chiasma.cli.display import table
-    from chiasma.experiment.predict import predict_one
+    from chiasma.experiment.checked_predictions import check_predicted
+    from chiasma.experiment.predict import PredictedRow, predict_one
 
     answer = predict_one(saved, image=None if image is None else Path(image), text=text)
     if as_json:
         typer.echo(answer.to_json())
-        return
-    ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
-    what = "value" if saved.signature.target.task == "regression" else "probability"
-    table(["label", what], ordered, title=f"Prediction: {answer.words}")
+    else:
+        ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
+        what = "value" if saved.signature.target.task == "regression" else "probability"
+        table(["label", what], ordered, title=f"Prediction: {answer.words}")
+    _hold_to(check_predicted(saved, [PredictedRow("1", answer)]), relax=relax, quiet=True)
 
 
 def _predict_manifest(
@@ -189,11 +204,13 @@ def _predict_manifest(
     features: dict[str, Path],
     out: Path | None,
     as_json: bool,
+    relax: bool,
 ) -> None:
     import sys
 
     from chiasma.cli.display import progress
     from chiasma.data.manifest import Columns
+    from chiasma.experiment.checked_predictions import check_predicted, write_checks
     from chiasma.experiment.predict import predict_manifest, write_predictions
 
     if out is not None and out.suffix not in (".csv", ".jsonl"):
@@ -217,5 +234,28 @@ def _predict_manifest(
     if interrupted:
         typer.echo("Interrupted: the rows after these were not predicted.", err=True)
         raise typer.Exit(130)
+    checks = check_predicted(saved, rows)
+    if out is not None:
+        write_checks(checks, out)
+    _hold_to(checks, relax=relax)
     if bad == len(rows):
+        raise typer.Exit(1)
+
+
+def _hold_to(checks: Sequence["Check"], *, relax: bool, quiet: bool = False) -> None:
+    """Say what the checks of predictions found; leave with 1 where a required one failed.
+
+    Args:
+        checks: What they found.
+        relax: Leave with 0 all the same.
+        quiet: Say only what failed.
+    """
+    from chiasma.experiment.checks import failures, summary_lines
+
+    for line in summary_lines(checks)[1 if quiet else 0 :]:
+        typer.echo(line, err=True)
+    failed = failures(checks)
+    if failed and not relax:
+        names = ", ".join(check.name for check in failed)
+        typer.echo(f"These predictions fail what the model requires ({names}). Accept them with --relax.", err=True)
         raise typer.Exit(1)

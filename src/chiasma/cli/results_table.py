@@ -4,6 +4,7 @@ import typer
 
 from chiasma.cli.display import output, table
 from chiasma.experiment.benchmark import BenchmarkResult
+from chiasma.experiment.checks import summary_lines
 from chiasma.experiment.evaluate_run import Evaluation
 from chiasma.experiment.meta_train import MetaResult
 from chiasma.experiment.part_result import SearchResult
@@ -87,3 +88,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
         typer.echo(f"expected calibration error {after:.4f} (without calibration {before:.4f})")
         if evaluation.split == "select":
             typer.echo("Calibration was fitted on select, where its figures look better than on other rows.")
+    verdicts = {True: "passed", False: "failed", None: "-"}
+    checked = [(check.name, verdicts[check.passed], check.value, check.threshold) for check in evaluation.checks]
+    table(["check", "verdict", "value", "threshold"], checked, title="Checks of the predictions")
+    for line in summary_lines(evaluation.checks):
+        typer.echo(line)

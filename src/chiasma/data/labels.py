@@ -60,7 +60,7 @@ def parse_labels(frame: pd.DataFrame, task: Task, findings: Findings) -> pd.Data
     The form is a string for classes, a sorted tuple of strings for label sets, a tuple of floats for quantities.
     """
     frame = findings.quarantine(frame, frame["label"].map(_is_missing), reason="label is missing")
-    parsed = [_parse(value, task) for value in frame["label"]]
+    parsed = [canonical_label(value, task) for value in frame["label"]]
     padded = sum(isinstance(value, str) and value != value.strip() for value in frame["label"])
     if padded:
         findings.counts["labels with surrounding space, which was removed"] += padded
@@ -171,7 +171,8 @@ def _parts(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
 
 
-def _parse(value: Any, task: Task) -> Any:
+def canonical_label(value: Any, task: Task) -> Any:
+    """Return one label in the form that :func:`parse_labels` gives it, or None where it does not fit the task."""
     if task == "regression":
         parts = _parts(value)
         return tuple(float(part) for part in parts) if parts and all(_is_number(part) for part in parts) else None

@@ -81,7 +81,7 @@ class Calibrator(Spec):
         """Return mean confidence, accuracy and count in each bin of confidence that is not empty."""
         if self.task == "regression":
             return ()
-        confidence, correct = _confidence(self.probabilities(logits), labels)
+        confidence, correct = confidence_of(self.probabilities(logits), labels)
         place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
         return tuple(
             {
@@ -186,7 +186,7 @@ def _minimise(loss: Callable[[float], float]) -> float:
     return float(np.exp(found.x))
 
 
-def _confidence(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confidence_of(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the probability of each answer that was given and whether it was right, both flat."""
     if p.shape[-1] > 1 and np.ndim(labels) == 1:
         return p.max(-1).ravel(), (p.argmax(-1) == labels).ravel()
@@ -195,4 +195,4 @@ def _confidence(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
-    return expected_calibration_error(*_confidence(p, labels))
+    return expected_calibration_error(*confidence_of(p, labels))

@@ -10,6 +10,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
 from chiasma.data.manifest import DataSpec
 from chiasma.data.signature import Signature
+from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative
@@ -224,6 +225,7 @@ class EvaluateSection(Spec):
         seeds: Fresh seeds for each finalist and each floor that is trained.
         level: Level of every interval.
         resamples: Bootstrap resamples of every interval.
+        checks: What is asked of predictions, here and wherever the saved model predicts.
         max_parameters: Designs with more parameters are rejected; None for no limit.
         accept_lesser_jail: Run generated source that nobody has approved also where this machine cannot enforce every
             guarantee of the jail (``chiasma doctor``); what is missing stands in every trial's record and the report.
@@ -245,6 +247,7 @@ class EvaluateSection(Spec):
     seeds: int = Field(default=3, ge=1)
     level: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100)
+    checks: CheckRules = CheckRules()
     max_parameters: int | None = Field(default=None, ge=1)
     accept_lesser_jail: bool = False
     jail_seconds: float | None = Field(default=None, gt=0)

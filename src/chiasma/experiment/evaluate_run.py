@@ -16,6 +16,8 @@ from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.beginning import run_cache
 from chiasma.experiment.calibration import THRESHOLD_METRICS
+from chiasma.experiment.checked_rows import check_rows
+from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.diagnosis import label_table
@@ -38,6 +40,7 @@ class Evaluation(Spec):
         opening: How often the test split had been opened before; None for select.
         metrics: Each with its interval.
         per_label: How it does on each label.
+        checks: What was asked of the predictions.
     """
 
     model: str
@@ -49,6 +52,7 @@ class Evaluation(Spec):
     metrics: Mapping[str, Interval]
     calibration: Calibration | None
     per_label: tuple[Mapping[str, Any], ...]
+    checks: tuple[Check, ...] = ()
 
 
 def evaluate(
@@ -119,6 +123,15 @@ def evaluate(
             bootstrap.labels,
             dataset.signature.target,
             target_scale=dataset.target_scale,
+        ),
+        checks=check_rows(
+            saved,
+            dataset,
+            rows,
+            logits,
+            evaluate=config.evaluate,
+            # On its own select split there is nothing else to compare with.
+            expected=saved.expectation if data is not None or split == "test" else None,
         ),
     )
 

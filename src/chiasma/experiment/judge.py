@@ -12,6 +12,8 @@ from chiasma.core.files import write_json
 from chiasma.experiment import summary
 from chiasma.experiment.arms import Contestant, contestant_of, contestant_of_floor, load_trained
 from chiasma.experiment.beginning import StoppedTooSoonError
+from chiasma.experiment.checked_rows import check_rows
+from chiasma.experiment.checks import Check
 from chiasma.experiment.choosing import choose
 from chiasma.experiment.diagnosis import confusion, label_table
 from chiasma.experiment.finals import TrainedArm
@@ -85,13 +87,15 @@ def judge(setting: Setting, evidence: Evidence) -> RunResult:
     best = choose(evidence.trained, setting.dataset, metric=setting.metric)
     contestants = _contestants(setting, evidence, best)
     winner = contestants[-1]
-    _save(setting, winner, best)
+    saved = _save(setting, winner, best)
     setting.console.status("judging")
     findings = (
         TestFindings({}, {}, ["The run was interrupted: figures are on select, and the test split is still sealed."])
         if evidence.interrupted
-        else _open(setting, evidence, contestants)
+        else _open(setting, evidence, contestants, saved)
     )
+    if "checks" not in findings.parts:
+        findings.parts["checks"] = _checked_on_select(setting, winner, saved)
     notes = [*findings.notes, *summary.notes(setting, evidence, best)]
     arms = tuple(contestant.arm(findings.tests.get(contestant.name, {})) for contestant in contestants)
     results = Results(
@@ -123,9 +127,9 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
     return [*found, contestant_of(best, dataset, metric=metric, winner=True)]
 
 
-def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
-    """Save the winner's training with the lowest error on select."""
-    SavedModel(
+def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> SavedModel:
+    """Save the winner's training with the lowest error on select, and return it."""
+    saved = SavedModel(
         model=load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome]))),
         preprocessing=setting.dataset.preprocessing(),
         calibrator=winner.calibrators[winner.shipped],
@@ -139,10 +143,17 @@ def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> None:
             "seed": setting.config.run.seed,
         },
         learnt=learnt_contents(setting.dataset),
-    ).save(setting.store.model_folder)
+    ).expecting(winner.select[winner.shipped], setting.config.evaluate.checks)
+    saved.save(setting.store.model_folder)
+    return saved
 
 
-def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -> TestFindings:
+def _checked_on_select(setting: Setting, winner: Contestant, saved: SavedModel) -> tuple[Check, ...]:
+    dataset, logits = setting.dataset, winner.select[winner.shipped]
+    return check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=setting.config.evaluate)
+
+
+def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant], saved: SavedModel) -> TestFindings:
     """Open the test split once for all arms, and compare the winner with each."""
     dataset, store, config = setting.dataset, setting.store, setting.config
     if dataset.test_count == 0:
@@ -180,6 +191,9 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant]) -
         "reliability": shipped.reliability(outputs["winner"][place], bootstrap.labels),
         "test_examples": len(rows),
         "test_groups": bootstrap.count,
+        "checks": check_rows(
+            saved, dataset, rows, outputs["winner"][place], evaluate=config.evaluate, expected=saved.expectation
+        ),
     }
     return TestFindings(parts, tests, [])
 

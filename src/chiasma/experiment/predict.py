@@ -1,6 +1,7 @@
 """Predictions for one example or for a whole manifest, in order, with a reason for every row that cannot be read."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,11 +51,15 @@ class PredictedRow:
     Attributes:
         answer: None where the row could not be read.
         error: Why not; None where it could.
+        content: Hash of what the row shows.
+        label: What stands in its label column, if there is one; for the checks alone.
     """
 
     id: str
     answer: Answer | None
     error: str | None = None
+    content: bytes = b""
+    label: Any = None
 
 
 def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> Answer:
@@ -87,7 +92,7 @@ def predict_manifest(
 
     Args:
         saved: The model.
-        manifest: JSONL, CSV or Parquet; labels are not needed and not read.
+        manifest: JSONL, CSV or Parquet; labels are not needed, and where there are some, only checks look at them.
         columns: Which columns hold what; where none is named, those the model was trained on, if the manifest has
             them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
@@ -108,7 +113,8 @@ def predict_manifest(
         for batch in _batches(_samples(saved, records, roles, root, ready)):
             readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
             answers = _answers(saved, [sample for _, sample in readable])
-            rows |= {line: PredictedRow(s.id, a) for (line, s), a in zip(readable, answers, strict=True)}
+            for (line, sample), answer in zip(readable, answers, strict=True):
+                rows[line] = PredictedRow(sample.id, answer, None, content_of(sample), sample.label)
             rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
             console.status(f"predicted {len(rows):,} of {records.total:,} rows")
             if console.interrupted:
@@ -141,6 +147,16 @@ def read_image(path: Path, *, max_pixels: int) -> np.ndarray:
     return np.asarray(decode_file(path, max_pixels=max_pixels))
 
 
+def content_of(sample: Sample) -> bytes:
+    """Return a hash of what a sample shows."""
+    found = hashlib.sha256()
+    for name in sorted(sample.parts):
+        part = sample.parts[name]
+        found.update(name.encode() + b"\0")
+        found.update(part.encode() if isinstance(part, str) else np.asarray(part).tobytes())
+    return found.digest()
+
+
 def prediction_words(prediction: Any) -> str:
     """Return a prediction as one cell of text; several labels are joined by ``|``."""
     if isinstance(prediction, tuple):
@@ -155,10 +171,12 @@ def _samples(
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
+    label = saved.data("rows").columns.label or "label"
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
-            yield line, Sample(identity, _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready))
+            parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
+            yield line, Sample(identity, parts, row.get(label))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chiasma.core.spec import Spec
+from chiasma.experiment.checks import Check
 
 
 class Interval(Spec):
@@ -100,6 +101,7 @@ class Results(Spec):
             ``label, mae, rmse, r2``.
         confusion: On test, how often each label (row) was given each answer (column), summed over seeds.
         reliability: On test, after calibration: ``confidence, accuracy, count`` of each bin of confidence.
+        checks: What was asked of the winner's predictions, on test or, where that stayed sealed, on select.
         opening: How often this dataset's test split had been opened before.
         provenance: Version, commit, packages, hardware, seed, command line.
         notes: Plain sentences that a reader must know (stopped early, budget too small for seeds, ...).
@@ -132,6 +134,7 @@ class Results(Spec):
     per_label: tuple[Mapping[str, Any], ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     reliability: tuple[Mapping[str, float], ...] = ()
+    checks: tuple[Check, ...] = ()
     opening: int | None = None
     provenance: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """A trained classifier as a folder that can be moved anywhere: weights, architecture, preprocessing, calibration."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from chiasma.data.preprocessing import Preprocessing
 from chiasma.data.signature import Signature
 from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
+from chiasma.experiment.checks import CheckRules
+from chiasma.experiment.expectation import Expectation, expect
 from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
 from chiasma.train.devices import pick_device
@@ -55,6 +57,7 @@ class SavedModel:
         card: Where it comes from.
         learnt: Contents (:meth:`~chiasma.data.dataset.Dataset.contents`) of the rows that made it what it is, sorted:
             those it was trained on, and those by which it was steered, selected and calibrated.
+        expectation: What its predictions on select looked like, and which checks new ones must pass.
     """
 
     model: MultimodalModel | JailedModel
@@ -62,6 +65,7 @@ class SavedModel:
     calibrator: Calibrator
     card: Mapping[str, Any] = field(default_factory=dict)
     learnt: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=LEARNT_DTYPE))
+    expectation: Expectation = field(default_factory=Expectation)
 
     @property
     def signature(self) -> Signature:
@@ -97,6 +101,7 @@ class SavedModel:
             "model": self.model.spec.to_dict(),
             "signature": self.signature.to_dict(),
             "calibrator": self.calibrator.to_dict(),
+            "expectation": self.expectation.to_dict(),
             **self.preprocessing.documents(),
         }
         tensors = {"model": weights_of(self.model)}
@@ -132,7 +137,17 @@ class SavedModel:
             calibrator=Calibrator.from_dict(documents["calibrator"]),
             card=card.facts,
             learnt=np.frombuffer(found.files.get(LEARNT_FILE, b""), dtype=LEARNT_DTYPE),
+            # Models of earlier versions have none: they are checked by the usual rules.
+            expectation=Expectation.from_dict(documents.get("expectation", {}), where=f"{folder}: expectation"),
         )
+
+    def expecting(self, logits: np.ndarray, rules: CheckRules) -> "SavedModel":
+        """Return the same, remembering its outputs on select ``[n C]`` and when new predictions are good enough."""
+        task = self.signature.target.task
+        if task not in ("classification", "multilabel", "regression"):
+            return replace(self, expectation=Expectation(rules=rules))
+        decisions, scores = self.decide(logits), self.scores(logits)
+        return replace(self, expectation=expect(decisions, scores, rules=rules, quantities=task == "regression"))
 
     def reads_as_prepared(self, dataset: Dataset) -> bool:
         """Return whether a dataset's rows are prepared exactly as this model expects, down to the tokenizer."""

@@ -18,6 +18,7 @@ from chiasma.experiment.beginning import (
     reopen_data,
 )
 from chiasma.experiment.calibration import fit_calibrator
+from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.ended import Ended, ended
@@ -194,7 +195,7 @@ def _write_down(
     logits, labels = done.logits, dataset.labels(dataset.rows("select")).numpy()
     target = dataset.signature.target
     metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
-    SavedModel(
+    saved = SavedModel(
         model=done.model,
         preprocessing=dataset.preprocessing(),
         calibrator=fit_calibrator(logits, labels, target, metric=metric),
@@ -207,7 +208,8 @@ def _write_down(
             "seed": config.run.seed,
         },
         learnt=learnt_contents(dataset),
-    ).save(store.model_folder)
+    ).expecting(logits, config.evaluate.checks)
+    saved.save(store.model_folder)
     arm = Arm(
         name="winner",
         role="winner",
@@ -231,6 +233,7 @@ def _write_down(
         growth=done.growth,
         controller=done.controller,
         design=done.design.to_dict(),
+        checks=check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=config.evaluate),
         provenance=store.provenance,
         notes=_notes(done),
     )

@@ -5,6 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from chiasma.experiment.checks import summary_lines
 from chiasma.experiment.report.proposing import proposing_lines
 from chiasma.experiment.report.wording import NONE, amount, gain_interval, headline, interval, large, metric_words
 from chiasma.experiment.results import Arm, Gain, Results
@@ -28,7 +29,7 @@ def render_table(results: Results) -> RenderableType:
     for arm in results.arms:
         table.add_row(*_cells(results, arm, gains.get(arm.name), tested=tested), style=_style(results, arm))
     made = [Text(f"{title}: {'; '.join(lines)}.") for title, lines in proposing_lines(results.proposing)]
-    notes = [Text(f"· {note}", style="dim") for note in results.notes]
+    notes = [Text(f"· {note}", style="dim") for note in (*results.notes, *summary_lines(results.checks))]
     return Group(table, Text(headline(results), style="bold"), *made, *notes)
 
 

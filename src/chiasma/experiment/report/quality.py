@@ -110,6 +110,28 @@ def calibration_words(results: Results) -> str | None:
     )
 
 
+def checks(results: Results) -> Table:
+    """Return what was asked of the winner's predictions, and whether it holds."""
+    verdicts = {True: "passed", False: "failed", None: wording.NONE}
+    rows = tuple(
+        (
+            check.name.replace("_", " "),
+            verdicts[check.passed],
+            wording.NONE if check.value is None else f"{check.value:.3g}",
+            wording.NONE if check.threshold is None else f"{check.threshold:.3g}",
+            "yes" if check.required else "no",
+        )
+        for check in results.checks
+    )
+    columns = ("check", "verdict", "value", "threshold", "required")
+    marked = frozenset(place for place, check in enumerate(results.checks) if check.passed is False)
+    notes = tuple(check.words for check in results.checks)
+    split = "test" if results.test_examples is not None else "select"
+    return Table(
+        f"Predictions on {split}", columns, rows, frozenset({"value", "threshold"}), marked=marked, notes=notes
+    )
+
+
 def method_words(results: Results) -> str:
     """Return what the figures mean: examples, groups, seeds, intervals."""
     winner = wording.arm_named(results, results.winner)
