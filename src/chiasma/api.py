@@ -101,7 +101,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 raise DataError("y must be None when X is a manifest: its labels are in a column (label_column).")
             data = {"data.source": str(X), "data.image_dir": self.image_dir}
             config, columns = self._compose({**data, **self._column_settings()}), None
-            classes = _classes_of_manifest(Path(X), config.data.columns.label or "label")
+            classes = _classes_of_manifest(Path(X), str(config.data.columns.label or "label"))
         else:
             given = given_rows(X)
             classes, config = self._prepare_rows(given, y)
@@ -280,7 +280,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _labels_of(self, table: Any) -> list[str]:
         given, _ = self._rows_to_predict(table)
-        column = self.label_column or self._fitted().data("rows").columns.label or "label"
+        column = str(self.label_column or self._fitted().data("rows").columns.label or "label")
         if column not in given.columns:
             raise DataError(f"y is None and X has no column {column!r}; it has: {', '.join(given.columns)}.")
         return [str(label) for label in given.values(column)]

@@ -21,7 +21,8 @@ class HeadContract(ComponentContract):
         return spec.build(DIM, signature(spec.kind).target)
 
     def call(self, module: nn.Module, seed: int = 0) -> torch.Tensor:
-        return module(tokens(4, seed=seed), NO_TOKENS).logits
+        output = module(tokens(4, seed=seed), NO_TOKENS)
+        return output.logits if output.log_variances is None else output.logits + output.log_variances.sum()
 
     def test_there_is_one_score_a_label(self, spec: HeadSettings):
         module = self.fresh(spec)

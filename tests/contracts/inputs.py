@@ -42,8 +42,16 @@ def example(input: InputSpec, *, seed: int = 0, rows: int = ROWS) -> torch.Tenso
 
 def signature(task: str = "classification", **inputs: InputSpec) -> Signature:
     """Return the signature of a dataset with three labels; image and text unless other inputs are named."""
-    target = Target.from_dict({"task": task, "labels": ["a", "b", "c"]})
-    return Signature(inputs=inputs or {"image": IMAGE, "text": TEXT}, target=target)
+    return Signature(inputs=inputs or {"image": IMAGE, "text": TEXT}, target=target_of(task))
+
+
+def target_of(task: str) -> Target:
+    """Return a target with three labels; of several tasks two classes and a quantity."""
+    if task != "multitask":
+        return Target.from_dict({"task": task, "labels": ["a", "b", "c"]})
+    classes = {"name": "x", "target": {"task": "classification", "labels": ["a", "b"]}}
+    quantity = {"name": "y", "target": {"task": "regression", "labels": ["y"]}}
+    return Target.from_dict({"task": task, "labels": ["x=a", "x=b", "y"], "tasks": [classes, quantity]})
 
 
 def batch(signature: Signature, *, seed: int = 0, absent: dict[str, list[int]] | None = None) -> Batch:

@@ -37,6 +37,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bert": [{"pool": "cls"}, {"pool": "mean"}],
     "ngram": [{"weighting": "count"}, {"weighting": "sqrt", "orders": 3}, {"weighting": "binary"}],
     "features": [{"norm": False}, {"hidden": 8, "positions": True, "dropout": 0.1}, {"pool": "mean", "dropout": 0.1}],
+    "regions": [{"cells": {"widths": [8], "grid": 4}}, {"boxes": "none", "whole": "first"}],
+    "words": [{"positions": 9, "segments": 2}],
+    "vilbert": [
+        {"text_joins": [1, 2], "image_joins": [0, 1], "combine": "sum", "dropout": 0.0},
+        {"image_pool": "mean", "image": {"heads": 2, "expansion": 1}},
+    ],
     "concat": [{"hidden": 8}],
     "multiplicative": [{"sums": False, "width": 24}],
     "cross_attention": [
@@ -52,6 +58,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "composed": [{"tree": tree_with(name), "dropout": 0.1} for name in FUSION_OPS],
     "residual_convolution": [{"depth": 2}],
     "classification": [{"hidden": 8, "dropout": 0.2}],
+    "multitask": [{"hidden": 8, "weighting": "equal"}],
     "dot_product": [{"projections": {"q": False, "v": False}}],
     "graph": [{"graph": {"nodes": graph_with(name)}} for name in OPS],
 }
@@ -83,6 +90,12 @@ class TestEncoders(EncoderContract):
     def knobs(self, spec):
         # The mean of tokens has no places: the two are refused together.
         refused = {"positions": "pool", "pool": "positions"} if spec.kind == "features" else {}
+        if spec.kind == "regions":
+            # Of pictures, the ends of what is seen are known; tests/model/test_vilbert.py tries ready-made tokens.
+            return ["cells", "dropout"]
+        if spec.kind == "words":
+            # Fewer places than a text has are refused before anything is built.
+            return ["segments", "dropout"]
         return [name for name in super().knobs(spec) if getattr(spec, refused.get(name, ""), False) in (False, "none")]
 
 
@@ -99,6 +112,9 @@ class TestFusions(FusionContract):
     def knobs(self, spec):
         if isinstance(spec, Generated):
             return []
+        if spec.kind == "vilbert":
+            # Streams are as wide as the contract's tokens here, and weights need files: tests/model has both.
+            return [n for n in super().knobs(spec) if n not in ("text", "image", "weights", "fresh_image")]
         # What a tree may say is tried operator by operator; dropout is 0 in a tree that has nowhere to drop.
         return ["dropout"] * spec.drops if isinstance(spec, Composed) else super().knobs(spec)
 

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from chiasma.core.errors import DataError
-from chiasma.data.features import Features, FeatureStore, import_file
+from chiasma.data.feature_store import Encoded, FeatureStore
+from chiasma.data.features import Features, import_file
 from chiasma.data.signature import TokensInput
 
 
@@ -157,7 +158,7 @@ def test_damaged_feature_files_are_one_line(tmp_path):
 def encoder(log: list[int]):
     def encode(contents):
         log.append(len(contents))
-        return np.stack([np.full((2, 3), len(str(content)), np.float32) for content in contents])
+        return Encoded(np.stack([np.full((2, 3), len(str(content)), np.float32) for content in contents]))
 
     return encode
 
@@ -169,8 +170,8 @@ def store(folder):
 def test_each_distinct_content_is_encoded_once(tmp_path):
     log: list[int] = []
     texts = ["a", "bb", "a", "ccc"]
-    assert store(tmp_path).extract(texts, encoder(log), batch_size=2) == 3
-    assert store(tmp_path).extract(texts, encoder(log)) == 0
+    assert store(tmp_path).extract(texts, encoder(log), batch_size=2).encoded == 3
+    assert store(tmp_path).extract(texts, encoder(log)).encoded == 0
     assert sum(log) == 3
     features = store(tmp_path).features(texts, ids=["1", "2", "3", "4"])
     assert features.tokens[:, 0, 0].tolist() == [1, 2, 1, 3]
@@ -188,7 +189,7 @@ def test_a_changed_file_is_extracted_again_and_nothing_else(tmp_path):
     assert store(tmp_path / "s").missing(files) == [2]
     with pytest.raises(DataError, match="'2' has no tokens yet, or its content has changed since"):
         store(tmp_path / "s").features(files, ids=[str(n) for n in range(5)])
-    assert store(tmp_path / "s").extract(files, encoder(log)) == 1
+    assert store(tmp_path / "s").extract(files, encoder(log)).encoded == 1
 
 
 def test_another_encoder_has_tokens_of_its_own(tmp_path):
@@ -200,20 +201,59 @@ def test_another_encoder_has_tokens_of_its_own(tmp_path):
 def test_an_encoder_that_changes_its_shape_is_refused(tmp_path):
     store(tmp_path).extract(["a"], encoder([]))
     with pytest.raises(DataError, match=r"must return \(2, 3\) tokens as before, but returned \(9, 3\)"):
-        store(tmp_path).extract(["b"], lambda contents: np.zeros((len(contents), 9, 3)))
+        store(tmp_path).extract(["b"], lambda contents: Encoded(np.zeros((len(contents), 9, 3))))
     with pytest.raises(DataError, match="not finite in float16"):
-        store(tmp_path).extract(["b"], lambda contents: np.full((len(contents), 2, 3), np.inf))
+        store(tmp_path).extract(["b"], lambda contents: Encoded(np.full((len(contents), 2, 3), np.inf)))
+
+
+def test_masks_and_boxes_are_kept_with_the_tokens(tmp_path):
+    def encode(contents):
+        sizes = [len(text) for text in contents]
+        mask = np.array([[place < size for place in range(3)] for size in sizes])
+        return Encoded(np.ones((len(sizes), 3, 2)), mask, np.array([[[size / 10] * 5] * 3 for size in sizes]))
+
+    store(tmp_path).extract(["a", "bb"], encode)
+    found = store(tmp_path).features(["bb", "a"], ids=["x", "y"])
+    assert found.mask is not None
+    assert found.mask.tolist() == [[True, True, False], [True, False, False]]
+    assert found.boxes is not None
+    assert found.boxes[:, 0, 0].tolist() == pytest.approx([0.2, 0.1])
+    with pytest.raises(DataError, match=r"must return \(3,\) mask as before, but returned None"):
+        store(tmp_path).extract(["c"], lambda contents: Encoded(np.ones((1, 3, 2)), None, np.ones((1, 3, 5))))
+
+
+def test_a_content_that_cannot_be_prepared_is_left_out_with_its_reason(tmp_path):
+    def prepare(text):
+        if text == "bad":
+            raise DataError("it is bad")
+        return text
+
+    done = store(tmp_path).extract(["a", "bad", tmp_path / "none", "bad"], encoder([]), prepare=prepare)
+    assert done.encoded == 1
+    assert {place: done.problems[place] for place in (1, 3)} == {1: "it is bad", 3: "it is bad"}
+    assert "No such file" in done.problems[2]
+
+
+def test_what_is_encoded_when_the_user_stops_is_kept(tmp_path):
+    def progress(line):
+        if line == "encoded 4 of 9":
+            raise KeyboardInterrupt
+
+    texts = [f"{number}" for number in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path).extract(texts, encoder([]), batch_size=2, progress=progress)
+    assert store(tmp_path).missing(texts) == [4, 5, 6, 7, 8]
 
 
 KILLED = """
 import os, signal, sys, time
 import numpy as np
 from pathlib import Path
-from chiasma.data.features import FeatureStore
+from chiasma.data.feature_store import Encoded, FeatureStore
 def encode(contents):
     time.sleep(0.02)
     print(len(contents), flush=True)
-    return np.stack([np.full((2, 3), float(text), np.float32) for text in contents])
+    return Encoded(np.stack([np.full((2, 3), float(text), np.float32) for text in contents]))
 def run():
     store = FeatureStore(Path(sys.argv[1]), encoder="e", weights="w", preprocessing="p")
     return store.extract([str(n) for n in range(200)], encode, batch_size=4, shard_batches=2)

@@ -1,6 +1,8 @@
 """The reader on a small set in the challenge's own layout, written here: its data may not be redistributed."""
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,51 @@ def test_a_layout_without_any_label_is_refused(challenge):
         path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "label"}) + "\n" for row in rows))
     with pytest.raises(DataError, match="has the Hateful Memes layout, but no file in it has labels"):
         look(challenge)
+
+
+def without_images(challenge: Path, count: int) -> list[str]:
+    """Take images away from the first rows of train, and return their names."""
+    rows = [json.loads(line) for line in (challenge / "train.jsonl").read_text().splitlines()][:count]
+    (challenge.parent / "more").mkdir()
+    for row in rows:
+        (challenge / row["img"]).rename(challenge.parent / "more" / Path(row["img"]).name)
+    return [row["img"] for row in rows]
+
+
+def test_missing_images_are_found_in_a_second_folder(challenge):
+    before, _ = look(challenge)
+    names = without_images(challenge, 6)
+    dataset, report = look(challenge, image_fallbacks=(str(challenge.parent / "more"),))
+    assert report.counts == {"images found in more, because they were missing": 6}
+    assert dataset.content_key == before.content_key
+    rows = np.concatenate([dataset.rows("train"), dataset.rows("steer")])
+    paths = dataset.image_paths(rows)
+    assert all(path.is_file() for path in paths)
+    assert {path.name for path in paths if path.parent.name == "more"} == {Path(name).name for name in names}
+
+
+def test_missing_images_are_found_in_an_archive_and_a_changed_one_is_noticed(challenge):
+    names = without_images(challenge, 6)
+    for count in (4, 6):
+        with zipfile.ZipFile(challenge.parent / "more.zip", "w") as archive:
+            for name in names[:count]:
+                archive.write(challenge.parent / "more" / Path(name).name, f"hateful_memes/{name}")
+        _, report = look(challenge, image_fallbacks=(str(challenge.parent / "more.zip"),))
+        assert report.counts["images found in more.zip, because they were missing"] == count
+        missing = report.counts.get("rows whose image file is missing, kept with their text alone", 0)
+        assert missing == 6 - count
+
+
+def test_a_file_name_that_two_images_have_is_not_guessed(challenge):
+    (name,) = without_images(challenge, 1)
+    more = challenge.parent / "more"
+    (more / "copy").mkdir()
+    shutil.copy(more / Path(name).name, more / "copy")
+    _, report = look(challenge, image_fallbacks=(str(more),))
+    assert report.counts["rows whose image file is missing, kept with their text alone"] == 1
+
+
+def test_a_fallback_that_is_not_there_is_one_line(challenge):
+    without_images(challenge, 1)
+    with pytest.raises(DataError, match=r"data.image_fallbacks: .*gone.zip must be a folder or an archive .* exist"):
+        look(challenge, image_fallbacks=(str(challenge.parent / "gone.zip"),))

@@ -77,7 +77,13 @@ KNOBS: dict[str, Knob] = {
     "data.columns.label": Knob((None, "topic")),
     "data.columns.split": Knob((None, "part"), {"data.source": "splits.csv"}),
     "data.columns.group": Knob((None, "album")),
+    "data.columns.allowed": Knob((None, "classes")),
+    "data.image_fallbacks": Knob(((), ("spare",))),
+    "data.slices": Knob(((), ("topic", "album"))),
     "data.image_dir": Knob((None, "others")),
+    "data.tasks": Knob(
+        ({"label": "classification"}, {"label": "multilabel"}), {"data.columns.label": ["label", "topic"]}
+    ),
     "data.task": Knob(("classification", "multilabel")),
     "data.image_size": Knob((None, 12)),
     "data.image_fit": Knob(("pad", "crop"), {"data.image_size": 8}),
@@ -122,6 +128,7 @@ KNOBS: dict[str, Knob] = {
     "optim.weight_decay": Knob((0.0, 0.5)),
     "optim.schedule": Knob(({"kind": "cosine"}, {"kind": "constant"})),
     "optim.warmup": Knob((0.0, 0.5)),
+    "optim.warmup_steps": Knob((None, 4)),
     "optim.clip": Knob((None, 1e-4)),
     "train.epochs": Knob((1, 2)),
     "train.batch_size": Knob((8, 16)),
@@ -177,7 +184,9 @@ KNOBS |= {
 }
 NOT_TRIED = {
     "model.whole": "needs an installed plugin; tests/model tries one",
+    "optim.layer_decay": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "train.recompute": "changes memory, never results; tests/train/test_recompute.py shows both",
+    "train.unfreeze": "is about pretrained encoders; tests/train/test_fine_tuning.py tries it",
     "tracking.mlflow.run": "needs a run that is there; tests/experiment/test_mlflow.py joins one",
     "tracking.mlflow.model": "needs a trained model; tests/experiment/test_mlflow.py keeps one, and none",
 }
@@ -329,6 +338,8 @@ class Bench:
     def _placed(self, path: str, value: Any) -> Any:
         if path in _FOLDERS and value is not None:
             return str(self.folder / value)
+        if path == "data.image_fallbacks":
+            return [str(self.folder / name) for name in value]
         if path == "tracking.mlflow.uri":
             return f"sqlite:///{self.folder / value}"
         if path == "data.features":
@@ -344,9 +355,11 @@ def _write_data(folder: Path) -> None:
     """Write 60 rows with a picture each, in three tables, and tokens for them."""
     rng = np.random.default_rng(0)
     (folder / "others").mkdir(parents=True)
+    (folder / "spare").mkdir()
+    Image.fromarray(rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)).save(folder / "spare" / "gone.png")
     words = ["Red", "green", "blue", "yellow", "purple", "orange", "brown"]
-    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album"]}
-    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,split,part"]
+    lines = {"rows.csv": ["id,key,img,photo,text,question,label,topic,album,classes"]}
+    lines["splits.csv"] = ["id,key,img,photo,text,question,label,topic,album,classes,split,part"]
     lines["large.csv"] = list(lines["rows.csv"])
     picture = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     for k in range(60):
@@ -360,6 +373,7 @@ def _write_data(folder: Path) -> None:
         name = f"{k}.png" if k else "gone.png"
         text = f"{words[k % 7]} {words[(3 * k) % 7]} number {k} of a long and winding caption"
         row = f"i{k},k{k},{name},{59 - k}.png,{text},what {words[k % 5]},{'ab'[k % 2]},{'xyz'[k % 3]},al{k // 3}"
+        row += ",a|b" if k % 4 else f",{'ab'[k % 2]}"
         lines["rows.csv"].append(row)
         parts = ("train", "train", "train", "dev", "test")
         shared = row.replace(f"{k}.png,", f"{k // 4}.png,", 1) if k > 40 else row

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from chiasma.core.errors import ConfigError
 from chiasma.data.signature import Target
-from chiasma.train.design import BinaryCrossEntropy, CrossEntropy, Focal, Huber, SquaredError
+from chiasma.train.design import BinaryCrossEntropy, CrossEntropy, Focal, Huber, LoopSpec, SquaredError
 from chiasma.train.losses import build_loss
 
 TWO = Target(task="classification", labels=("no", "yes"))
@@ -138,3 +138,59 @@ def test_a_balanced_loss_without_counts_is_refused():
 
 def test_losses_are_computed_in_float32_under_half_precision():
     assert build_loss(None, TWO)(torch.zeros(2, 2, dtype=torch.bfloat16), torch.tensor([0, 1])).dtype == torch.float32
+
+
+def test_smoothed_focal_loss_is_the_smoothed_mean_of_the_focal_terms(logits: torch.Tensor, classes: torch.Tensor):
+    log_p = torch.log_softmax(logits.double(), -1)
+    smooth = torch.full((12, 3), 0.2 / 3, dtype=torch.float64)
+    smooth[torch.arange(12), classes] += 0.8
+    expected = (smooth * -((1 - log_p.exp()) ** 2) * log_p).sum(1).mean().float()
+    torch.testing.assert_close(build_loss(Focal(smoothing=0.2), THREE)(logits, classes), expected)
+
+
+def test_smoothed_focal_loss_without_gamma_is_smoothed_cross_entropy(logits: torch.Tensor, classes: torch.Tensor):
+    loss = build_loss(Focal(gamma=0, smoothing=0.1), THREE)
+    torch.testing.assert_close(loss(logits, classes), functional.cross_entropy(logits, classes, label_smoothing=0.1))
+
+
+def test_a_little_smoothing_changes_a_focal_loss_a_little(logits: torch.Tensor, classes: torch.Tensor):
+    pairs = [(TWO, logits[:, :2], classes % 2), (TAGS, logits, (torch.arange(36).reshape(12, 3) % 5 < 2).float())]
+    for target, outputs, labels in pairs:
+        plain, barely, more = (
+            build_loss(Focal(alpha=0.3, smoothing=smoothing), target)(outputs, labels) for smoothing in (0, 1e-6, 0.2)
+        )
+        torch.testing.assert_close(plain, barely, rtol=1e-4, atol=1e-5)
+        assert not torch.isclose(plain, more, rtol=1e-3)
+
+
+def test_smoothing_keeps_the_weights_of_the_classes():
+    loss = build_loss(Focal(gamma=2, alpha=0.25, smoothing=0.1), TWO)
+    logits = torch.tensor([[0.3, -0.4]])
+    p = torch.softmax(logits, -1)[0]
+    first, second = (a * (1 - p[k]) ** 2 * -torch.log(p[k]) for k, a in ((0, 0.75), (1, 0.25)))
+    torch.testing.assert_close(loss(logits, torch.tensor([0])), 0.95 * first + 0.05 * second)
+
+
+def test_label_smoothing_is_not_ignored(logits: torch.Tensor, classes: torch.Tensor):
+    plain, smooth = (build_loss(CrossEntropy(smoothing=s), THREE)(logits, classes) for s in (0.0, 0.1))
+    torch.testing.assert_close(plain, functional.cross_entropy(logits, classes))
+    uniform = -torch.log_softmax(logits, -1).mean(1).mean()
+    torch.testing.assert_close(smooth, 0.9 * plain + 0.1 * uniform)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("ce", CrossEntropy(smoothing=0.0)),
+        ("label_smoothing", CrossEntropy(smoothing=0.1)),
+        ("focal", Focal()),
+        ("focal_smoothing", Focal(smoothing=0.1)),
+    ],
+)
+def test_a_loss_can_be_named_in_one_word(word, expected):
+    assert LoopSpec.from_dict({"loss": word}).loss == expected
+
+
+def test_an_unknown_word_for_a_loss_is_refused():
+    with pytest.raises(ConfigError, match=r"one of ce, label_smoothing, focal, focal_smoothing, but got 'focl'"):
+        LoopSpec.from_dict({"loss": "focl"})

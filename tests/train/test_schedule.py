@@ -17,6 +17,18 @@ def test_warm_up_rises_linearly_to_the_peak_over_its_fraction_of_the_steps():
     assert set(rising[20:]) == {1.0}
 
 
+def test_warm_up_can_be_counted_in_steps_however_long_the_training_is():
+    for steps in (100, 1000):
+        rising = factors(steps, schedule=Linear(), warmup=0.5, warmup_steps=40)
+        assert rising[:40] == pytest.approx([(step + 1) / 40 for step in range(40)])
+        assert rising[40] == 1.0
+        assert rising[-1] == pytest.approx(1 / (steps - 40))
+
+
+def test_a_training_shorter_than_its_warm_up_never_reaches_the_peak():
+    assert factors(10, schedule=Linear(), warmup_steps=2000)[-1] == pytest.approx(10 / 2000)
+
+
 def test_cosine_falls_from_the_peak_to_its_floor():
     falling = factors(1000, schedule=Cosine(floor=0.1), warmup=0.0)
     assert falling[0] == 1.0

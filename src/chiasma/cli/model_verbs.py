@@ -16,6 +16,7 @@ from chiasma.cli.options import (
     files_by_modality,
     takes_settings,
     trust_sources,
+    values_by_name,
 )
 from chiasma.core.errors import ConfigError
 
@@ -38,8 +39,9 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "chiasma features photos.jsonl --extractor pixels --modality image -o pixels.npz",
-            "chiasma features photos.jsonl --import image=mobilenet_tokens.npz",
+            "chiasma features photos.jsonl --extractor resnet -o image.safetensors",
+            "chiasma features photos.jsonl --extractor fasterrcnn_vg --weights FILE.pth --regions 100 -o regions.npz",
+            "chiasma features photos.jsonl --import image=bottom_up.h5 -o image.safetensors",
         )
     )(features)
 
@@ -139,36 +141,70 @@ def features(
     *,
     extractor: Annotated[
         str | None,
-        typer.Option("--extractor", metavar="pixels|RUN", help="Small pictures, or the encoder of a trained model."),
+        typer.Option("--extractor", metavar="NAME|RUN", help="One of chiasma list components, or a trained model."),
     ] = None,
-    modality: Annotated[str, typer.Option("--modality", metavar="NAME", help="image or text.")] = "image",
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="Where tokens go.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FOLDER|FILE|NAME", help="Published weights; else the extractor's own."),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option("--modality", metavar="NAME", help="image or text; else what the extractor reads."),
+    ] = None,
+    regions: Annotated[
+        int | None, typer.Option("--regions", metavar="N", help="Most regions an image, of a detector.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images or texts at once.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Another setting of the extractor.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where tokens go: .safetensors or .npz.")
+    ] = None,
     imported: Annotated[
         str | None,
         typer.Option("--import", metavar="MODALITY=FILE", help="Check tokens made elsewhere; -o keeps them."),
     ] = None,
     settings: Settings,
 ) -> None:
-    """Run a frozen encoder once over the data, or take in tokens made elsewhere, for --features."""
+    """Run a frozen network once over the data, or take in tokens made elsewhere, for --features."""
     from chiasma.cli.display import pairs, progress
-    from chiasma.experiment.features import PIXELS, extract_features, import_features
+    from chiasma.experiment.extractors import extractor_names
+    from chiasma.experiment.features import extract_features, import_features
     from chiasma.experiment.runs import find_model
 
     if (extractor is None) == (imported is None):
-        raise ConfigError("Give either --extractor pixels|RUN with -o FILE.npz, or --import MODALITY=FILE.")
+        raise ConfigError("Give either --extractor NAME|RUN with -o FILE, or --import MODALITY=FILE.")
+    options = values_by_name(option or ()) | ({} if regions is None else {"regions": regions})
     also = {}
-    if settings.trust and extractor not in (None, PIXELS):
+    if settings.trust and extractor is not None and extractor not in extractor_names():
         also = _held_by(find_model(extractor, settings.run_folder), settings.trust)
     config = settings.config_for(data, also=also)
     with progress() as console:
         if imported is not None:
+            if options or weights or batch_size or modality:
+                raise ConfigError(
+                    "--weights, --modality, --regions, --batch-size and --option belong to --extractor, not --import."
+                )
             pairs(import_features(config, imported, out=out))
-        else:
-            if out is None:
-                raise ConfigError("--extractor needs -o FILE.npz for the tokens.")
-            assert extractor is not None
-            summary = extract_features(config, extractor, modality=modality, out=out, console=console)
-            pairs(summary)
+            return
+        if out is None:
+            raise ConfigError("--extractor needs -o FILE for the tokens.")
+        assert extractor is not None
+        summary = extract_features(
+            config,
+            extractor,
+            modality=modality,
+            weights=weights,
+            options=options,
+            batch_size=batch_size,
+            out=out,
+            console=console,
+        )
+        pairs(summary)
 
 
 def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
@@ -183,11 +219,14 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
 def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
     from chiasma.cli.display import table
     from chiasma.experiment.checked_predictions import check_predicted
-    from chiasma.experiment.predict import PredictedRow, predict_one
+    from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
 
     answer = predict_one(saved, image=None if image is None else Path(image), text=text)
     if as_json:
         typer.echo(answer.to_json())
+    elif saved.signature.target.tasks:
+        rows = [(name, prediction_words(one), shown_probability(answer, name)) for name, one in said_by(answer)]
+        table(["task", "prediction", "probability"], rows, title="Predictions")
     else:
         ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
         what = "value" if saved.signature.target.task == "regression" else "probability"

@@ -86,7 +86,10 @@ class Settings:
     text: Annotated[
         str | None, _option("--text", metavar="COL[,COL]", help="Columns of texts, joined in order.", panel=_COLUMNS)
     ] = None
-    label: Annotated[str | None, _option("--label", metavar="COL", help="Column of labels.", panel=_COLUMNS)] = None
+    label: Annotated[
+        str | None,
+        _option("--label", metavar="COL[,COL]", help="Column of labels; several are several tasks.", panel=_COLUMNS),
+    ] = None
     id: Annotated[str | None, _option("--id", metavar="COL", help="Column of ids.", panel=_COLUMNS)] = None
     split: Annotated[
         str | None, _option("--split", metavar="COL", help="Column with train, select, test.", panel=_COLUMNS)
@@ -103,7 +106,12 @@ class Settings:
     ] = None
     task: Annotated[
         str | None,
-        _option("--task", metavar="TASK", help="auto, classification, multilabel or regression.", panel=_COLUMNS),
+        _option(
+            "--task",
+            metavar="TASK",
+            help="auto, classification, multilabel, regression, contrastive or generation.",
+            panel=_COLUMNS,
+        ),
     ] = None
     seed: Annotated[int | None, _option("--seed", help="All randomness follows from it.", panel=_MACHINE)] = None
     workers: Annotated[int | None, _option("--workers", help="Worker processes.", panel=_MACHINE)] = None
@@ -168,6 +176,8 @@ class Settings:
         chosen: dict[str, Any] = {home: getattr(self, name) for name, home in self.homes.items()}
         if self.text is not None:
             chosen["data.columns.text"] = [name.strip() for name in self.text.split(",")]
+        if self.label is not None and "," in self.label:
+            chosen["data.columns.label"] = [name.strip() for name in self.label.split(",")]
         chosen |= {
             f"data.features.{modality}": file for modality, file in files_by_modality(self.features or ()).items()
         }
@@ -232,6 +242,26 @@ def files_by_modality(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise ConfigError(f"--features {pair}: expected MODALITY=FILE, such as image=tokens.npz.")
     return {modality: file for modality, _, file in (pair.partition("=") for pair in pairs)}
+
+
+def values_by_name(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return what the values of ``--option`` set, read as YAML.
+
+    Raises:
+        ConfigError: One is not of the form KEY=VALUE.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--option {pair}: expected KEY=VALUE, such as threshold=0.3.")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--option {pair}: {text!r} is not a value that YAML can read.") from None
+    return values
 
 
 def examples(*lines: str) -> str:

@@ -83,6 +83,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.per_label:
         columns = list(evaluation.per_label[0])
         table(columns, [[row[name] for name in columns] for row in evaluation.per_label], title="By label")
+    if evaluation.slices:
+        columns = list(evaluation.slices[0])
+        title = f"By {', '.join(dict.fromkeys(row['slice'] for row in evaluation.slices))} ({evaluation.slice_metric})"
+        table(columns, [[row[name] for name in columns] for row in evaluation.slices], title=title)
     if evaluation.calibration is not None:
         before, after = evaluation.calibration.expected_error_before, evaluation.calibration.expected_error_after
         typer.echo(f"expected calibration error {after:.4f} (without calibration {before:.4f})")

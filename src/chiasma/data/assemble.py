@@ -14,17 +14,10 @@ from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import canonical_json
 from chiasma.data import clean
+from chiasma.data.choices import allowed_matrix
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
-from chiasma.data.labels import (
-    Task,
-    decide_task,
-    encode_labels,
-    label_names,
-    likely_typos,
-    make_target,
-    parse_labels,
-    require_learnable,
-)
+from chiasma.data.labels import label_names
+from chiasma.data.learnable import Learnable, learnable
 from chiasma.data.manifest import DataSpec, Table
 from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures, look_at_images
@@ -32,7 +25,9 @@ from chiasma.data.preprocessing import PreprocessingSpec
 from chiasma.data.published_images import PublishedImages, read_image_processor
 from chiasma.data.published_text import PublishedTokenizer, read_tokenizer
 from chiasma.data.report import DataReport, SplitCount
+from chiasma.data.several import standardised
 from chiasma.data.signature import Signature, Target
+from chiasma.data.slices import count_slices, write_slices
 from chiasma.data.splits import SPLITS, cut, grouped
 from chiasma.data.strings import StringColumn
 
@@ -45,7 +40,7 @@ class Rows:
     """The rows that are kept, the sealed ones last, and what is known of each.
 
     Attributes:
-        frame: Columns ``id image text label split group line``.
+        frame: Columns ``id image text label split group allowed slices line``.
         images: Number of each row's distinct image, -1 for none.
         groups: Group of each row.
         pairs: Distinct images that look the same.
@@ -94,19 +89,19 @@ def assemble(
     Raises:
         DataError: The table cannot be used as a whole, or too much of it cannot.
     """
-    frame, task, why = _labelled(table, spec, seed)
+    frame, what = _labelled(table, spec, seed)
     frame = _cleaned(frame, table, spec)
     progress(f"looking at the images of {len(frame):,} rows")
     published = _Published.read(spec)
     framing = None if published.images is None else published.images.framing
     pictures = look_at_images(frame, table, spec, framing=framing, folder=folder, progress=progress)
     clean.stop_if_too_bad(table.findings, limit=spec.max_bad_fraction, root=table.image_root)
-    rows = _split_rows(pictures, table, spec, task=task, seed=seed)
-    target = make_target(_of_split(rows.frame, "train"), task, name=table.label_name)
+    rows = _split_rows(pictures, table, spec, what=what, seed=seed)
+    target = what.target(_of_split(rows.frame, "train"), name=table.label_name)
     progress(f"encoding the texts of {len(rows.frame):,} rows")
     inputs = _inputs(rows, pictures, table, spec, published, folder)
     preprocessing = published.completed(
-        _write_rows(rows, table, spec, target=target, inputs=inputs, digest=pictures.digest, folder=folder)
+        _write_rows(rows, table, spec, what=what, target=target, inputs=inputs, digest=pictures.digest, folder=folder)
     )
     manifest = {
         "fingerprint": _test_fingerprint(rows, pictures),
@@ -114,12 +109,13 @@ def assemble(
         "source": spec.source,
         "image_root": None if table.image_root is None else str(table.image_root.resolve()),
         "preprocessing": preprocessing.to_dict(),
+        "slices": write_slices(rows.frame, table.slice_names, folder),
         "parts": sorted(path.name.removesuffix(".index.npy") for path in folder.glob("*.index.npy")),
     }
-    return manifest, _report(rows, table, spec, why=why, inputs=inputs)
+    return manifest, _report(rows, table, spec, why=what.why, inputs=inputs)
 
 
-def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Task, str]:
+def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Learnable]:
     """Check the whole label column before anything is spent on the rows."""
     frame, findings = table.frame, table.findings
     if spec.rows is not None and not table.curated and spec.rows < len(frame):
@@ -127,13 +123,7 @@ def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Ta
         findings.notes.append(f"Only {spec.rows:,} of {len(frame):,} rows are used, as data.rows says.")
         findings.rows_read -= len(frame) - spec.rows
         frame = frame.iloc[chosen].reset_index(drop=True)
-    usable = [value for value in frame["label"] if value is not None]
-    task, why = decide_task(usable, spec.task, name=table.label_name)
-    frame = parse_labels(frame, task, findings)
-    require_learnable(frame, task, name=table.label_name)
-    if task != "regression":
-        findings.notes += likely_typos([name for label in frame["label"] for name in label_names(label)])
-    return frame, task, why
+    return learnable(frame, spec, findings, name=table.label_name)
 
 
 def _cleaned(frame: pd.DataFrame, table: Table, spec: DataSpec) -> pd.DataFrame:
@@ -144,18 +134,18 @@ def _cleaned(frame: pd.DataFrame, table: Table, spec: DataSpec) -> pd.DataFrame:
     return frame
 
 
-def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, task: Task, seed: int) -> Rows:
+def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, what: Learnable, seed: int) -> Rows:
     frame, findings = pictures.frame, table.findings
     if not table.curated:
         contents = _contents(frame, pictures.numbers(frame))
-        frame = clean.drop_repeats(frame, contents, findings, quantities=task == "regression")
+        frame = clean.drop_repeats(frame, contents, findings, quantities=what.may_differ)
         if any(split is not None for split in frame["split"]):
             shared = {"image": pictures.numbers(frame), "group": _numbers(frame["group"])}
             frame = clean.drop_leaks(frame, shared, findings, drop=spec.shared_images == "drop")
     images = pictures.numbers(frame)
     links = [images, _numbers(frame["group"]), _contents(frame, images)]
     groups = grouped(len(frame), links, pairs={0: pictures.near})
-    splits = pd.Series(_cut(frame, groups, table, spec, task=task, seed=seed), dtype=object, index=frame.index)
+    splits = pd.Series(_cut(frame, groups, table, spec, what=what, seed=seed), dtype=object, index=frame.index)
     frame = frame.assign(split=splits, number=groups)
     frame = clean.drop_unseen_labels(frame, findings)
     sealed = (frame["split"] == "test").to_numpy(bool)
@@ -169,7 +159,9 @@ def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, task: Task,
     return Rows(frame, pictures.numbers(frame), frame["number"].to_numpy(np.int64), pictures.near)
 
 
-def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, *, task: Task, seed: int) -> np.ndarray:
+def _cut(
+    frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, *, what: Learnable, seed: int
+) -> np.ndarray:
     """Cut the splits that the source does not have from its train rows."""
     given = frame["split"].to_numpy(object)
     wanted = {"steer": spec.steer_fraction, "select": spec.select_fraction, "test": spec.test_fraction}
@@ -177,7 +169,7 @@ def _cut(frame: pd.DataFrame, groups: np.ndarray, table: Table, spec: DataSpec, 
     if not fractions:
         return given
     pool = np.array([split in (None, "train") for split in given])
-    strata = _numbers(frame["label"]) if task == "classification" else np.zeros(len(frame), dtype=np.int64)
+    strata = _numbers(frame["label"]) if what.task == "classification" else np.zeros(len(frame), dtype=np.int64)
     result = given.copy()
     result[pool] = cut(groups[pool], strata[pool], fractions=fractions, seed=seed)
     _return_unlearned(result, frame, groups, pool)
@@ -238,15 +230,19 @@ def row_contents(frame: pd.DataFrame, digest: Digest) -> np.ndarray:
 
 
 def _write_rows(
-    rows: Rows, table: Table, spec: DataSpec, *, target: Target, inputs: list[Inputs], digest: Digest, folder: Path
+    rows: Rows,
+    table: Table,
+    spec: DataSpec,
+    *,
+    what: Learnable,
+    target: Target,
+    inputs: list[Inputs],
+    digest: Digest,
+    folder: Path,
 ) -> PreprocessingSpec:
     frame, visible = rows.frame, rows.visible
-    labels = encode_labels(frame["label"].tolist(), target)
-    mean = deviation = None
-    if target.task == "regression":
-        train = labels[(frame["split"] == "train").to_numpy(bool)].astype(np.float64)
-        mean, deviation = train.mean(0), np.where(train.std(0) > 0, train.std(0), 1.0)
-        labels = ((labels - mean) / deviation).astype(np.float32)
+    train = (frame["split"] == "train").to_numpy(bool)
+    labels, scale = standardised(what.encode(frame, target), target, train=train)
     arrays = {
         "contents": row_contents(frame, digest),
         "labels": labels[:visible],
@@ -258,7 +254,12 @@ def _write_rows(
     for name, values in arrays.items():
         save_array(folder / f"{name}.npy", values)
     StringColumn.write(folder, "ids", frame["id"].tolist())
-    StringColumn.write(folder, "image_names", list(dict.fromkeys(frame["image"].dropna())))
+    names = list(dict.fromkeys(frame["image"].dropna()))
+    StringColumn.write(folder, "image_names", [str(table.elsewhere.get(name, name)) for name in names])
+    allowed = allowed_matrix(frame["allowed"], target.labels)
+    if allowed is not None:
+        table.findings.counts["rows that allow some of the classes only"] = int((~allowed.all(1)).sum())
+        save_array(folder / "allowed.npy", allowed)
     if table.arrays:
         (folder / "image_name.index.npy").unlink()
     return PreprocessingSpec(
@@ -266,8 +267,8 @@ def _write_rows(
         image_fit=spec.image_fit,
         max_pixels=spec.max_pixels,
         max_characters=spec.max_characters,
-        target_mean=None if mean is None else tuple(mean.tolist()),
-        target_deviation=None if deviation is None else tuple(deviation.tolist()),
+        target_mean=None if scale is None else tuple(scale[0].tolist()),
+        target_deviation=None if scale is None else tuple(scale[1].tolist()),
     )
 
 
@@ -291,6 +292,7 @@ def _report(rows: Rows, table: Table, spec: DataSpec, *, why: str, inputs: list[
         quarantined=dict(findings.reasons().most_common()),
         counts=dict(sorted(findings.counts.items())),
         inputs={item.name: item.words for item in inputs},
+        slices=count_slices(frame, table.slice_names),
         near_duplicate_images=len(rows.pairs),
         near_duplicate_images_across_splits=_across(rows),
         notes=tuple(findings.notes),

@@ -36,11 +36,13 @@ class Sample:
         id: Unique in its dataset.
         parts: What there is, by modality: an image as ``H W 3`` uint8, a text as a string; a part may be absent.
         label: None where it is to be predicted.
+        allowed: The classes it can have; None for all.
     """
 
     id: str
     parts: Mapping[str, "np.ndarray | str"]
     label: Label | None = None
+    allowed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ class Output:
     Attributes:
         logits: Class scores, label scores, or regression values in standardised units.
         penalty: What a part of the model wants added to the loss while training; None for nothing.
+        log_variances: How uncertain the model finds each of several tasks, by which their losses are weighed; None
+            for one task, or where all count alike.
     """
 
     logits: Float[Tensor, "B C"]
     penalty: Float[Tensor, ""] | None = None
+    log_variances: Float[Tensor, " tasks"] | None = None

@@ -18,8 +18,11 @@ from chiasma.core.errors import CorruptFileError, DataError, SealedTestError
 from chiasma.core.files import sha256_file
 from chiasma.core.opening import TestOpening
 from chiasma.data.batch import Batch, Sample, Tokens
+from chiasma.data.choices import restricted
 from chiasma.data.preprocessing import TOKENIZER_FILE, Preprocessing, PreprocessingSpec
+from chiasma.data.several import count_classes, parts_of
 from chiasma.data.signature import ImageInput, Signature, TextInput, TokensInput
+from chiasma.data.slices import read_slices
 from chiasma.data.splits import SPLITS
 from chiasma.data.strings import StringColumn
 
@@ -55,6 +58,8 @@ class Dataset:
         self._labels = self._load("labels")
         self._groups = self._load("groups")
         self._contents = self._load("contents")
+        self._allowed = self._load("allowed") if self._has("allowed") else None
+        self._slice_columns: Sequence[tuple[str, Sequence[str]]] = manifest.get("slices", ())
         self._test_labels: np.ndarray | None = None
         self._index = {name: self._load(f"{name}.index") for name in manifest["parts"]}
         self._data = {name: self._load(f"{name}.data") for name in self.signature.inputs}
@@ -105,21 +110,24 @@ class Dataset:
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return mean and standard deviation of each quantity in train; None unless the task is regression."""
+        """Return mean and standard deviation ``[C]`` of each quantity in train; None where there are no quantities.
+
+        Beside quantities, outputs of other tasks have mean 0 and deviation 1.
+        """
         if self._spec.target_mean is None or self._spec.target_deviation is None:
             return None
         return np.array(self._spec.target_mean), np.array(self._spec.target_deviation)
 
     @cached_property
     def class_counts(self) -> np.ndarray | None:
-        """Return how many train rows have each class or label, ``int64 [C]``; None for regression."""
+        """Return how many train rows have each class or label, ``int64 [C]``; None where there are no classes."""
+        return count_classes(self._labels[self.rows("train")], self.signature.target)
+
+    @cached_property
+    def labelled(self) -> tuple[int, ...]:
+        """Return how many train rows have a label, of each task."""
         labels = self._labels[self.rows("train")]
-        target = self.signature.target
-        if target.task == "regression":
-            return None
-        if target.task == "multilabel":
-            return labels.sum(0).astype(np.int64)
-        return np.bincount(labels, minlength=target.outputs).astype(np.int64)
+        return tuple(int(part.of(labels)[0].sum()) for part in parts_of(self.signature.target))
 
     def rows(self, split: str) -> np.ndarray:
         """Return the row numbers of ``train``, ``steer`` or ``select``, in the order of the source.
@@ -169,6 +177,8 @@ class Dataset:
     def labels(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Return ``int64 [B]`` classes, or ``float32 [B C]`` memberships or standardised quantities.
 
+        Of several tasks ``float32 [B columns]``, one task beside the other, NaN where a row has no label for it.
+
         Raises:
             SealedTestError: A row is of the test split, which was not opened.
             IndexError: A row number is negative, which would reach the test split from behind.
@@ -191,6 +201,17 @@ class Dataset:
     def contents(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return 64 bits of the hash of each row's image and text; they are the same in another file or split."""
         return self._contents[np.asarray(rows, dtype=np.int64)]
+
+    def restricted(self, logits: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return outputs of some rows ``[... n C]`` in which answers that a row cannot have are impossible."""
+        if self._allowed is None:
+            return logits
+        return restricted(logits, self._allowed[np.asarray(rows, dtype=np.int64)])
+
+    @cached_property
+    def slices(self) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """Return by column and value which of all rows have it: the columns by which results are shown apart."""
+        return read_slices(self.folder, self._slice_columns)
 
     def batch(self, rows: Sequence[int] | np.ndarray, *, modalities: Collection[str] | None = None) -> Batch:
         """Return the model inputs of some rows.

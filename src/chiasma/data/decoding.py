@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import imagehash
 import numpy as np
@@ -66,6 +67,7 @@ def survey(
     arrays: Mapping[str, np.ndarray | bytes],
     max_pixels: int,
     headers: bool = True,
+    elsewhere: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, Picture]:
     """Hash every image and read its size, without decoding it.
 
@@ -75,6 +77,7 @@ def survey(
         arrays: Images that are in memory, by name: pixels, or the bytes of a file.
         max_pixels: Larger ones are refused.
         headers: Also look whether the file is an image.
+        elsewhere: Files that are not below ``root``, by name.
     """
 
     def look(name: str) -> Picture:
@@ -84,7 +87,10 @@ def survey(
                 return _look_at_bytes(name, content, max_pixels, headers)
             return _look_at_array(name, content)
         assert root is not None
-        return _look_at_file(name, root, max_pixels, headers)
+        path = elsewhere.get(name) or (image_path(name, root) if "\0" not in name else None)
+        if path is None:
+            return Picture(name, problem="image path outside the image folder", detail=f"{name!r} is not inside {root}")
+        return _look_at_file(name, path, max_pixels, headers)
 
     unique = list(dict.fromkeys(names))
     with quiet_decoding(), ThreadPoolExecutor(_THREADS) as pool:
@@ -107,10 +113,7 @@ def _look_at_array(name: str, pixels: np.ndarray) -> Picture:
     return Picture(name, digest.hexdigest(), image.width, image.height)
 
 
-def _look_at_file(name: str, root: Path, max_pixels: int, headers: bool) -> Picture:
-    path = image_path(name, root) if "\0" not in name else None
-    if path is None:
-        return Picture(name, problem="image path outside the image folder", detail=f"{name!r} is not inside {root}")
+def _look_at_file(name: str, path: Path, max_pixels: int, headers: bool) -> Picture:
     try:
         data = path.read_bytes()
     except FileNotFoundError:

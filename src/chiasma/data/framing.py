@@ -41,6 +41,21 @@ class Framing(Spec):
         pixels = np.asarray(image.resize((width, height), filter)).transpose(2, 0, 1)
         return np.ascontiguousarray(pixels if self.crop is None else _centre(pixels, *self.crop))
 
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return what of an image of this size is seen: left, top, right and bottom, in parts of it.
+
+        They lie outside 0..1 where black margins are seen too.
+        """
+        resized = self._resized(height, width)
+        seen = self.crop or resized
+        edges: list[tuple[float, float]] = []
+        for have, wanted in zip(resized, seen, strict=True):
+            before = math.ceil(max(0, wanted - have) / 2)
+            start = (max(have, wanted) - wanted) // 2 - before
+            edges.append((start / have, (start + wanted) / have))
+        (top, bottom), (left, right) = edges
+        return left, top, right, bottom
+
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self.stretch is not None:
             return self.stretch

@@ -116,7 +116,7 @@ def ready_made_inputs(name: str, path: Path, frame: pd.DataFrame, findings: Find
     """
     features = import_file(path)
     position = {identity: number for number, identity in enumerate(features.ids)}
-    index, scheme = _matched(name, frame, position, path, example=features.ids[0])
+    index, scheme = match_rows(name, frame, position, path, example=features.ids[0])
     used, compact = np.unique(index[index >= 0], return_inverse=True)
     index[index >= 0] = compact.reshape(-1)
     arrays = {"data": features.tokens, "mask": features.mask, "boxes": features.boxes}
@@ -137,10 +137,24 @@ def _keep_texts(frame: pd.DataFrame, folder: Path) -> None:
     StringColumn.write(folder, "texts", distinct)
 
 
-def _matched(
+def match_rows(
     name: str, frame: pd.DataFrame, position: dict[str, int], path: Path, *, example: str
 ) -> tuple[np.ndarray, str]:
-    """Try the ways in which ids may name rows, and take the one that fits most rows."""
+    """Try the ways in which ids may name rows, and take the one that fits most rows.
+
+    Args:
+        name: The modality; only images are also found by their names.
+        frame: The rows.
+        position: Place of each id in the file.
+        path: The file, for messages.
+        example: One of its ids.
+
+    Returns:
+        The place of each row's tokens, -1 where there are none, and by what they were found.
+
+    Raises:
+        DataError: No id fits, or ids without folder name images of one name in two folders.
+    """
     names: dict[str, Sequence[str | None]] = {"row id": frame["id"].tolist()}
     if name == "image":
         images = [None if image is None else PurePosixPath(image) for image in frame["image"]]

@@ -4,19 +4,24 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from chiasma.core.errors import DataError
 from chiasma.data.findings import Findings
-from chiasma.data.signature import Target
-
-Task = Literal["classification", "multilabel", "regression"]
+from chiasma.data.signature import Target, Task
 
 LABEL_SEPARATOR = "|"
 MOST_INTEGER_CLASSES = 100
+
+
+class SeveralLabels(NamedTuple):
+    """A row's labels by task; None where it has none for a task."""
+
+    names: tuple[str, ...]
+    labels: tuple[Any, ...]
 
 
 def decide_task(values: Sequence[Any], wanted: str, *, name: str) -> tuple[Task, str]:
@@ -32,7 +37,7 @@ def decide_task(values: Sequence[Any], wanted: str, *, name: str) -> tuple[Task,
     """
     if not values:
         raise DataError(f"The label column {name} is empty in every row.")
-    if wanted in ("classification", "multilabel", "regression"):
+    if wanted != "auto":
         return wanted, f"{wanted}, as data.task says"  # pyright: ignore[reportReturnType]
     if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
         numbers = all(_is_number(part) for value in values for part in _parts(value))
@@ -59,8 +64,8 @@ def parse_labels(frame: pd.DataFrame, task: Task, findings: Findings) -> pd.Data
 
     The form is a string for classes, a sorted tuple of strings for label sets, a tuple of floats for quantities.
     """
-    frame = findings.quarantine(frame, frame["label"].map(_is_missing), reason="label is missing")
-    parsed = [canonical_label(value, task) for value in frame["label"]]
+    frame = findings.quarantine(frame, frame["label"].map(is_missing), reason="label is missing")
+    parsed = [parse_label(value, task) for value in frame["label"]]
     padded = sum(isinstance(value, str) and value != value.strip() for value in frame["label"])
     if padded:
         findings.counts["labels with surrounding space, which was removed"] += padded
@@ -136,7 +141,10 @@ def encode_labels(labels: Sequence[Any], target: Target) -> np.ndarray:
 
 
 def label_names(label: Any) -> tuple[str, ...]:
-    """Return the classes a canonical label names; none for quantities."""
+    """Return the classes a canonical label names, those of several tasks with their task; none for quantities."""
+    if isinstance(label, SeveralLabels):
+        each = zip(label.names, label.labels, strict=True)
+        return tuple(f"{name}={one}" for name, own in each if own is not None for one in label_names(own))
     if isinstance(label, str):
         return (label,)
     return tuple(part for part in label if isinstance(part, str))
@@ -154,7 +162,8 @@ def _natural_order(name: str) -> tuple[int, float, str]:
     return (0, float(name), name) if _is_number(name) else (1, 0.0, name)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Return whether a cell of a label column holds nothing."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -171,17 +180,18 @@ def _parts(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
 
 
-def canonical_label(value: Any, task: Task) -> Any:
-    """Return one label in the form that :func:`parse_labels` gives it, or None where it does not fit the task."""
+def parse_label(value: Any, task: Task) -> Any:
+    """Return a label's canonical form, or None where it does not fit the task."""
     if task == "regression":
         parts = _parts(value)
         return tuple(float(part) for part in parts) if parts and all(_is_number(part) for part in parts) else None
     if task == "multilabel":
-        return tuple(sorted({name for part in _parts(value) if (name := _name(part))}))
-    return None if isinstance(value, (list, tuple, dict, np.ndarray)) else _name(value)
+        return tuple(sorted({name for part in _parts(value) if (name := label_word(part))}))
+    return None if isinstance(value, (list, tuple, dict, np.ndarray)) else label_word(value)
 
 
-def _name(value: Any) -> str:
+def label_word(value: Any) -> str:
+    """Return a label as it is written: whole numbers without a decimal point, words without surrounding space."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()

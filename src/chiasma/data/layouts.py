@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chiasma.data import cifar, hateful_memes, imdb
+from chiasma.data import cifar, hateful_memes, imdb, science_qa
 from chiasma.data.records import Records
 
 
@@ -18,6 +19,9 @@ class Layout:
         read: Returns the rows, with columns of the usual names, and notes for the report.
         stamp: Returns a hash that changes with the rows.
         columns: Columns of other names, by role.
+        columns_of_task: More of these, by the task that the settings name; nothing else can be learned where there are
+            some.
+        slices: Columns by whose values results are shown apart, unless the settings name others.
         label_in_disguise: Columns that tell the label and may never be an input.
     """
 
@@ -25,9 +29,17 @@ class Layout:
     fits: Callable[[Path], bool]
     read: Callable[[Path], tuple[Records, list[str]]]
     stamp: Callable[[Path], str]
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    columns_of_task: Mapping[str, Mapping[str, str | tuple[str, ...]]] = field(default_factory=dict)
+    slices: tuple[str, ...] = ()
     label_in_disguise: tuple[str, ...] = ()
 
+
+_SCIENCE_QA: Mapping[str, Any] = {
+    "columns": {"text": science_qa.TEXT, "allowed": "allowed"},
+    "slices": science_qa.SLICES,
+    "label_in_disguise": science_qa.DISCUSS_THE_ANSWER,
+}
 
 LAYOUTS = (
     Layout(
@@ -35,6 +47,20 @@ LAYOUTS = (
         hateful_memes.is_hateful_memes,
         hateful_memes.read_hateful_memes,
         hateful_memes.stamp_hateful_memes,
+    ),
+    Layout(
+        "ScienceQA",
+        science_qa.is_science_qa,
+        science_qa.read_science_qa,
+        science_qa.stamp_science_qa,
+        **_SCIENCE_QA,
+    ),
+    Layout(
+        "ScienceQA (Parquet)",
+        science_qa.is_science_qa_parquet,
+        science_qa.read_science_qa_parquet,
+        science_qa.stamp_science_qa_parquet,
+        **_SCIENCE_QA,
     ),
     Layout("CIFAR-10 (Parquet)", cifar.is_cifar10_parquet, cifar.read_cifar10_parquet, cifar.stamp_cifar10_parquet),
     Layout("CIFAR-10 (pickles)", cifar.is_cifar_pickles, cifar.read_cifar_pickles, cifar.stamp_cifar_pickles),

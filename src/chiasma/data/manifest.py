@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,49 +12,15 @@ from pydantic import Field, model_validator
 from chiasma.core.errors import DataError
 from chiasma.core.files import sha256_file
 from chiasma.core.spec import Spec, suggestion
+from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
 from chiasma.data.layouts import LAYOUTS, Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
-from chiasma.data.text import TEXT_SEPARATOR
-
-_DEFAULT_NAMES = {
-    "id": ("id",),
-    "image": ("img", "image"),
-    "text": ("text",),
-    "label": ("label",),
-    "split": ("split",),
-    "group": ("group",),
-}
-
-_USUAL_NAMES = {
-    "image": ("image_path", "img_path", "filename", "file_name", "file", "path", "photo", "picture", "image_id"),
-    "text": ("question", "caption", "sentence", "review", "title", "content", "description", "body", "tweet"),
-    "label": ("labels", "target", "answer", "class", "category", "y", "sentiment", "output", "gold", "rating"),
-}
-"""Names that are suggested in an error, never used by themselves."""
-
-
-class Columns(Spec):
-    """Which column plays which role; None (or no text column) means the role's default name, where there is one.
-
-    Attributes:
-        id: Default ``id``; rows are numbered where there is none.
-        image: A file name below ``image_dir``; default ``img`` or ``image``.
-        text: One or more columns, joined by the separator token; default ``text``.
-        label: What is predicted; default ``label``.
-        split: Default ``split``.
-        group: Rows that belong together and must not straddle splits; default ``group``.
-    """
-
-    id: str | None = None
-    image: str | None = None
-    text: tuple[str, ...] = ()
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
+from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles
+from chiasma.data.signature import PartTask, Task
 
 
 class DataSpec(Spec):
@@ -62,11 +28,17 @@ class DataSpec(Spec):
 
     Attributes:
         source: ``digit_claims``, ``digit_claims:hard``, a manifest (JSON lines, CSV, TSV, Parquet, also ``.gz``), or
-            public data as it is distributed: a folder of Hateful Memes, of CIFAR-10 (Parquet, pickles or class
-            folders) or of IMDB (folders, or one CSV file).
+            public data as it is distributed: a folder of Hateful Memes, ScienceQA, COCO captions, ImageNet (or any
+            folder for each class), CIFAR-10 or IMDB, of any Hugging Face dataset, or ``hf:NAME[:CONFIG]`` by its name.
         columns: Which column plays which role.
         image_dir: Where image names start; None for the manifest's own folder.
-        task: ``auto`` decides from the label column and says so in the report.
+        image_fallbacks: Folders, zip or tar files in which images that are missing there are looked for, in order.
+        slices: Columns by whose values the results are shown apart; a cell may hold several, as a list or joined by
+            ``|``. Empty takes a public dataset's own.
+        task: ``auto`` decides from the label column and says so in the report. ``contrastive`` learns which image and
+            which text belong together, and needs no labels; ``generation`` writes the label, a text; ``multitask``
+            predicts several label columns.
+        tasks: What each of several label columns is; one that is not named is decided from its values.
         image_size: Height and width in pixels; None fits the images, at most 64.
         image_fit: ``pad`` with black, ``crop`` the centre, or ``stretch``; a published image processor has its own way.
         image_processor: Size, fit and resampling of a published one, by its name on the hub or its folder; None is
@@ -95,7 +67,10 @@ class DataSpec(Spec):
     source: str = "digit_claims"
     columns: Columns = Columns()
     image_dir: str | None = None
-    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
+    image_fallbacks: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+    task: Literal["auto"] | Task = "auto"
+    tasks: Mapping[str, PartTask] = {}
     image_size: int | None = Field(default=None, ge=4, le=1024)
     image_fit: Literal["pad", "crop", "stretch"] = "pad"
     image_processor: Published | None = None
@@ -115,6 +90,20 @@ class DataSpec(Spec):
     features: Mapping[str, str] = {}
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _tasks_of_several(self) -> "DataSpec":
+        several = isinstance(self.columns.label, tuple) and len(self.columns.label) > 1
+        if several and self.task not in ("auto", "multitask"):
+            raise ValueError(
+                f"several label columns are task=multitask, but task={self.task}: say tasks.COLUMN instead"
+            )
+        if (self.task == "multitask" or self.tasks) and not several:
+            raise ValueError(
+                "multitask needs several label columns, such as columns.label=[topic, price] (--label topic,price), "
+                f"but columns.label={self.columns.label}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_size(self) -> "DataSpec":
@@ -140,7 +129,8 @@ class Table:
     """Rows with known roles.
 
     Attributes:
-        frame: Columns ``id image text label split group line``, all of dtype object; a missing value is None.
+        frame: Columns ``id image text label split group allowed slices line``, all of dtype object; a missing value is
+            None. ``allowed`` holds a tuple of labels, ``slices`` a tuple for each of ``slice_names``.
         findings: What was noticed while reading.
         label_name: The label column's own name.
         stamp: Hash of the source's bytes.
@@ -148,6 +138,8 @@ class Table:
         arrays: Images that are in memory instead of files, as ``H W 3`` uint8 or as the bytes of an image file, by the
             name in column ``image``.
         curated: The rows are balanced by construction, so that none may be dropped and none is searched for twins.
+        slice_names: Columns by whose values results are shown apart.
+        elsewhere: Where images lie that are not below ``image_root``, by the name in column ``image``.
     """
 
     frame: pd.DataFrame
@@ -157,6 +149,13 @@ class Table:
     image_root: Path | None = None
     arrays: Mapping[str, np.ndarray | bytes] = field(default_factory=dict)
     curated: bool = False
+    slice_names: tuple[str, ...] = ()
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+
+    def image_file(self, name: str) -> Path | None:
+        """Return where an image lies, or None where its name leads out of the image folder."""
+        assert self.image_root is not None
+        return self.elsewhere.get(name) or image_path(name, self.image_root)
 
 
 def read(spec: DataSpec) -> Table:
@@ -202,16 +201,21 @@ def check_source(spec: DataSpec) -> None:
 
 
 def _with_columns_of(layout: Layout, spec: DataSpec) -> DataSpec:
-    """Return the settings with a layout's own column names where the user gives none.
+    """Return the settings with a layout's own column names and slices where the user gives none.
 
     Raises:
-        DataError: A column that tells the label is to be an input.
+        DataError: A column that tells the label is to be an input, or the layout serves other tasks.
     """
     told = sorted(set(layout.label_in_disguise) & {*spec.columns.text, spec.columns.image})
     if told:
         raise DataError(f"{told[0]} is the label in disguise in {layout.name}, so that it cannot be an input.")
-    own = {role: name for role, name in layout.columns.items() if not getattr(spec.columns, role)}
-    return spec.model_copy(update={"columns": spec.columns.model_copy(update=own)})
+    if layout.columns_of_task and spec.task not in layout.columns_of_task and not spec.columns.label:
+        tasks = " or ".join(f"data.task={task}" for task in layout.columns_of_task)
+        raise DataError(f"{layout.name} has no classes to tell: say {tasks}, or name a label column (--label).")
+    usual = {**layout.columns, **layout.columns_of_task.get(spec.task, {})}
+    own = {role: name for role, name in usual.items() if not getattr(spec.columns, role)}
+    slices = spec.slices or layout.slices
+    return spec.model_copy(update={"columns": spec.columns.model_copy(update=own), "slices": slices})
 
 
 def source_stamp(spec: DataSpec) -> str | None:
@@ -245,119 +249,21 @@ def table_from_records(
     """
     roles = resolve_roles(records.columns, spec.columns)
     if not roles.get("label"):
-        raise DataError(_missing_role("label", records.columns))
+        raise DataError(missing_role("label", records.columns))
+    check_slices(spec.slices, records.columns)
     findings = Findings(rows_read=records.total, notes=list(notes))
     for line in records.bad:
         findings.set_aside(line.line, reason=line.reason, detail=line.detail)
-    unused = [name for name in records.columns if name not in {n for names in roles.values() for n in names}]
+    used = {*spec.slices, *(name for names in roles.values() for name in names)}
+    unused = [name for name in records.columns if name not in used]
     if unused:
         findings.notes.append(f"Columns that are not used: {', '.join(unused)}.")
-    frame, arrays = _columns_by_role(records, roles)
-    return Table(frame, findings, roles["label"][0], records.stamp, image_root, arrays)
-
-
-def resolve_roles(columns: Sequence[str], wanted: Columns, *, labelled: bool = True) -> dict[str, tuple[str, ...]]:
-    """Return the column names of each role; an empty tuple where the table has none.
-
-    Args:
-        columns: The table's columns.
-        wanted: What the user mapped; every name must exist.
-        labelled: Whether the split and label roles matter at all (not when predicting).
-
-    Raises:
-        DataError: A mapped column does not exist, a default is ambiguous, or there is neither image nor text.
-    """
-    roles: dict[str, tuple[str, ...]] = {}
-    for role, defaults in _DEFAULT_NAMES.items():
-        if not labelled and role in ("label", "split", "group"):
-            continue
-        mapped = getattr(wanted, role)
-        names = ((mapped,) if isinstance(mapped, str) else tuple(mapped or ())) or tuple(
-            n for n in defaults if n in columns
-        )
-        for name in names:
-            if name not in columns:
-                raise DataError(
-                    f"data.columns.{role} is {name!r}, but the table has no such column."
-                    f"{suggestion(name, list(columns))} Its columns: {', '.join(columns)}."
-                )
-        if role != "text" and len(names) > 1:
-            raise DataError(
-                f"Both {' and '.join(names)} could be the {role}; say which: data.columns.{role}={names[0]}."
-            )
-        roles[role] = names
-    if not roles["image"] and not roles["text"]:
-        raise DataError(
-            _missing_role("text", columns).replace("no column named text", "no column named img, image or text")
-        )
-    return roles
-
-
-def _missing_role(role: str, columns: Sequence[str]) -> str:
-    close = [name for name in columns if name.lower() in _USUAL_NAMES.get(role, ())]
-    hint = f" Perhaps data.columns.{role}={close[0]}?" if close else suggestion(role, list(columns))
-    rule = f"The table has no column named {role}; name it with data.columns.{role}."
-    return f"{rule}{hint} Its columns: {', '.join(columns)}."
-
-
-def _columns_by_role(
-    records: Records, roles: Mapping[str, tuple[str, ...]]
-) -> tuple[pd.DataFrame, dict[str, np.ndarray | bytes]]:
-    arrays: dict[str, np.ndarray | bytes] = {}
-    rows = records.rows
-    lines = list(records.lines)
-    identities = [_identity(row, roles["id"], line) for row, line in zip(rows, lines, strict=True)]
-    data: dict[str, list[Any]] = {
-        "id": identities,
-        "image": [_image(row, roles["image"], line, arrays) for row, line in zip(rows, lines, strict=True)],
-        "text": [joined_text(row, roles["text"]) for row in rows],
-        "label": [_value(row, roles["label"]) for row in rows],
-        "split": [_word(row, roles["split"]) for row in rows],
-        "group": [_word(row, roles["group"]) for row in rows],
-        "line": lines,
-    }
-    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in data.items()}), arrays
-
-
-def joined_text(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the text columns of a row in one string, or None where all are empty."""
-    parts = [str(row[name]) for name in names if row.get(name) not in (None, "")]
-    return TEXT_SEPARATOR.join(parts) or None
-
-
-def row_identity(line: int) -> str:
-    """Return the id of a row where the manifest has none."""
-    return f"row-{line:07d}"
-
-
-def _identity(row: Mapping[str, Any], names: Sequence[str], line: int) -> str | None:
-    return row_identity(line) if not names else _word(row, names)
-
-
-def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    value = row.get(names[0]) if names else None
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _word(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    value = _value(row, names)
-    return None if value is None else str(value).strip()
-
-
-def _image(
-    row: Mapping[str, Any], names: Sequence[str], line: int, arrays: dict[str, np.ndarray | bytes]
-) -> str | None:
-    value = _value(row, names)
-    if isinstance(value, np.ndarray | bytes):
-        name = f"array-{line:07d}"
-        arrays[name] = value
-        return name
-    if isinstance(value, Mapping):
-        raise DataError(f"Column {names[0]} holds image bytes, not file names; write the images to files first.")
-    return None if value is None else str(value)
+    frame, arrays = columns_by_role(records, roles, spec.slices)
+    return Table(frame, findings, ",".join(roles["label"]), records.stamp, image_root, arrays, slice_names=spec.slices)
 
 
 def _read_built_in(spec: DataSpec) -> Table:
+    check_slices(spec.slices, ())
     claims = digit_claims(spec.source, pairs=spec.rows)
     findings = Findings(rows_read=len(claims.frame))
     if spec.rows is not None and len(claims.frame) > 1.05 * spec.rows:
@@ -365,4 +271,5 @@ def _read_built_in(spec: DataSpec) -> Table:
             f"data.rows={spec.rows:,} is too few to balance every text and image of {spec.source}: "
             f"{len(claims.frame):,} rows are used."
         )
-    return Table(claims.frame, findings, "label", claims.stamp, arrays=claims.images, curated=True)
+    frame = claims.frame.assign(allowed=None, slices=[()] * len(claims.frame))
+    return Table(frame, findings, "label", claims.stamp, arrays=claims.images, curated=True)

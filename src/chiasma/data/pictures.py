@@ -12,7 +12,7 @@ from PIL import Image
 from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors
 from chiasma.data import clean
-from chiasma.data.decoding import COMPARABLE, Decoded, Picture, decode_all, image_path, survey
+from chiasma.data.decoding import COMPARABLE, Decoded, Picture, decode_all, survey
 from chiasma.data.framing import Framing
 from chiasma.data.image import fitted
 from chiasma.data.manifest import DataSpec, Table
@@ -63,7 +63,12 @@ def look_at_images(
     ready_made = "image" in spec.features
     names = frame["image"].dropna()
     known = survey(
-        names, root=table.image_root, arrays=table.arrays, max_pixels=spec.max_pixels, headers=not ready_made
+        names,
+        root=table.image_root,
+        arrays=table.arrays,
+        max_pixels=spec.max_pixels,
+        headers=not ready_made,
+        elsewhere=table.elsewhere,
     )
     if ready_made:
         # Tokens stand for the image, so that its file is not needed.
@@ -109,8 +114,7 @@ def _decode(
     def load(name: str) -> bytes | np.ndarray:
         if name in table.arrays:
             return table.arrays[name]
-        assert table.image_root is not None
-        path = image_path(name, table.image_root)
+        path = table.image_file(name)
         assert path is not None
         try:
             return path.read_bytes()

@@ -22,6 +22,7 @@ from chiasma.data.assemble import assemble
 from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
+from chiasma.data.fallbacks import fallbacks_stamp, with_fallbacks
 from chiasma.data.manifest import DataSpec, Table, read, source_stamp
 from chiasma.data.published import Published
 from chiasma.data.published_images import read_image_processor
@@ -64,7 +65,7 @@ def prepare(
     if known is not None:
         return known
     started = time.monotonic()
-    table = table or read(spec)
+    table = with_fallbacks(table or read(spec), spec, cache=cache, progress=progress)
     with _building(folder) as temporary:
         manifest, report = assemble(table, spec, seed=seed, folder=temporary, progress=progress)
         quarantine = str(folder / QUARANTINE) if report.quarantined else None
@@ -93,7 +94,8 @@ def with_published(spec: DataSpec) -> DataSpec:
 
 def _stamped(spec: DataSpec, table: Table | None, cache: Path) -> tuple[Table | None, Any]:
     """Return what identifies the source's content, and the table where it had to be read for that."""
-    features = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
+    features: list[Any] = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
+    features += fallbacks_stamp(spec)
     if table is None and spec.source in BUILT_IN:
         return None, [spec.source, features]
     if table is not None:

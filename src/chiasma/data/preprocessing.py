@@ -27,7 +27,7 @@ class PreprocessingSpec(Spec):
     Attributes:
         framing: How a published image processor brings images to their size; None for ``image_fit``.
         separator: What stands between joined texts for a published tokenizer; None for our own.
-        target_mean: What was subtracted from each quantity; None unless the task is regression.
+        target_mean: What was subtracted from each quantity, 0 from other outputs; None where there are no quantities.
         target_deviation: What it was then divided by.
     """
 

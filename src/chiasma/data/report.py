@@ -31,6 +31,7 @@ class DataReport(Spec):
         quarantine_file: One JSON object for each of them; None where there is none.
         counts: What was noticed and did not cost a row.
         inputs: What a model gets, by modality, in words.
+        slices: How many rows have which value of the columns by which results are shown apart.
         near_duplicate_images: Pairs of images that look the same, and how many of the pairs lie across two splits.
         notes: Plain sentences.
         seconds: How long it took when it was prepared.
@@ -46,6 +47,7 @@ class DataReport(Spec):
     quarantine_file: str | None = None
     counts: Mapping[str, int] = {}
     inputs: Mapping[str, str] = {}
+    slices: Mapping[str, Mapping[str, int]] = {}
     near_duplicate_images: int = 0
     near_duplicate_images_across_splits: int = 0
     notes: tuple[str, ...] = ()
@@ -57,6 +59,8 @@ class DataReport(Spec):
         lines = [f"{self.source}: {self.rows_read:,} rows read, {self.rows_kept:,} kept", f"task: {self.task}"]
         lines += [f"{name}: {text}" for name, text in self.inputs.items()]
         lines += [self._split_line(name) for name in SPLITS if name in self.splits]
+        for name, values in self.slices.items():
+            lines.append(f"by {name}: {', '.join(f'{value} {count:,}' for value, count in values.items())}")
         lines += [f"set aside, {reason}: {count:,}" for reason, count in self.quarantined.items()]
         if self.quarantine_file:
             lines.append(f"set aside rows: {self.quarantine_file}")

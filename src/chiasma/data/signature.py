@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chiasma.core.spec import Spec
+
+Task = Literal["classification", "multilabel", "regression", "contrastive", "generation", "multitask"]
+PartTask = Literal["classification", "multilabel", "regression"]
 
 
 class ImageInput(Spec):
@@ -62,17 +65,56 @@ class Target(Spec):
     """What is predicted.
 
     Attributes:
-        task: One class out of C, any subset of C labels, or C real numbers.
-        labels: The C names, in the order of the model's outputs.
+        task: One class out of C, any subset of C labels, or C real numbers; which image and which text belong
+            together; a text; or several of the first three, one beside the other.
+        labels: The C names, in the order of the model's outputs. Of pairs the two sides, of texts the word pieces, of
+            several tasks those of all in order, each with its task's name before it.
+        length: Token ids of a text that is written, its begin and end included; None for all other tasks.
+        tasks: The several tasks, in order; empty where there is one.
     """
 
-    task: Literal["classification", "multilabel", "regression"]
+    task: Task
     labels: tuple[str, ...] = Field(min_length=1)
+    length: int | None = Field(default=None, ge=3)
+    tasks: tuple["NamedTask", ...] = ()
 
     @property
     def outputs(self) -> int:
         """Return C."""
         return len(self.labels)
+
+    @property
+    def columns(self) -> int:
+        """Return how many numbers a row's label is written with."""
+        if self.task == "multitask":
+            return sum(each.target.columns for each in self.tasks)
+        return {"classification": 1, "contrastive": 2}.get(self.task, self.length or self.outputs)
+
+    @property
+    def answer_width(self) -> int:
+        """Return how many numbers a measured row needs at least: of a written text its ids, and its log loss."""
+        return self.outputs if self.length is None else self.length + 1
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Target":
+        if (self.task == "multitask") != bool(self.tasks) or (self.task == "generation") != (self.length is not None):
+            raise ValueError(
+                "several tasks belong to task=multitask and a length to task=generation, each to nothing else, but "
+                f"task={self.task}, tasks={[each.name for each in self.tasks]} and length={self.length}"
+            )
+        return self
+
+
+class NamedTask(Spec):
+    """One of several tasks.
+
+    Attributes:
+        name: Of its label column.
+        target: What is predicted there.
+    """
+
+    name: str = Field(min_length=1)
+    target: Target
 
 
 class Signature(Spec):

@@ -195,7 +195,8 @@ def _judged(
     )
     if rejected is not None:
         return rejected
-    logits = shown.restored(outputs)
+    # Not in the child: its outputs are compared with those of another process by their own size.
+    logits = dataset.restricted(shown.restored(outputs), dataset.rows("select"))
     known = {**metrics_of(job, dataset, done, logits), **_level(ended)}
     objectives = objectives_of(job, done, known)
     limit, spent = job.time_limit_seconds, time.monotonic() - started

@@ -11,7 +11,7 @@ import numpy as np
 from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Signature
 from chiasma.evaluate.jailed_model import JailedModel, trained_model
-from chiasma.experiment.calibration import THRESHOLD_METRICS, Calibrator, fit_calibrator
+from chiasma.experiment.calibration import Calibrator, fit_calibrator, judges_decisions
 from chiasma.experiment.finals import TrainedArm
 from chiasma.experiment.floors import ClassicalFloor
 from chiasma.experiment.jail_terms import lesser_jail
@@ -22,7 +22,7 @@ from chiasma.model.multimodal import MultimodalModel
 from chiasma.train.design import Design
 from chiasma.train.devices import pick_device
 from chiasma.train.initial import kept_training
-from chiasma.train.metrics import METRICS, measure
+from chiasma.train.metrics import measure, metrics_of, plain_name
 from chiasma.train.predicting import predict_logits
 
 
@@ -70,7 +70,7 @@ class Contestant:
 
     def judged(self, outputs: np.ndarray, metric: str) -> np.ndarray:
         """Return outputs ``[S n C]`` as this metric must see them: thresholded for decisions, else calibrated."""
-        decides = metric in THRESHOLD_METRICS
+        decides = judges_decisions(metric)
         pairs = zip(self.calibrators, outputs, strict=True)
         return np.stack([c.decision_logits(logits) if decides else c.apply(logits) for c, logits in pairs])
 
@@ -87,8 +87,8 @@ class Contestant:
         Areas under curves are slow to resample: only the winner has those that do not decide.
         """
         found: dict[str, Interval] = {}
-        for metric in METRICS[self.dataset.signature.target.task]:
-            if metric in RANKED and metric != self.metric and self.role != "winner":
+        for metric in metrics_of(self.dataset.signature.target):
+            if plain_name(metric) in RANKED and metric != self.metric and self.role != "winner":
                 continue
             try:
                 found[metric] = bootstrap.interval(self.judged(outputs, metric), metric)

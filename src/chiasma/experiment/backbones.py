@@ -1,11 +1,15 @@
 """What follows from naming a pretrained encoder: it is looked up once, and the data are prepared for it."""
 
+from chiasma.core.errors import ConfigError
 from chiasma.data.manifest import DataSpec, check_source
 from chiasma.data.prepare import with_published
 from chiasma.data.published import Published
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.model.encoders import Pretrained
+from chiasma.model.fusion import FusionSpec, ViLBERT
+from chiasma.model.vilbert_inputs import NO_FEATURES
+from chiasma.model.vilbert_weights import found
 
 DATA_SETTING = {"text": "tokenizer", "image": "image_processor"}
 """By modality, the data setting that a pretrained encoder decides where the user does not."""
@@ -32,8 +36,25 @@ def with_backbones(config: RunConfig, console: Console) -> RunConfig:
         data = _prepared_for(modality, encoder, data, console)
         if not known and encoder.backbone is not None:
             console.say(f"{modality} encoder: {encoder.name} is {encoder.backbone.words}")
-    model = config.model.model_copy(update={"encoders": encoders})
+    model = config.model.model_copy(update={"encoders": encoders, "fusion": _with_weights(config, console)})
     return config.model_copy(update={"data": with_published(data), "model": model})
+
+
+def _with_weights(config: RunConfig, console: Console) -> FusionSpec | None:
+    """Return the fusion with what is found under the name of its published weights.
+
+    Raises:
+        ConfigError: They cannot be had, or nothing of the data is what they read.
+    """
+    fusion = config.model.fusion
+    if not isinstance(fusion, ViLBERT) or fusion.weights is None:
+        return fusion
+    if "image" not in config.data.features and not fusion.fresh_image:
+        raise ConfigError(f"data.features: {NO_FEATURES}")
+    known = found(fusion, config.model.dim)
+    if fusion.weights.sha256 is None and known.weights is not None:
+        console.say(f"fusion: {known.weights.name} is a ViLBERT (weights {str(known.weights.sha256)[:12]})")
+    return known
 
 
 def _prepared_for(modality: str, encoder: Pretrained, data: DataSpec, console: Console) -> DataSpec:

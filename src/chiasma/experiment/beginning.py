@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from chiasma.core.errors import ChiasmaError, DataError
+from chiasma.core.errors import ChiasmaError, ConfigError, DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
+from chiasma.data.signature import Target
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.learned_controllers import check_controls
+from chiasma.model.generated import unapproved_in
 from chiasma.store.folders import cache_folder, runs_root
 from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
+from chiasma.train.design import Design
 from chiasma.train.devices import pick_device
 from chiasma.train.metrics import measure, primary_metric
 
@@ -41,17 +44,46 @@ def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataRepo
     return prepare(config.data, seed=config.run.seed, cache=run_cache(config), progress=stoppable(console))
 
 
-def check_can_run(config: RunConfig, dataset: Dataset) -> None:
+def check_can_run(config: RunConfig, dataset: Dataset, *, searched: bool = True) -> None:
     """Refuse what would fail in every training, before there is a run.
 
+    Args:
+        config: The settings.
+        dataset: The data.
+        searched: Whether designs are compared with floors and with each other, or one is trained.
+
     Raises:
-        ConfigError: There is no such device, the architecture of the settings does not fit the data, or a controller
-            would set nothing.
+        ConfigError: There is no such device, the architecture of the settings does not fit the data, a controller
+            would set nothing, or nobody can search for designs of this task, grow one, or train one in the jail.
     """
     pick_device(config.run.device)
     design = config.design(dataset.signature)
+    check_task(design, dataset.signature.target, searched=searched)
     design.model.check(dataset.signature)
     check_controls(design)
+
+
+def check_task(design: Design, target: Target, *, searched: bool) -> None:
+    """Refuse what there is for classes, labels and quantities alone.
+
+    Raises:
+        ConfigError: Names the setting and the task.
+    """
+    if target.task in ("classification", "multilabel", "regression"):
+        return
+    asked = {
+        "A search or benchmark": searched,
+        "growth": design.training.growth is not None,
+        "controller": design.training.controller is not None,
+        "train.balance": design.training.loop.balance,
+        "Source that trains in the jail": bool(unapproved_in(design)),
+    }
+    for name, wanted in asked.items():
+        if wanted:
+            raise ConfigError(
+                f"{name} is for classification, multilabel and regression, but the task is {target.task}: train one "
+                "design without it, by `chiasma train`."
+            )
 
 
 def begin_run(
@@ -150,7 +182,7 @@ def deciding_metric(config: RunConfig, dataset: Dataset) -> str:
                 f"The {split} split of {dataset.source} is empty: more rows, or a larger share, are needed."
             )
         labels = dataset.labels(rows).numpy()
-        if metric not in measure(np.zeros((len(rows), target.outputs)), labels, target):
+        if metric not in measure(np.zeros((len(rows), target.answer_width)), labels, target):
             raise DataError(
                 f"{metric} is not defined on the {split} split of {dataset.source}, for example because it holds one "
                 "class only: choose another metric or a larger share."

@@ -1,18 +1,25 @@
 """Make probabilities mean what they say, and choose the threshold, on the select split alone."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, log_softmax, logit, softmax
 
 from chiasma.core.spec import Spec
-from chiasma.data.signature import Target
+from chiasma.data.choices import possible
+from chiasma.data.several import parts_of
+from chiasma.data.signature import Target, Task
 from chiasma.experiment.results import Calibration
-from chiasma.train.metrics import CALIBRATION_BINS, expected_calibration_error
+from chiasma.train.metrics import CALIBRATION_BINS, MEAN_SCORE, expected_calibration_error, plain_name
 
-THRESHOLD_METRICS = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "f1_micro"})
+THRESHOLD_METRICS = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", MEAN_SCORE})
 HOTTEST = 20.0
+
+
+def judges_decisions(metric: str) -> bool:
+    """Return whether a metric, perhaps of one of several tasks, sees what was decided rather than probabilities."""
+    return plain_name(metric) in THRESHOLD_METRICS
 
 
 class Calibrator(Spec):
@@ -22,29 +29,35 @@ class Calibrator(Spec):
     that a select split without a single error does not make the model infinitely sure.
 
     Attributes:
-        task: Of the target; for a regression nothing is changed.
+        task: Of the target; quantities, pairs and texts stay as they are.
         temperatures: One for classes, one a label for labels, none for a regression.
         thresholds: Probability above which the positive class (two classes) or a label is given; empty for the greatest
             probability, or a half.
+        parts: Of several tasks each one's own, with how many outputs it is for; empty for one task.
     """
 
-    task: Literal["classification", "multilabel", "regression"]
+    task: Task
     temperatures: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
+    parts: tuple["PartCalibrator", ...] = ()
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return logits ``[... C]`` divided by their temperatures; their order within an example is unchanged."""
+        if self.parts:
+            return self._by_part(logits, lambda own, part: own.apply(part))
         return logits / np.asarray(self.temperatures) if self.temperatures else logits
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities ``[... C]``; the values themselves for a regression."""
-        if self.task == "regression":
+        if self.parts:
+            return self._by_part(logits, lambda own, part: own.probabilities(part))
+        if not self._decides:
             return logits
         return softmax(self.apply(logits), axis=-1) if self.task == "classification" else expit(self.apply(logits))
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Return the predicted class ``[...]``, the predicted labels ``[... C]`` as booleans, or the values."""
-        if self.task == "regression":
+        if not self._decides:
             return logits
         shifted = self.decision_logits(logits)
         return shifted.argmax(-1) if self.task == "classification" else shifted > 0
@@ -54,6 +67,8 @@ class Calibrator(Spec):
 
         They serve metrics of decisions (accuracy, F1); their probabilities are no longer calibrated.
         """
+        if self.parts:
+            return self._by_part(logits, lambda own, part: own.decision_logits(part))
         scaled = self.apply(logits)
         if not self.thresholds:
             return scaled
@@ -61,13 +76,13 @@ class Calibrator(Spec):
         return scaled - shift if self.task == "multilabel" else scaled - np.array([0.0, shift[0]])
 
     def describe(self, logits: np.ndarray, labels: np.ndarray) -> Calibration | None:
-        """Return how calibrated unseen examples are before and after; None for a regression.
+        """Return how calibrated unseen examples are before and after; None but for classes or labels.
 
         Args:
             logits: Uncalibrated outputs ``[n C]`` or of several seeds ``[S n C]``.
             labels: As for metrics.
         """
-        if self.task == "regression":
+        if not self._decides:
             return None
         plain = Calibrator(task=self.task)
         return Calibration(
@@ -79,7 +94,7 @@ class Calibrator(Spec):
 
     def reliability(self, logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], ...]:
         """Return mean confidence, accuracy and count in each bin of confidence that is not empty."""
-        if self.task == "regression":
+        if not self._decides:
             return ()
         confidence, correct = confidence_of(self.probabilities(logits), labels)
         place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -92,6 +107,26 @@ class Calibrator(Spec):
             for k in np.unique(place)
         )
 
+    @property
+    def _decides(self) -> bool:
+        return self.task in ("classification", "multilabel")
+
+    def _by_part(self, logits: np.ndarray, act: Callable[["Calibrator", np.ndarray], np.ndarray]) -> np.ndarray:
+        edges = np.cumsum([part.outputs for part in self.parts])[:-1]
+        pieces = np.split(np.asarray(logits), edges, axis=-1)
+        return np.concatenate([act(p.calibrator, own) for p, own in zip(self.parts, pieces, strict=True)], axis=-1)
+
+
+class PartCalibrator(Spec):
+    """What was fitted for one of several tasks.
+
+    Attributes:
+        outputs: How many columns of the model's outputs are this task's.
+    """
+
+    outputs: int
+    calibrator: Calibrator
+
 
 def fit_calibrator(logits: np.ndarray, labels: np.ndarray, target: Target, *, metric: str) -> Calibrator:
     """Fit temperatures, and thresholds where the metric judges decisions, on the select split.
@@ -103,8 +138,10 @@ def fit_calibrator(logits: np.ndarray, labels: np.ndarray, target: Target, *, me
         metric: The thresholds maximise it; ties go to the threshold nearest to a half.
     """
     outputs = np.asarray(logits, dtype=np.float64)
-    if target.task == "regression":
-        return Calibrator(task="regression")
+    if target.tasks:
+        return _fit_each(outputs, np.asarray(labels), target, metric=metric)
+    if target.task not in ("classification", "multilabel"):
+        return Calibrator(task=target.task)
     if target.task == "classification":
         calibrator = Calibrator(task="classification", temperatures=(_class_temperature(outputs, np.asarray(labels)),))
         if target.outputs != 2 or metric not in THRESHOLD_METRICS:
@@ -155,9 +192,23 @@ def _binary_scores(metric: str, hits: np.ndarray, alarms: np.ndarray, yes: int, 
             return (hits + rejected) / (yes + no)
 
 
+def _fit_each(logits: np.ndarray, labels: np.ndarray, target: Target, *, metric: str) -> Calibrator:
+    """Fit each task by itself on the rows that have a label of it; the metric decides where it is the task's own."""
+    found: list[PartCalibrator] = []
+    for part in parts_of(target):
+        known, own = part.of(labels)
+        named = plain_name(metric) if metric == f"{part.name}/{plain_name(metric)}" else ""
+        fitted: Any = Calibrator(task=part.target.task)
+        if known.any():
+            fitted = fit_calibrator(logits[known][:, part.outputs], own, part.target, metric=named or "accuracy")
+        found.append(PartCalibrator(outputs=part.target.outputs, calibrator=fitted))
+    return Calibrator(task="multitask", parts=tuple(found))
+
+
 def _class_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     smooth = 1 / (len(labels) + 2)
-    truth = np.full(logits.shape, smooth / logits.shape[1])
+    there = possible(logits)
+    truth = np.where(there, smooth / there.sum(1, keepdims=True), 0.0)
     truth[np.arange(len(labels)), labels] += 1 - smooth
 
     def loss(log_temperature: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from chiasma.core.errors import DataError
 from chiasma.core.files import write_atomic
-from chiasma.data.labels import canonical_label, encode_labels, label_names
+from chiasma.data.labels import encode_labels, label_names, parse_label
 from chiasma.experiment.checking import DECIDES, Predictions, check_predictions
 from chiasma.experiment.checks import Check
 from chiasma.experiment.predict import PredictedRow
@@ -69,7 +69,7 @@ def _known(value: Any, saved: SavedModel) -> Any:
     target = saved.signature.target
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    label = canonical_label(value, target.task)
+    label = parse_label(value, target.task)
     if target.task == "regression":
         return label if label is not None and len(label) == target.outputs else None
     return label if label is not None and set(label_names(label)) <= set(target.labels) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from chiasma.core.rng import numpy_rng
 from chiasma.data.signature import Target
@@ -153,9 +153,15 @@ def _distribution(found: Predictions, rules: CheckRules, expected: Expectation |
     threshold = rules.largest_class
     if expected is not None:
         usual = expected.share(answer)
-        threshold = max(threshold, float(binom.ppf(1 - ALARM, rows, usual)) / rows)
+        threshold = max(threshold, _most_by_chance(rows, usual) / rows)
         words = f"{words}; on select {usual:.0%}"
     return most / rows <= threshold, most / rows, threshold, words
+
+
+def _most_by_chance(rows: int, share: float) -> int:
+    """Return how many rows get an answer of this share no more often than once in a thousand times."""
+    more = bdtrc(np.arange(rows + 1), rows, share)
+    return int(np.argmax(more <= ALARM))
 
 
 def _duplicates(found: Predictions, rules: CheckRules) -> Finding:

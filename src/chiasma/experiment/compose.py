@@ -188,7 +188,7 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
         if isinstance(place, dict) and isinstance(place.get(name), str):
             place[name] = _whole_path(place[name], built_in=name == "source")
     for place in _published_places(tree):
-        if isinstance(place.get("name"), str) and Path(place["name"]).expanduser().is_dir():
+        if isinstance(place.get("name"), str) and Path(place["name"]).expanduser().exists():
             place["name"] = str(Path(place["name"]).expanduser().resolve())
     features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
     if isinstance(features, dict):
@@ -198,17 +198,22 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _published_places(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield where a name may be a folder: of pretrained encoders, a tokenizer, an image processor."""
+    """Yield where a name may be a folder: of pretrained encoders and weights, a tokenizer, an image processor."""
     encoders = tree["model"].get("encoders") if isinstance(tree.get("model"), dict) else None
     for encoder in encoders.values() if isinstance(encoders, dict) else ():
         if isinstance(encoder, dict) and encoder.get("kind") == "pretrained":
             yield encoder
     data = tree["data"] if isinstance(tree.get("data"), dict) else {}
-    for key in ("tokenizer", "image_processor"):
-        if isinstance(data.get(key), str):
-            data[key] = {"name": data[key]}
-        if isinstance(data.get(key), dict):
-            yield data[key]
+    fusion = tree["model"].get("fusion") if isinstance(tree.get("model"), dict) else None
+    for section, key in (
+        (data, "tokenizer"),
+        (data, "image_processor"),
+        (fusion if isinstance(fusion, dict) else {}, "weights"),
+    ):
+        if isinstance(section.get(key), str):
+            section[key] = {"name": section[key]}
+        if isinstance(section.get(key), dict):
+            yield section[key]
 
 
 def _whole_path(text: str, *, built_in: bool) -> str:

@@ -1,7 +1,7 @@
 """The one typed tree of settings. A run stores it, resolved, as ``config.json``; only this layer holds it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,10 +13,11 @@ from chiasma.data.signature import Signature
 from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
-from chiasma.model.fusion import FusionSpec, Multiplicative
-from chiasma.model.heads import Classification, HeadSpec, Multilabel, Regression
+from chiasma.model.fusion import FusionSpec, Multiplicative, ViLBERT
+from chiasma.model.heads import Classification, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
+from chiasma.model.vilbert_weights import found
 from chiasma.model.whole import ModelPlugin
 from chiasma.search.fusion_rewards import RewardRules
 from chiasma.search.generators.settings import LanguageModel
@@ -136,7 +137,7 @@ class ModelSection(Spec):
         encoders = {name: _known(name, encoder) for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
-        fusion = (self.fusion or Multiplicative()) if len(encoders) > 1 else None
+        fusion = _known_fusion(self.fusion or Multiplicative(), self.dim) if len(encoders) > 1 else None
         head = self.head or default_head(signature)
         parts = {"dim": self.dim, "encoders": encoders, "fusion": fusion, "trunk": self.trunk, "head": head}
         return ModelSpec.from_dict(parts, where="model")
@@ -363,6 +364,11 @@ def _known(modality: str, encoder: Any) -> Any:
     return encoder.found("text" if modality == "text" else "image")
 
 
+def _known_fusion(fusion: Any, dim: int) -> Any:
+    """Return a fusion's spec; of a ViLBERT that begins with published weights with the hash of those."""
+    return found(fusion, dim) if isinstance(fusion, ViLBERT) else fusion
+
+
 def default_design(signature: Signature) -> Design:
     """Return a design that suits any dataset of this signature: what ``chiasma train`` trains without settings."""
     return RunConfig().design(signature)
@@ -370,5 +376,10 @@ def default_design(signature: Signature) -> Design:
 
 def default_head(signature: Signature) -> HeadSpec:
     """Return the head of the data's task."""
-    heads = {"classification": Classification, "multilabel": Multilabel, "regression": Regression}
+    heads: dict[str, Callable[..., HeadSpec]] = {
+        "classification": Classification,
+        "multilabel": Multilabel,
+        "regression": Regression,
+        "multitask": Multitask,
+    }
     return heads[signature.target.task](hidden=HIDDEN)

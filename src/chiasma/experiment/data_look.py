@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from chiasma.data.dataset import Dataset
-from chiasma.data.signature import ImageInput, InputSpec, TextInput
+from chiasma.data.several import count_classes, parts_of
+from chiasma.data.signature import ImageInput, InputSpec, Target, TextInput
+from chiasma.train.metrics import Scale
 
 _LONGEST = 60
 
@@ -14,7 +16,10 @@ def describe_inputs(dataset: Dataset) -> dict[str, str]:
     """Return the shape of each modality and the target, in words."""
     words = {name: _shape(spec) for name, spec in dataset.signature.inputs.items()}
     target = dataset.signature.target
-    return words | {"target": f"{target.task} of {_listed(target.labels)}"}
+    if not target.tasks:
+        return words | {"target": f"{target.task} of {_listed(target.labels)}"}
+    each = {f"target {t.name}": f"{t.target.task} of {_listed(t.target.labels)}" for t in target.tasks}
+    return words | each
 
 
 def describe_splits(dataset: Dataset) -> list[tuple[str, int, str]]:
@@ -48,11 +53,9 @@ def _shape(spec: InputSpec) -> str:
 
 def _label_counts(dataset: Dataset, rows: np.ndarray) -> str:
     target = dataset.signature.target
-    if target.task == "regression" or not len(rows):
+    counts = count_classes(dataset.labels(rows).numpy(), target) if len(rows) else None
+    if counts is None:
         return ""
-    labels = dataset.labels(rows).numpy()
-    several = target.task == "multilabel"
-    counts = labels.sum(0).astype(int) if several else np.bincount(labels, minlength=target.outputs)
     order = np.argsort(-counts, kind="stable")[:6]
     shown = ", ".join(f"{target.labels[place]} {counts[place]:,}" for place in order)
     return shown + (f", and {target.outputs - 6} more" if target.outputs > 6 else "")
@@ -60,13 +63,23 @@ def _label_counts(dataset: Dataset, rows: np.ndarray) -> str:
 
 def _label_words(dataset: Dataset, label: Any) -> str:
     target = dataset.signature.target
+    if not target.tasks:
+        return _one_label(target, label, dataset.target_scale)
+    words: list[str] = []
+    for part in parts_of(target):
+        known, own = part.of(np.asarray(label)[None])
+        said = _one_label(part.target, own[0], part.scale(dataset.target_scale)) if known[0] else "-"
+        words.append(f"{part.name}: {said}")
+    return ", ".join(words)
+
+
+def _one_label(target: Target, label: Any, scale: Scale | None) -> str:
     if target.task == "classification":
         return target.labels[int(label)]
     if target.task == "multilabel":
         return "|".join(name for name, on in zip(target.labels, label, strict=True) if on)
-    assert dataset.target_scale is not None
-    mean, deviation = dataset.target_scale
-    return ", ".join(f"{value:.6g}" for value in np.asarray(mean) + np.asarray(deviation) * label)
+    assert scale is not None
+    return ", ".join(f"{value:.6g}" for value in scale[0] + scale[1] * label)
 
 
 def _listed(names: tuple[str, ...]) -> str:

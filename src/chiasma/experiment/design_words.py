@@ -14,7 +14,7 @@ from chiasma.model.fusion.composed.formula import formula as fusion_formula
 from chiasma.model.fusion.composed.tree import FusionTree
 from chiasma.model.graph.attention import GraphAttention
 from chiasma.model.graph.formula import formula
-from chiasma.train.design import Design
+from chiasma.train.design import Design, OptimSpec
 
 
 def describe_spec(spec: BaseModel) -> str:
@@ -43,7 +43,7 @@ def describe_design(design: Mapping[str, Any]) -> dict[str, str]:
     words["width"] = str(model.dim)
     words["optimiser"] = (
         f"{describe_spec(optim.algorithm)}, rate {optim.lr:g}, decay {optim.weight_decay:g}, "
-        f"{describe_spec(optim.schedule)} schedule after {optim.warmup:.0%} warm-up"
+        f"{describe_spec(optim.schedule)} schedule after {_warm_up(optim)} warm-up"
     )
     loss = "the task's own loss" if loop.loss is None else describe_spec(loop.loss)
     words["training"] = f"{loop.epochs:g} epochs, batches of {loop.batch_size}, {loss}"
@@ -70,6 +70,10 @@ def outcome_words(outcome: Scored | Rejected | Failed | None) -> str:
     if isinstance(outcome, Rejected):
         return f"rejected at {outcome.stage}: {outcome.reason}"
     return f"failed: {outcome.error}"
+
+
+def _warm_up(optim: OptimSpec) -> str:
+    return f"{optim.warmup:.0%}" if optim.warmup_steps is None else f"{optim.warmup_steps:,} steps of"
 
 
 def _words(value: Any) -> str:

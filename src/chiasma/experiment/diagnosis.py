@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
 from chiasma.train.metrics import Scale, measure
 
@@ -24,8 +25,13 @@ def label_table(
 
     Returns:
         ``label, count, recall, precision, f1`` of each label; ``label, mae, rmse, r2`` of each value of a regression.
-        What is not defined, such as the precision of an answer never given, is None.
+        What is not defined, such as the precision of an answer never given, is None. Empty for pairs and texts. Of
+        several tasks the rows of all, the task's name before each label.
     """
+    if target.tasks:
+        return _rows_of_each(logits, np.asarray(labels), target, target_scale)
+    if target.task in ("contrastive", "generation"):
+        return ()
     if target.task == "regression":
         return tuple(_value_row(c, logits, labels, target, target_scale) for c in range(target.outputs))
     if target.task == "classification":
@@ -57,6 +63,19 @@ def confusion(logits: np.ndarray, labels: np.ndarray, target: Target) -> tuple[t
     cells = np.asarray(labels)[None] * classes + logits.argmax(2)
     counts = np.bincount(cells.ravel(), minlength=classes**2).reshape(classes, classes)
     return tuple(tuple(int(n) for n in row) for row in counts)
+
+
+def _rows_of_each(
+    logits: np.ndarray, labels: np.ndarray, target: Target, scale: Scale | None
+) -> tuple[dict[str, Any], ...]:
+    found: list[dict[str, Any]] = []
+    for part in parts_of(target):
+        known, own = part.of(labels)
+        table = label_table(logits[:, known, part.outputs], own, part.target, target_scale=part.scale(scale))
+        names = target.labels[part.outputs]
+        found += [{**row, "label": name} for row, name in zip(table, names, strict=True)] if known.any() else []
+    columns = list(dict.fromkeys(column for row in found for column in row))
+    return tuple({column: row.get(column) for column in columns} for row in found)
 
 
 def _value_row(

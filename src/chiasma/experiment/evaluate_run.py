@@ -1,6 +1,7 @@
 """Measure a saved model on a split; the test split through the ledger, like everything else."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from chiasma.data.manifest import DataSpec
 from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.beginning import run_cache
-from chiasma.experiment.calibration import THRESHOLD_METRICS
+from chiasma.experiment.calibration import judges_decisions
 from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
@@ -25,9 +26,10 @@ from chiasma.experiment.predict import read_image
 from chiasma.experiment.results import Calibration, Interval
 from chiasma.experiment.saved import SavedModel
 from chiasma.experiment.sealed import open_test, opening_words
+from chiasma.experiment.slice_table import slice_table
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
 from chiasma.store.folders import ledger_folder
-from chiasma.train.metrics import METRICS
+from chiasma.train.metrics import metrics_of
 from chiasma.train.predicting import predict_logits
 
 
@@ -41,6 +43,9 @@ class Evaluation(Spec):
         metrics: Each with its interval.
         per_label: How it does on each label.
         checks: What was asked of the predictions.
+        slice_metric: What ``slices`` are measured by.
+        slices: How it does on the rows with each value of the data's slices: ``slice, value, count, groups, score, low,
+            high``.
     """
 
     model: str
@@ -53,6 +58,8 @@ class Evaluation(Spec):
     calibration: Calibration | None
     per_label: tuple[Mapping[str, Any], ...]
     checks: tuple[Check, ...] = ()
+    slice_metric: str = ""
+    slices: tuple[Mapping[str, Any], ...] = ()
 
 
 def evaluate(
@@ -94,21 +101,24 @@ def evaluate(
     if not own or split == "test":
         rows = _unseen(saved, dataset, rows, console)
     # Otherwise with the model's own preprocessing: its tokenizer and image size, not those of the new data.
-    logits = predict_logits(saved.model, dataset, rows) if as_prepared else saved.logits(_samples(saved, dataset, rows))
-    bootstrap = Bootstrap.over(
-        dataset,
-        rows,
-        level=config.evaluate.level,
-        resamples=config.evaluate.resamples,
-    )
+    if as_prepared:
+        logits = predict_logits(saved.model, dataset, rows)
+    else:
+        logits = dataset.restricted(saved.logits(_samples(saved, dataset, rows)), rows)
+    over = partial(Bootstrap.over, dataset, level=config.evaluate.level, resamples=config.evaluate.resamples)
+    bootstrap = over(rows)
+
+    def judged(metric: str) -> np.ndarray:
+        decides = judges_decisions(metric)
+        return (saved.calibrator.decision_logits(logits) if decides else saved.calibrator.apply(logits))[None]
+
     metrics: dict[str, Interval] = {}
-    for metric in METRICS[dataset.signature.target.task]:
-        decides = metric in THRESHOLD_METRICS
-        judged = saved.calibrator.decision_logits(logits) if decides else saved.calibrator.apply(logits)
+    for metric in metrics_of(dataset.signature.target):
         try:
-            metrics[metric] = bootstrap.interval(judged[None], metric)
+            metrics[metric] = bootstrap.interval(judged(metric), metric)
         except UndefinedMetricError:
             continue
+    decisive = str(saved.card["metric"])
     return Evaluation(
         model=str(model),
         source=spec.source,
@@ -133,6 +143,8 @@ def evaluate(
             # On its own select split there is nothing else to compare with.
             expected=saved.expectation if data is not None or split == "test" else None,
         ),
+        slice_metric=decisive,
+        slices=slice_table(dataset, rows, judged(decisive), metric=decisive, bootstrap=over),
     )
 
 

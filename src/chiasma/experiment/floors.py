@@ -15,6 +15,7 @@ from scipy.special import log_softmax, logit
 
 from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
+from chiasma.data.several import parts_of
 from chiasma.data.signature import Signature, Target, TextInput
 from chiasma.experiment.floor_features import FeatureBlock, ImageBlock, Matrix, TextBlock
 
@@ -52,13 +53,20 @@ class ClassicalFloor(ABC):
         self.seconds = time.perf_counter() - started
         return self
 
+    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return outputs ``[n C]``: log-probabilities of classes, log-odds of labels, or standardised values.
+
+        Classes that a row cannot have are impossible.
+        """
+        return dataset.restricted(self._logits(dataset, rows), rows)
+
     @abstractmethod
     def _fit(self, dataset: Dataset) -> None:
         """Fit on train and steer."""
 
     @abstractmethod
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-        """Return outputs ``[n C]``: log-probabilities of classes, log-odds of labels, or standardised values."""
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return outputs ``[n C]`` as if every row could have every class."""
 
 
 class Majority(ClassicalFloor):
@@ -75,9 +83,11 @@ class Majority(ClassicalFloor):
         labels = _labels(dataset, _fitting_rows(dataset))
         if target.task == "regression":
             self.description = "always the mean"
+        if target.tasks:
+            self.description = "always the most frequent answer of each task, or its mean"
         self._answer = prior(labels, target)
 
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         return np.tile(self._answer, (len(rows), 1))
 
 
@@ -116,7 +126,7 @@ class LinearFloor(ClassicalFloor):
         strength = strengths[int(np.argmin(losses))] if losses else strengths[0]
         self._predict = self._fitted(sparse.vstack([x, judged]).tocsr(), np.concatenate([y, truth]), strength)
 
-    def logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         if self._predict is None:
             raise ValueError(f"floor {self.name!r} must be fitted before it predicts.")
         return self._predict(self._features(dataset, rows))
@@ -151,6 +161,8 @@ def classical_floors(signature: Signature, *, seed: int = 0) -> list[ClassicalFl
 
 def prior(labels: np.ndarray, target: Target) -> np.ndarray:
     """Return the constant outputs ``[C]`` with the least loss on these labels, smoothed so that none is impossible."""
+    if target.tasks:
+        return np.concatenate([prior(part.of(labels)[1], part.target) for part in parts_of(target)])
     if target.task == "classification":
         counts = np.bincount(labels, minlength=target.outputs) + 1.0
         return np.log(counts / counts.sum())

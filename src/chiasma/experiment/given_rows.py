@@ -20,7 +20,7 @@ from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors, write_atomic
 from chiasma.data.batch import Sample
 from chiasma.data.image import decode, decode_file, from_array, to_rgb
-from chiasma.data.manifest import Columns, joined_text, resolve_roles
+from chiasma.data.roles import Columns, joined_text, resolve_roles
 
 MANIFEST = "manifest.jsonl"
 

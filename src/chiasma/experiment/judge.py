@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from chiasma.experiment.saved import SavedModel, learnt_contents
 from chiasma.experiment.sealed import open_test, opening_words
 from chiasma.experiment.search_loop import SearchLoop
 from chiasma.experiment.setting import CONTROL, Setting
+from chiasma.experiment.slice_table import slice_table
 from chiasma.experiment.statistics import Bootstrap, UndefinedMetricError
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.search.archive import SharedArchive
 from chiasma.store.folders import ledger_folder
 
@@ -130,7 +133,9 @@ def _contestants(setting: Setting, evidence: Evidence, best: TrainedArm) -> list
 def _save(setting: Setting, winner: Contestant, best: TrainedArm) -> SavedModel:
     """Save the winner's training with the lowest error on select, and return it."""
     saved = SavedModel(
-        model=load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome]))),
+        model=with_adapters_merged(
+            load_trained(best.best.folder, accept_lesser=bool(lesser_jail([best.best.outcome])))
+        ),
         preprocessing=setting.dataset.preprocessing(),
         calibrator=winner.calibrators[winner.shipped],
         card={
@@ -166,13 +171,14 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant], s
         dataset, ledger_folder=ledger_folder(), run=f"{store.id}, {config.run.budget.words}", verb="evolve", once=True
     )
     setting.console.say(opening_words(before))
-    bootstrap = Bootstrap.over(
+    over = partial(
+        Bootstrap.over,
         dataset,
-        rows,
         level=config.evaluate.level,
         resamples=config.evaluate.resamples,
         seed=config.run.seed,
     )
+    bootstrap = over(rows)
     winner = contestants[-1]
     compared = [c for c in contestants if c.role in ("floor", "control", "winner") or _is_control(c, contestants)]
     outputs = {c.name: c.outputs(rows, device=config.run.device) for c in compared}
@@ -187,6 +193,13 @@ def _open(setting: Setting, evidence: Evidence, contestants: list[Contestant], s
         "opening": before,
         "calibration": shipped.describe(outputs["winner"][place], bootstrap.labels),
         "per_label": label_table(decided, bootstrap.labels, target, target_scale=dataset.target_scale),
+        "slices": slice_table(
+            dataset,
+            rows,
+            winner.judged(outputs["winner"], setting.metric),
+            metric=setting.metric,
+            bootstrap=over,
+        ),
         "confusion": confusion(decided, bootstrap.labels, target),
         "reliability": shipped.reliability(outputs["winner"][place], bootstrap.labels),
         "test_examples": len(rows),

@@ -18,24 +18,26 @@ from chiasma.data.batch import Sample
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
-from chiasma.data.manifest import Columns, joined_text, resolve_roles, row_identity
 from chiasma.data.records import Records, read_records
+from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
 from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
 
 BATCH = 64
 
+OneAnswer = str | float | tuple[str, ...] | tuple[float, ...]
+
 
 class Answer(Spec):
     """A prediction for one example.
 
     Attributes:
-        prediction: A label, labels, or numbers.
-        scores: Calibrated probability of each label; for a regression the values.
+        prediction: A label, labels, or numbers; of several tasks each one's.
+        scores: Calibrated probability of each label; of quantities the values.
     """
 
-    prediction: str | float | tuple[str, ...] | tuple[float, ...]
+    prediction: OneAnswer | Mapping[str, OneAnswer]
     scores: Mapping[str, float]
 
     @property
@@ -127,7 +129,8 @@ def write_predictions(
 ) -> str:
     """Return the predictions as text, and write them atomically where ``out`` is given.
 
-    CSV has the columns ``id``, ``prediction``, ``probability`` (of what is predicted), ``error``, and one a label.
+    CSV has the columns ``id``, ``prediction``, ``probability`` (of what is predicted), ``error``, and one a label. Of
+    several tasks there are a column with each one's name and one with its probability in place of the second and third.
 
     Raises:
         StorageError: The file cannot be written.
@@ -158,7 +161,9 @@ def content_of(sample: Sample) -> bytes:
 
 
 def prediction_words(prediction: Any) -> str:
-    """Return a prediction as one cell of text; several labels are joined by ``|``."""
+    """Return a prediction as one cell of text; several labels are joined by ``|``, several tasks by ``;``."""
+    if isinstance(prediction, Mapping):
+        return "; ".join(f"{name}: {prediction_words(each)}" for name, each in prediction.items())
     if isinstance(prediction, tuple):
         return "|".join(prediction_words(item) for item in prediction)
     return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
@@ -176,7 +181,7 @@ def _samples(
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
             parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
-            yield line, Sample(identity, parts, row.get(label))
+            yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
 
@@ -203,6 +208,20 @@ def _parts(
     if not ready:
         _check_readable(saved, parts)
     return parts
+
+
+def _choices(saved: SavedModel, row: Mapping[str, Any], roles: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the classes a row can have, or None for all.
+
+    Raises:
+        DataError: It can have none that the model knows.
+    """
+    choices = words_of(row.get(roles["allowed"][0])) if roles["allowed"] else ()
+    if choices and not set(choices) & set(saved.labels):
+        raise DataError(
+            f"The row allows {', '.join(choices[:8])}, but the model predicts {', '.join(saved.labels[:8])}."
+        )
+    return choices or None
 
 
 def _ready_tokens(saved: SavedModel, features: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:
@@ -280,18 +299,32 @@ def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
 def _as_csv(rows: Sequence[PredictedRow], saved: SavedModel) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "prediction", "probability", "error", *saved.labels])
+    tasks = [each.name for each in saved.signature.target.tasks]
+    said = [column for name in tasks for column in (name, f"{name} probability")] or ["prediction", "probability"]
+    writer.writerow(["id", *said, "error", *saved.labels])
     for row in rows:
         if row.answer is None:
-            writer.writerow([row.id, "", "", row.error, *[""] * len(saved.labels)])
+            writer.writerow([row.id, *[""] * len(said), row.error, *[""] * len(saved.labels)])
             continue
         scores = [f"{row.answer.scores[name]:.6g}" for name in saved.labels]
-        writer.writerow([row.id, row.answer.words, _probability(row.answer), "", *scores])
+        cells = [
+            cell
+            for name, one in said_by(row.answer)
+            for cell in (prediction_words(one), shown_probability(row.answer, name))
+        ]
+        writer.writerow([row.id, *cells, "", *scores])
     return file.getvalue()
 
 
-def _probability(answer: Answer) -> str:
-    return f"{answer.scores[answer.prediction]:.6g}" if isinstance(answer.prediction, str) else ""
+def said_by(answer: Answer) -> list[tuple[str, OneAnswer]]:
+    """Return the predictions by the name of their task, which is empty where there is one."""
+    return list(answer.prediction.items()) if isinstance(answer.prediction, Mapping) else [("", answer.prediction)]
+
+
+def shown_probability(answer: Answer, task: str) -> str:
+    """Return the probability of the class that is predicted; nothing where no class is."""
+    said = dict(said_by(answer))[task]
+    return f"{answer.scores[f'{task}={said}' if task else said]:.6g}" if isinstance(said, str) else ""
 
 
 def _as_json(row: PredictedRow) -> str:

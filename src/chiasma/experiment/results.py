@@ -99,6 +99,8 @@ class Results(Spec):
         lineage: The winner and its ancestors, oldest first: ``candidate, proposer, edit, error``.
         per_label: On test, of each label ``label, count, recall, precision, f1``; of each value of a regression
             ``label, mae, rmse, r2``.
+        slices: How the winner does on the rows with each value of the data's slices, on test, or on select where that
+            is sealed: ``slice, value, count, groups, score, low, high``, by the run's metric.
         confusion: On test, how often each label (row) was given each answer (column), summed over seeds.
         reliability: On test, after calibration: ``confidence, accuracy, count`` of each bin of confidence.
         checks: What was asked of the winner's predictions, on test or, where that stayed sealed, on select.
@@ -132,6 +134,7 @@ class Results(Spec):
     controller: Mapping[str, Any] = {}
     lineage: tuple[Mapping[str, Any], ...] = ()
     per_label: tuple[Mapping[str, Any], ...] = ()
+    slices: tuple[Mapping[str, Any], ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     reliability: tuple[Mapping[str, float], ...] = ()
     checks: tuple[Check, ...] = ()

@@ -10,10 +10,12 @@ import numpy as np
 from chiasma.core.errors import CorruptFileError, StorageError
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Batch, Sample
+from chiasma.data.choices import allowed_matrix, restricted
 from chiasma.data.dataset import Dataset
 from chiasma.data.manifest import Columns, DataSpec
 from chiasma.data.preprocessing import Preprocessing
-from chiasma.data.signature import Signature
+from chiasma.data.several import parts_of
+from chiasma.data.signature import Signature, Target
 from chiasma.evaluate.jailed_model import JailedModel, trained_model, weights_of
 from chiasma.experiment.calibration import Calibrator
 from chiasma.experiment.checks import CheckRules
@@ -79,7 +81,7 @@ class SavedModel:
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return mean and standard deviation ``[C]`` of the train targets of a regression, else None."""
+        """Return mean and standard deviation ``[C]`` of the train targets; None where there are no quantities."""
         spec = self.preprocessing.spec
         if spec.target_mean is None or spec.target_deviation is None:
             return None
@@ -168,14 +170,18 @@ class SavedModel:
         return self.preprocessing.encode(samples)
 
     def logits(self, samples: Sequence[Sample], *, batch_size: int = 256) -> np.ndarray:
-        """Return uncalibrated outputs ``[n C]``."""
+        """Return uncalibrated outputs ``[n C]``; classes that a sample cannot have are impossible in them."""
         starts = range(0, len(samples), batch_size)
-        return predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        logits = predict_logits(self.model, (self.encode(samples[s : s + batch_size]) for s in starts))
+        allowed = allowed_matrix([sample.allowed for sample in samples], self.labels)
+        return logits if allowed is None else restricted(logits, allowed)
 
     def data(self, source: str) -> DataSpec:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
-        return DataSpec(source=source, columns=known.columns, task=known.task, max_pixels=known.max_pixels)
+        return DataSpec(
+            source=source, columns=known.columns, task=known.task, tasks=known.tasks, max_pixels=known.max_pixels
+        )
 
     def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
         """Return the columns of a table to predict from: the named ones, completed by our own that it has."""
@@ -184,10 +190,11 @@ class SavedModel:
             id=chosen.id or (known.id if known.id in present else None),
             image=chosen.image or (known.image if known.image in present else None),
             text=chosen.text or (known.text if set(known.text) <= set(present) else ()),
+            allowed=chosen.allowed or (known.allowed if known.allowed in present else None),
         )
 
     def predict_proba(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return calibrated probabilities ``[n C]``; for a regression the values in the data's own units."""
+        """Return calibrated probabilities ``[n C]``; of quantities the values in the data's own units."""
         return self.scores(self.logits(samples))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
@@ -199,16 +206,27 @@ class SavedModel:
         return values * deviation + mean
 
     def decide(self, logits: np.ndarray) -> list[Any]:
-        """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers."""
-        task = self.calibrator.task
-        if task == "classification":
-            return [self.labels[place] for place in self.calibrator.decide(logits)]
-        if task == "multilabel":
-            chosen = self.calibrator.decide(logits)
-            return [tuple(name for name, on in zip(self.labels, row, strict=True) if on) for row in chosen]
-        values = self.scores(logits)
-        return [float(row[0]) if len(row) == 1 else tuple(float(value) for value in row) for row in values]
+        """Return the prediction for each row of outputs ``[n C]``: a label, a tuple of labels, or numbers.
+
+        Of several tasks a mapping with the prediction of each.
+        """
+        parts = parts_of(self.signature.target)
+        decided, values = self.calibrator.decision_logits(logits), self.scores(logits)
+        each = [_decisions(part.target, decided[:, part.outputs], values[:, part.outputs]) for part in parts]
+        if not self.signature.target.tasks:
+            return each[0]
+        names = [part.name for part in parts]
+        return [dict(zip(names, row, strict=True)) for row in zip(*each, strict=True)]
 
     def predict(self, samples: Sequence[Sample]) -> list[Any]:
         """Return the prediction for each sample, with the thresholds that select chose."""
         return self.decide(self.logits(samples))
+
+
+def _decisions(target: Target, decided: np.ndarray, values: np.ndarray) -> list[Any]:
+    """Return what one task's columns say of each row, by calibrated and thresholded logits or by values."""
+    if target.task == "classification":
+        return [target.labels[place] for place in decided.argmax(-1)]
+    if target.task == "multilabel":
+        return [tuple(name for name, on in zip(target.labels, row, strict=True) if on) for row in decided > 0]
+    return [float(row[0]) if len(row) == 1 else tuple(float(value) for value in row) for row in values]

@@ -22,7 +22,7 @@ from chiasma.data.dataset import Dataset
 from chiasma.data.signature import Target
 from chiasma.experiment.results import Gain, Interval
 from chiasma.experiment.weighted_metrics import RANKED, GroupMetric, group_metric
-from chiasma.train.metrics import METRICS, Scale, higher_is_better
+from chiasma.train.metrics import MEAN_SCORE, Scale, higher_is_better, metrics_of, plain_name
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -32,7 +32,7 @@ RANKED_WORK = 40_000_000
 FEWEST_RANKED = 200
 FEWEST_DIFFERING = 4
 FEWEST_FREEDOM = 2
-BOUNDED = frozenset({"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "auroc", "map", "ece"})
+BOUNDED = frozenset({"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "auroc", "map", "ece", MEAN_SCORE})
 
 
 class UndefinedMetricError(DataError):
@@ -108,7 +108,7 @@ class Bootstrap:
         value = self._value(measured, metric)
         replicates, _ = self._replicates(measured, self._resamples(logits, metric))
         low, high = self._percentiles(replicates, value, metric)
-        if metric in BOUNDED:
+        if plain_name(metric) in BOUNDED:
             low, high = max(0.0, low), min(1.0, high)
         if metric == "accuracy" and low == high and value in (0.0, 1.0):
             # No resample of all-right answers contains a wrong one: take the exact binomial bound for so many groups.
@@ -119,7 +119,7 @@ class Bootstrap:
     def intervals(self, logits: np.ndarray) -> dict[str, Interval]:
         """Return the interval of every metric of the task that these labels define."""
         found: dict[str, Interval] = {}
-        for metric in METRICS[self.target.task]:
+        for metric in metrics_of(self.target):
             try:
                 found[metric] = self.interval(logits, metric)
             except UndefinedMetricError:
@@ -190,7 +190,7 @@ class Bootstrap:
         return value
 
     def _resamples(self, logits: np.ndarray, metric: str) -> int:
-        if metric not in RANKED:
+        if plain_name(metric) not in RANKED:
             return self.resamples
         return min(self.resamples, max(FEWEST_RANKED, RANKED_WORK // logits.size))
 

@@ -1,6 +1,7 @@
 """Train the one design that the settings describe, as a run that can be killed and resumed."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from chiasma.adapt.callbacks import callbacks_of
@@ -22,6 +23,7 @@ from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.experiment.ended import Ended, ended
+from chiasma.experiment.fine_tuning import check_layers_learn
 from chiasma.experiment.grown import growth_notes, kept_words, one_token_warning
 from chiasma.experiment.jailed_train import check_can_be_jailed, train_jailed
 from chiasma.experiment.learned_controllers import say_idle_controls
@@ -29,9 +31,13 @@ from chiasma.experiment.memory import say_memory
 from chiasma.experiment.report.render import write_report
 from chiasma.experiment.results import Arm, Results, RunResult
 from chiasma.experiment.saved import SavedModel, learnt_contents
+from chiasma.experiment.simplest import figures_by_task, simplest_arms
+from chiasma.experiment.slice_table import slice_table
+from chiasma.experiment.statistics import Bootstrap
 from chiasma.experiment.together import Group, joined
 from chiasma.experiment.tracking import check_tracking, open_tracking, summarise, tracking_facts
 from chiasma.experiment.watching import WatchedTraining
+from chiasma.model.adapters import with_adapters_merged
 from chiasma.model.generated import unapproved_in
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
@@ -63,10 +69,11 @@ def train(config: RunConfig, *, console: Console, command: Sequence[str] = ()) -
             dataset, report = prepare_data(config, group.console)
         group.ranks.check_same("prepared data", dataset.key)
         metric = deciding_metric(config, dataset)
-        check_can_run(config, dataset)
+        check_can_run(config, dataset, searched=False)
         if not group.ranks.leads:
             return _assist(config, dataset, metric=metric, group=group)
         check_can_be_jailed(config, config.design(dataset.signature), ranks=group.ranks.size)
+        check_layers_learn(config.design(dataset.signature), dataset.signature)
         facts = tracking_facts(config)
         with begin_run(config, dataset, verb="train", command=command, facts=facts) as store, failing(store):
             return _train(config, dataset, report, metric=metric, store=store, group=group, resumed=False)
@@ -196,7 +203,7 @@ def _write_down(
     target = dataset.signature.target
     metrics = measure(logits, labels, target, target_scale=dataset.target_scale)
     saved = SavedModel(
-        model=done.model,
+        model=with_adapters_merged(done.model),
         preprocessing=dataset.preprocessing(),
         calibrator=fit_calibrator(logits, labels, target, metric=metric),
         card={
@@ -227,15 +234,24 @@ def _write_down(
         higher_is_better=higher_is_better(metric),
         budget={"asked": f"{config.train.epochs:g} epochs", "spent_seconds": done.seconds, "steps": done.steps},
         data=report.to_dict(),
-        arms=(arm,),
+        arms=(*simplest_arms(dataset), arm),
         winner="winner",
         history=done.history,
+        slices=slice_table(
+            dataset,
+            dataset.rows("select"),
+            logits[None],
+            metric=metric,
+            bootstrap=partial(
+                Bootstrap.over, dataset, level=config.evaluate.level, resamples=config.evaluate.resamples
+            ),
+        ),
         growth=done.growth,
         controller=done.controller,
         design=done.design.to_dict(),
         checks=check_rows(saved, dataset, dataset.rows("select"), logits, evaluate=config.evaluate),
         provenance=store.provenance,
-        notes=_notes(done),
+        notes=(*figures_by_task(metrics, target), *_notes(done)),
     )
     write_json(store.path / "results.json", results.to_dict())
     report_path = write_report(results, store.path / "report.html")

@@ -11,8 +11,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 from chiasma.core.errors import ConfigError
+from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
-from chiasma.train.metrics import CALIBRATION_BINS, Scale
+from chiasma.train.metrics import CALIBRATION_BINS, MEAN_SCORE, METRICS, Scale, mean_score
 
 GroupMetric = Callable[[np.ndarray], np.ndarray]
 """Weights ``[R G]`` (draws of each group in each of R replicates) to the metric ``[R]``; NaN where undefined."""
@@ -44,6 +45,8 @@ def group_metric(
         ConfigError: The task has no such metric.
     """
     outputs = np.asarray(logits, dtype=np.float64)
+    if target.tasks:
+        return _several(name, outputs, labels=labels, groups=groups, target=target, target_scale=target_scale)
     if target.task == "classification":
         return _classification(name, outputs, np.asarray(labels, dtype=np.int64), groups)
     if target.task == "multilabel":
@@ -51,6 +54,54 @@ def group_metric(
     mean, deviation = target_scale or (np.zeros(1), np.ones(1))
     values = np.asarray(labels, dtype=np.float64) * deviation + mean
     return _regression(name, outputs * deviation + mean, values, groups)
+
+
+def _several(
+    name: str,
+    logits: np.ndarray,
+    *,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    target: Target,
+    target_scale: Scale | None,
+) -> GroupMetric:
+    """Return one task's metric over the rows that have a label of it, or the mean of each one's usual metric."""
+    task, _, metric_name = name.rpartition("/")
+    wanted = {task: metric_name}
+    if name == MEAN_SCORE:
+        wanted = {part.name: METRICS[part.target.task][0] for part in parts_of(target)}
+    found: dict[str, GroupMetric] = {}
+    for part in parts_of(target):
+        known, own = part.of(np.asarray(labels))
+        if part.name not in wanted:
+            continue
+        if not known.any():
+            found[part.name] = _undefined
+            continue
+        there, places = np.unique(groups[known], return_inverse=True)
+        scale = part.scale(target_scale)
+        metric = group_metric(
+            wanted[part.name],
+            logits[known][:, part.outputs],
+            labels=own,
+            groups=places,
+            target=part.target,
+            target_scale=scale,
+        )
+        found[part.name] = _of_groups(metric, there)
+    if not found:
+        raise ConfigError(f"metric: {name!r} is not a metric of these tasks.")
+    if name != MEAN_SCORE:
+        return next(iter(found.values()))
+    return lambda weights: mean_score(target, {each: metric(weights) for each, metric in found.items()})
+
+
+def _undefined(weights: np.ndarray) -> np.ndarray:
+    return np.full(len(weights), np.nan)
+
+
+def _of_groups(metric: GroupMetric, groups: np.ndarray) -> GroupMetric:
+    return lambda weights: metric(weights[:, groups])
 
 
 def _classification(name: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> GroupMetric:

@@ -93,29 +93,39 @@ class MultiHeadAttention(nn.Module):
     without any key shows the kernel one zero token and gets zeros.
 
     Args:
-        dim: Width D of queries, keys and the result.
-        heads: Must divide ``dim``.
+        dim: Width D of queries and the result.
+        heads: Must divide ``width``.
         attention: Names the kernel and the projections.
         dropout: Probability of zeroing a feature of the result.
+        keys_dim: Width of the keys' tokens; None for ``dim``.
+        width: Width of all heads together, in which queries meet keys; None for ``dim``.
 
     Raises:
-        ValueError: ``heads`` does not divide ``dim``.
+        ValueError: ``heads`` does not divide ``width``, or a projection that is not learned would change the width.
     """
 
     def __init__(
-        self, dim: int, *, heads: int, attention: AttentionSettings | AttentionPlugin, dropout: float = 0.0
+        self,
+        dim: int,
+        *,
+        heads: int,
+        attention: AttentionSettings | AttentionPlugin,
+        dropout: float = 0.0,
+        keys_dim: int | None = None,
+        width: int | None = None,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim must be divisible by heads, but dim={dim} and heads={heads}.")
+        keys_dim, width = keys_dim or dim, width or dim
+        if width % heads:
+            raise ValueError(f"dim must be divisible by heads, but dim={width} and heads={heads}.")
         settings = resolve_attention(attention)
         learned = settings.projections
         self.heads = heads
-        self.kernel = settings.build(dim // heads)
-        self.q = nn.Linear(dim, dim) if learned.q else nn.Identity()
-        self.k = nn.Linear(dim, dim) if learned.k else nn.Identity()
-        self.v = nn.Linear(dim, dim) if learned.v else nn.Identity()
-        self.o = nn.Linear(dim, dim) if learned.o else nn.Identity()
+        self.kernel = settings.build(width // heads)
+        self.q = _projection("q", dim, width, learned.q)
+        self.k = _projection("k", keys_dim, width, learned.k)
+        self.v = _projection("v", keys_dim, width, learned.v)
+        self.o = _projection("o", width, dim, learned.o)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tokens, keys: Tokens) -> Float[Tensor, "B Q D"]:
@@ -134,6 +144,16 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B H N d"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _projection(name: str, inputs: int, outputs: int, learned: bool) -> nn.Module:
+    if learned:
+        return nn.Linear(inputs, outputs)
+    if inputs != outputs:
+        raise ValueError(
+            f"projections.{name} must be learned where widths differ, but it leads from {inputs} to {outputs}."
+        )
+    return nn.Identity()
 
 
 def resolve_attention(spec: AttentionSettings | AttentionPlugin) -> AttentionSettings:

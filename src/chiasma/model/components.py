@@ -7,6 +7,8 @@ from typing import Any, get_args
 from chiasma.core.spec import Spec
 from chiasma.model.attention import AttentionPlugin, AttentionSpec
 from chiasma.model.encoders import EncoderPlugin, EncoderSpec
+from chiasma.model.encoders.extractor import ExtractorPlugin
+from chiasma.model.encoders.extractors import ExtractorSpec
 from chiasma.model.fusion import FusionPlugin, FusionSpec
 from chiasma.model.heads import HeadSpec
 from chiasma.model.plugins import Plugin, installed, spec_class
@@ -19,12 +21,14 @@ UNIONS = {
     "attention": AttentionSpec,
     "member": MemberSpec,
     "head": HeadSpec,
+    "extractor": ExtractorSpec,
 }
 PLUGINS: dict[str, type[Plugin]] = {
     "encoder": EncoderPlugin,
     "fusion": FusionPlugin,
     "attention": AttentionPlugin,
     "model": ModelPlugin,
+    "extractor": ExtractorPlugin,
 }
 
 
@@ -33,7 +37,7 @@ class Component:
     """One line of ``chiasma list components``.
 
     Attributes:
-        part: Where it goes: encoder, fusion, attention, member (of a trunk), head or model.
+        part: Where it goes: encoder, fusion, attention, member (of a trunk), head, model, or extractor (of features).
         name: What a config calls it: its kind, or ``plugin:NAME``.
         spec: Its spec class, as a dotted path.
         summary: The first line of its documentation.
@@ -48,7 +52,7 @@ class Component:
 
 
 def members(part: str) -> list[type[Spec]]:
-    """Return our own spec classes of one union (encoder, fusion, attention, member, head), without the plugin."""
+    """Return our own spec classes of one union of :data:`UNIONS`, without the plugin."""
     union, _ = get_args(UNIONS[part])
     classes = get_args(union) or (union,)
     return [member for member in classes if not issubclass(member, Plugin)]

@@ -1,6 +1,7 @@
 """Heads: from the fused tokens to the output, one for each task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -46,6 +47,28 @@ class PerceptronHead(Head):
         """Return the scores; ``tokens`` and ``targets`` are for other heads."""
         logits = self.layers(fused.mean())
         return Output(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
+
+
+class SeveralHeads(Head):
+    """One head a task on the same fused tokens, their scores side by side.
+
+    The losses are weighed by a learned log variance a task (Kendall et al. 2018, https://arxiv.org/abs/1705.07115),
+    which lives here, so that it is optimised, saved and resumed with the weights; without weight decay.
+
+    Args:
+        heads: In the order of the tasks.
+        weighed: Whether there are log variances; otherwise all losses count alike.
+    """
+
+    def __init__(self, heads: Sequence[Head], *, weighed: bool) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.log_variances = nn.Parameter(torch.zeros(len(heads))) if weighed else None
+
+    def forward(self, fused: Tokens, tokens: TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
+        """Return all tasks' scores; ``tokens`` and ``targets`` are for other heads."""
+        scores = [head(fused, tokens).logits for head in self.heads]
+        return Output(torch.cat(scores, dim=1), log_variances=self.log_variances)
 
 
 class HeadSettings(Spec):
@@ -98,4 +121,28 @@ class Regression(HeadSettings):
     kind: Literal["regression"] = "regression"
 
 
-HeadSpec = Annotated[Classification | Multilabel | Regression, Field(discriminator="kind")]
+class Multitask(HeadSettings):
+    """Several tasks, each with its own head of ``hidden`` and ``dropout`` on the same fused tokens.
+
+    Attributes:
+        weighting: ``uncertainty`` learns how much each task's loss counts; ``equal`` adds them up.
+    """
+
+    kind: Literal["multitask"] = "multitask"
+    weighting: Literal["uncertainty", "equal"] = "uncertainty"
+
+    def build(self, dim: int, target: Target) -> Head:
+        """Return a head for each of the target's tasks.
+
+        Raises:
+            ValueError: The target is a single task.
+        """
+        self.check(target)
+        heads = [
+            PerceptronHead(dim, outputs=each.target.outputs, hidden=self.hidden, dropout=self.dropout)
+            for each in target.tasks
+        ]
+        return SeveralHeads(heads, weighed=self.weighting == "uncertainty")
+
+
+HeadSpec = Annotated[Classification | Multilabel | Regression | Multitask, Field(discriminator="kind")]

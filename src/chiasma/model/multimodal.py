@@ -15,11 +15,11 @@ from chiasma.data.signature import Signature
 from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
 from chiasma.model.encoders.encoder import EncoderSettings
-from chiasma.model.encoders.pretrained import Pretrained
 from chiasma.model.fusion import Composed, FusionSpec
 from chiasma.model.gates import Gate, GatePlace, at
 from chiasma.model.heads import Classification, HeadSpec
 from chiasma.model.trunk import TrunkSpec
+from chiasma.model.vilbert_inputs import check_published_inputs
 from chiasma.model.whole import ModelPlugin
 
 FUSED = ("image", "text")
@@ -29,7 +29,7 @@ class ModelSpec(Spec):
     """An architecture.
 
     Attributes:
-        dim: Width D of all tokens between encoders, fusion and head.
+        dim: Width D of all tokens between encoders, fusion and head; a fusion may take wider or narrower ones.
         encoders: By modality; a model may use only some of a dataset's modalities.
         fusion: Joins image and text; None exactly when there is one encoder.
         trunk: Members that change the fused tokens; None leaves them as they are.
@@ -64,12 +64,16 @@ class ModelSpec(Spec):
                 raise ConfigError(
                     f"encoders.{name}: kind {spec.kind!r} does not read {given.kind} inputs. Kinds that do: {fitting}."
                 )
-            if isinstance(settings, Pretrained):
-                settings.check(name, given)
+            settings.check(name, given)
+        check_published_inputs(self.fusion, self.encoders, signature)
         if self.whole is None and self.head.kind != signature.target.task:
             raise ConfigError(
                 f"head: kind must be the target's task {signature.target.task!r}, but it is {self.head.kind!r}."
             )
+
+    def width_of(self, modality: str) -> int:
+        """Return the width of the tokens that the encoder of a modality makes."""
+        return self.dim if self.fusion is None else self.fusion.widths(self.dim)[modality]
 
     def build(self, signature: Signature) -> "MultimodalModel":
         """Return a model with fresh weights from torch's global generator.
@@ -103,10 +107,12 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _check_heads(self) -> "ModelSpec":
-        parts = {f"encoders.{name}": spec for name, spec in self.encoders.items()} | {"fusion": self.fusion}
-        for path, part in parts.items():
-            if isinstance(part, TransformerSpec) and self.dim % part.heads:
-                raise ValueError(f"dim must be divisible by {path}.heads, but dim={self.dim} and heads={part.heads}")
+        parts = {f"encoders.{name}": (spec, self.width_of(name)) for name, spec in self.encoders.items()}
+        for path, (part, dim) in (parts | {"fusion": (self.fusion, self.dim)}).items():
+            if isinstance(part, TransformerSpec) and dim % part.heads:
+                raise ValueError(f"dim must be divisible by {path}.heads, but dim={dim} and heads={part.heads}")
+        if self.fusion is not None:
+            self.fusion.check(self.dim)
         if isinstance(self.fusion, Composed):
             for heads in self.fusion.tree.heads:
                 if self.dim % heads:
@@ -133,7 +139,7 @@ class MultimodalModel(nn.Module):
         # In sorted order, as in the canonical JSON: equal specs draw equal weights from one seed.
         self.encoders = nn.ModuleDict(
             {
-                name: resolve_encoder(spec.encoders[name]).build(spec.dim, signature.inputs[name])
+                name: resolve_encoder(spec.encoders[name]).build(spec.width_of(name), signature.inputs[name])
                 for name in sorted(spec.encoders)
             }
         )

@@ -179,7 +179,8 @@ class DesignSpace:
         epochs = [self._epochs(multiple) for multiple in choices.EPOCH_MULTIPLES]
         plain: dict[str, tuple[Any, list[Any]]] = {
             "optim.weight_decay": (optim.weight_decay, list(choices.WEIGHT_DECAYS)),
-            "optim.warmup": (optim.warmup, list(choices.WARMUPS)),
+            # Warm-up that is counted in steps is the user's.
+            **({} if optim.warmup_steps is not None else {"optim.warmup": (optim.warmup, list(choices.WARMUPS))}),
             "loop.batch_size": (loop.batch_size, self._batch_sizes),
             "loop.epochs": (loop.epochs, epochs),
             "loop.ema": (loop.ema, list(choices.EMAS)),

@@ -1,9 +1,10 @@
 """The value that is searched: an architecture and how it is trained."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chiasma.core.spec import Spec
 from chiasma.data.augment import AugmentSpec
@@ -84,7 +85,10 @@ class OptimSpec(Spec):
             positions have none.
         schedule: What happens to the rate after warm-up.
         warmup: Fraction of the steps over which the rate rises linearly from zero.
+        warmup_steps: How many steps it rises for, however long the training is; None for the fraction.
         clip: Largest norm of the gradient; None for no clipping.
+        layer_decay: The rate of each layer of a pretrained encoder is so many times that of the layer above it; what
+            comes before the first layer has the lowest, all else the whole rate. 1 makes no difference.
     """
 
     algorithm: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW()
@@ -92,7 +96,48 @@ class OptimSpec(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     schedule: Annotated[Cosine | Linear | OneCycle | Constant | Plateau, Field(discriminator="kind")] = Cosine()
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_steps: int | None = Field(default=None, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+
+
+class Unfreezing(Spec):
+    """Layers of pretrained encoders begin to learn one after another, the last one first.
+
+    Gradual unfreezing of Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146), in parts of the training rather
+    than in epochs, so that short rungs of a ladder see the same. What never learns, by ``freeze``, stays so.
+
+    Attributes:
+        begin: Part of the training in which no layer learns.
+        end: Part of it after which all do; the layers are spread evenly in between.
+    """
+
+    begin: float = Field(default=0.1, ge=0, le=1)
+    end: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Unfreezing":
+        if self.end < self.begin:
+            raise ValueError(f"end must be at least begin, but begin={self.begin} and end={self.end}")
+        return self
+
+    def asleep(self, layers: int, *, progress: float) -> int:
+        """Return how many of an encoder's layers, from below, do not learn yet.
+
+        Args:
+            layers: How many there are, with what comes before the first one.
+            progress: The part of the training that is over.
+        """
+        if progress < self.begin:
+            return layers
+        if progress >= self.end:
+            return 0
+        awake = 1 + math.floor((layers - 1) * (progress - self.begin) / (self.end - self.begin))
+        return layers - awake
+
+    def warming(self, total_steps: int) -> int:
+        """Return for how many of the steps of a training the rate rises."""
+        return round(self.warmup * total_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class CrossEntropy(Spec):
@@ -114,11 +159,13 @@ class Focal(Spec):
     Attributes:
         gamma: How strongly easy examples are discounted.
         alpha: Weight of the positive class, 1 - alpha for the other (two classes or labels); for more classes None.
+        smoothing: Probability mass spread evenly over all classes; each then has its own focal term.
     """
 
     kind: Literal["focal"] = "focal"
     gamma: float = Field(default=2.0, ge=0)
     alpha: float | None = Field(default=None, gt=0, lt=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class BinaryCrossEntropy(Spec):
@@ -141,6 +188,14 @@ class Huber(Spec):
     delta: float = Field(default=1.0, gt=0)
 
 
+SHORT_LOSSES: Mapping[str, Mapping[str, Any]] = {
+    "ce": {"kind": "cross_entropy", "smoothing": 0.0},
+    "label_smoothing": {"kind": "cross_entropy", "smoothing": 0.1},
+    "focal": {"kind": "focal"},
+    "focal_smoothing": {"kind": "focal", "smoothing": 0.1},
+}
+"""Document 003's words for losses, each with all else at its default."""
+
 LossSpec = Annotated[CrossEntropy | Focal | BinaryCrossEntropy | SquaredError | Huber, Field(discriminator="kind")]
 
 
@@ -154,7 +209,8 @@ class LoopSpec(Spec):
         recompute: Compute what happens inside transformer blocks, members of the trunk and the learning layers of
             pretrained backbones (without batch norms) again in the backward pass instead of keeping it: much less
             memory for one more forward pass, and the same results.
-        loss: None for the target's own: cross-entropy, binary cross-entropy or squared error.
+        loss: None for the target's own: cross-entropy, binary cross-entropy or squared error. Also one word: ``ce``,
+            ``label_smoothing``, ``focal`` or ``focal_smoothing``.
         ema: Decay of an exponential moving average of the weights, used for evaluation and saved; None for none.
         patience: Stop after so many evaluations on ``steer`` without improvement; None never stops early.
         evaluations: Evaluations on ``steer`` over the whole training, evenly spaced; or ``every_epoch``. A ladder rung
@@ -163,6 +219,7 @@ class LoopSpec(Spec):
         balance: Repeat examples of rarer classes until every class has as many as the largest (classification).
         train_on_steer: Learn from ``steer`` too, without evaluating on it: for well regularised models on little data,
             to which more examples are worth more than the choice of the best moment. The last weights are kept.
+        unfreeze: When the layers of pretrained encoders begin to learn; None lets all of them learn at once.
         augment: How training examples are varied.
     """
 
@@ -177,7 +234,17 @@ class LoopSpec(Spec):
     restore_best: bool = True
     balance: bool = False
     train_on_steer: bool = False
+    unfreeze: Unfreezing | None = None
     augment: AugmentSpec = AugmentSpec()
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _from_one_word(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in SHORT_LOSSES:
+            raise ValueError(f"a loss in one word is one of {', '.join(SHORT_LOSSES)}, but got {value!r}")
+        return SHORT_LOSSES[value]
 
     def evaluations_in(self, fraction: float) -> int:
         """Return how many evaluations a part of the training has; none where nothing is held out."""

@@ -23,6 +23,7 @@ from chiasma.train.losses import Loss
 from chiasma.train.optim import NamedOptimizer
 from chiasma.train.ranks import ALONE, Ranks
 from chiasma.train.regulation import Dropouts, Regulation
+from chiasma.train.unfreezing import Sleepers
 
 # Below this loss scale float16 gradients overflow because they are wrong, not because the scale is too great.
 SMALLEST_SCALE = 1.0
@@ -82,9 +83,12 @@ class Learner:
         self.scaler = gradient_scaler(device, precision)
         self.ranks = ranks
         self.compile = compile
+        self._sleepers = Sleepers(model, training.loop.unfreeze, alone=ranks.size == 1)
         self._wrap()
 
-    def learn(self, parts: Sequence[Part], *, examples: int, step: int, rate: float) -> Progressed:
+    def learn(
+        self, parts: Sequence[Part], *, examples: int, step: int, rate: float, progress: float = 1.0
+    ) -> Progressed:
         """Take one optimiser step over micro-batches.
 
         Args:
@@ -92,6 +96,7 @@ class Learner:
             examples: Of the whole step, over all ranks.
             step: Counted from 0; decides the step's randomness.
             rate: Learning rate.
+            progress: The part of the training that is over, by which layers of pretrained encoders still sleep.
 
         Raises:
             NonFiniteError: Loss or gradient is NaN or infinite; the weights are as before the step.
@@ -101,13 +106,14 @@ class Learner:
         self.optimizer.set_rate(rate)
         self.optimizer.zero_grad()
         own = torch.zeros((), device=self.device)
-        for number, (batch, labels) in enumerate(parts, start=1):
-            last = number == len(parts)
-            with self.ranks.accumulating(self._wrapped, last=last), self._compiler_errors():
-                # Ranks take the mean of their gradients, so that each counts its examples as many times as there are.
-                share = self._loss(batch, labels, through=self._forward) * (self.ranks.size * len(batch) / examples)
-                self.scaler.scale(share).backward()
-            own += share.detach()
+        with self._sleepers.asleep(progress):
+            for number, (batch, labels) in enumerate(parts, start=1):
+                last = number == len(parts)
+                with self.ranks.accumulating(self._wrapped, last=last), self._compiler_errors():
+                    # Ranks take the mean of their gradients: each counts its examples as many times as there are.
+                    share = self._loss(batch, labels, through=self._forward) * (self.ranks.size * len(batch) / examples)
+                    self.scaler.scale(share).backward()
+                own += share.detach()
         self.scaler.unscale_(self.optimizer.algorithm)
         gradients = self.optimizer.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -146,6 +152,7 @@ class Learner:
         self.model.to(self.device)
         self._wrap()
         self.optimizer = self.optimizer.rekeyed(self.model)
+        self._sleepers = Sleepers(self.model, self.training.loop.unfreeze, alone=self.ranks.size == 1)
         self.dropouts.follow(self.model)
         if self.average is not None:
             self.average = self.average.rekeyed(self.model)
@@ -198,7 +205,8 @@ class Learner:
     def _loss(self, batch: Batch, labels: Tensor, *, through: Callable[[Batch], Output]) -> Tensor:
         with autocast(self.device, self.precision):
             output = through(batch)
-        loss = self.loss(output.logits, labels)
+        weighing = () if output.log_variances is None else (output.log_variances,)
+        loss = self.loss(output.logits, labels, *weighing)
         return loss if output.penalty is None else loss + output.penalty
 
     def _check(self, done: Progressed, parts: Sequence[Part], *, step: int, own: Tensor) -> None:

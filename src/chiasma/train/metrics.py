@@ -1,11 +1,12 @@
 """Metrics of predictions, exact in float64; one that is undefined on the given labels is left out, never made up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
+from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -15,17 +16,19 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse"})
 CALIBRATION_BINS = 15
+MEAN_SCORE = "mean_score"
+"""Of several tasks: the mean of each one's usual metric, all of which are 1 at best; R² counts as 0 at worst."""
 
 Scale = tuple[np.ndarray, np.ndarray]
 
 
 def primary_metric(target: Target, chosen: str | None = None) -> str:
-    """Return the metric that decides: the user's choice, or accuracy, ``map`` or ``r2`` by task.
+    """Return the metric that decides: the user's choice, or accuracy, ``map``, ``r2`` or ``mean_score`` by task.
 
     Raises:
         ConfigError: ``chosen`` is not a metric of this task; the nearest name is suggested.
     """
-    known = METRICS[target.task]
+    known = metrics_of(target)
     if chosen is None:
         return known[0]
     if chosen not in known:
@@ -36,18 +39,41 @@ def primary_metric(target: Target, chosen: str | None = None) -> str:
     return chosen
 
 
+def metrics_of(target: Target) -> tuple[str, ...]:
+    """Return the metrics of a target, the usual one first; of several tasks each with its task's name before it."""
+    if not target.tasks:
+        return METRICS[target.task]
+    each = [f"{part.name}/{metric}" for part in parts_of(target) for metric in METRICS[part.target.task]]
+    return (MEAN_SCORE, *each)
+
+
+def plain_name(metric: str) -> str:
+    """Return a metric's name without that of its task."""
+    return metric.rpartition("/")[2]
+
+
+def mean_score(target: Target, measured: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return :data:`MEAN_SCORE` from each task's usual metric, which has no bound below where it is R².
+
+    Args:
+        target: Several tasks.
+        measured: The usual metric by the task's name, of any shape; NaN where it is undefined, and so is the mean.
+    """
+    return np.mean([np.maximum(measured[part.name], 0.0) for part in parts_of(target)], axis=0)
+
+
 def higher_is_better(name: str) -> bool:
     """Return whether a greater value of this metric is a better one.
 
     Raises:
         ConfigError: There is no such metric.
     """
-    known = {metric for metrics in METRICS.values() for metric in metrics}
-    if name not in known:
+    known = {MEAN_SCORE, *(metric for metrics in METRICS.values() for metric in metrics)}
+    if plain_name(name) not in known:
         raise ConfigError(
             f"metric: {name!r} is unknown.{suggestion(name, sorted(known))} Known: {', '.join(sorted(known))}."
         )
-    return name not in LOWER_IS_BETTER
+    return plain_name(name) not in LOWER_IS_BETTER
 
 
 def objective_error(name: str, value: float) -> float:
@@ -73,6 +99,8 @@ def measure(
     if not len(logits) or len(logits) != len(labels):
         raise ValueError(f"measure needs as many logits as labels, at least one, but got {len(logits)}, {len(labels)}.")
     outputs = np.asarray(logits, dtype=np.float64)
+    if target.tasks:
+        return _several(outputs, labels, target, target_scale)
     if target.task == "classification":
         return _classification(outputs, np.asarray(labels, dtype=np.int64))
     if target.task == "multilabel":
@@ -182,6 +210,22 @@ def _regression(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
             "rmse": float(np.sqrt((error**2).mean())),
         }
     )
+
+
+def _several(logits: np.ndarray, labels: np.ndarray, target: Target, scale: Scale | None) -> dict[str, float]:
+    """Measure each task on the rows that have a label of it."""
+    found: dict[str, float] = {}
+    for part in parts_of(target):
+        known, own = part.of(np.asarray(labels))
+        if known.any():
+            each = measure(logits[known][:, part.outputs], own, part.target, target_scale=part.scale(scale))
+            found |= {f"{part.name}/{name}": value for name, value in each.items()}
+    usual = {part.name: found.get(f"{part.name}/{METRICS[part.target.task][0]}") for part in parts_of(target)}
+    if all(value is not None for value in usual.values()):
+        found = {
+            MEAN_SCORE: float(mean_score(target, {name: np.array(value) for name, value in usual.items()}))
+        } | found
+    return found
 
 
 def _mean_over_labels(

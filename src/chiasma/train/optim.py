@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
+from chiasma.model.encoders.layered import layered_in
 from chiasma.train.design import SGD, Adam, AdamW, OptimSpec
 from chiasma.train.regulation import NEUTRAL, Regulation
 
@@ -45,6 +46,8 @@ class NamedOptimizer:
         if not self.parameters:
             raise ConfigError("The model has no trainable parameters, so there is nothing to optimise.")
         self.decayed = decayed_names(model)
+        decay = spec.layer_decay
+        self.by_depth = {name: decay**depth for each in layered_in(model) for name, depth in each.items()}
         self._all = list(self.parameters.values())
         self.algorithm = _algorithm(self._all, spec)
         self._rate = spec.lr
@@ -165,7 +168,8 @@ class NamedOptimizer:
 
     def _factor(self, name: str) -> float:
         matching = [prefix for prefix in self.factors if _belongs(name, prefix)]
-        return self.regulation.rate_of(name) * (self.factors[max(matching, key=len)] if matching else 1.0)
+        scaled = self.factors[max(matching, key=len)] if matching else 1.0
+        return self.regulation.rate_of(name) * scaled * self.by_depth.get(name, 1.0)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -25,6 +25,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the model's outputs as float32 ``[n C]``, computed where the model is, in evaluation mode.
 
+    Answers that a row of a dataset cannot have are impossible in them.
+
     The model's training mode is as before afterwards.
 
     Args:
@@ -52,7 +54,8 @@ def predict_logits(
             outputs.append(logits.float().cpu().numpy())
     if not outputs:
         raise ValueError("predict_logits needs at least one row, but got none.")
-    return np.concatenate(outputs)
+    found = np.concatenate(outputs)
+    return data.restricted(found, rows) if isinstance(data, Dataset) and rows is not None else found
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from chiasma.train.design import Constant, Cosine, Linear, OneCycle, OptimSpec, 
 def rate_factor(optim: OptimSpec, *, step: int, total_steps: int) -> float:
     """Return the fraction of the peak rate to use in ``step``, counted from 0.
 
-    Warm-up multiplies: the rate rises linearly over the first ``warmup`` of the steps, and cosine and linear decay run
-    over the rest. One-cycle has its own rise and runs over all steps. A plateau's factor is not included.
+    Warm-up multiplies: the rate rises linearly over the first ``warmup`` of the steps, or ``warmup_steps`` of them, and
+    cosine and linear decay run over the rest; a training that ends before never reaches its peak. One-cycle has its own
+    rise and runs over all steps. A plateau's factor is not included.
     """
-    warm = round(optim.warmup * total_steps)
+    warm = optim.warming(total_steps)
     ramp = (step + 1) / warm if step < warm else 1.0
     progress = max(0.0, (step - warm) / max(1, total_steps - warm))
     match optim.schedule:

@@ -12,9 +12,9 @@ from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
 from chiasma.data.augment import augmented
 from chiasma.data.dataset import Dataset
-from chiasma.model.encoders.pretrained import load_published
 from chiasma.model.inherit import begin_with
 from chiasma.model.multimodal import MultimodalModel
+from chiasma.model.published import load_published
 from chiasma.store.checkpoint import Checkpoint, load_newest
 from chiasma.train.callbacks import (
     Action,
@@ -193,6 +193,7 @@ class Trainer:
             self.data.signature.target,
             class_counts=self.data.class_counts,
             examples=len(self.data.rows("train")),
+            labelled=self.data.labelled,
         )
         learner = Learner(
             self._fresh_model(self._state.edits, published=published),
@@ -248,7 +249,10 @@ class Trainer:
         with self._pace.timed("step"):
             rows = self._order.batch(state.step)
             slices = micro_batches(rows, accumulation, rank=self.ranks.rank, ranks=self.ranks.size)
-            done = self._learner.learn(self._varied(slices), examples=len(rows), step=state.step, rate=rate)
+            progress = state.step / self.total_steps
+            done = self._learner.learn(
+                self._varied(slices), examples=len(rows), step=state.step, rate=rate, progress=progress
+            )
         state.step += 1
         state.loss_sum += done.loss
         state.loss_steps += 1

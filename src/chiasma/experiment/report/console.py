@@ -28,9 +28,19 @@ def render_table(results: Results) -> RenderableType:
     table.add_column("parameters", justify="right")
     for arm in results.arms:
         table.add_row(*_cells(results, arm, gains.get(arm.name), tested=tested), style=_style(results, arm))
+    parts = [Text(line) for line in slice_lines(results)]
     made = [Text(f"{title}: {'; '.join(lines)}.") for title, lines in proposing_lines(results.proposing)]
     notes = [Text(f"· {note}", style="dim") for note in (*results.notes, *summary_lines(results.checks))]
-    return Group(table, Text(headline(results), style="bold"), *made, *notes)
+    return Group(table, Text(headline(results), style="bold"), *parts, *made, *notes)
+
+
+def slice_lines(results: Results) -> list[str]:
+    """Return a line for each column by which results are shown apart."""
+    found: dict[str, list[str]] = {}
+    for row in results.slices:
+        score = NONE if row["score"] is None else amount(results.metric, row["score"])
+        found.setdefault(row["slice"], []).append(f"{row['value']} {score} ({row['count']:,})")
+    return [f"by {name}: {', '.join(parts)}" for name, parts in found.items()]
 
 
 def _cells(results: Results, arm: Arm, gain: Gain | None, *, tested: bool) -> list[Text]:

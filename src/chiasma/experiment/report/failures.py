@@ -1,11 +1,12 @@
 """Where does it fail: by label, and which is taken for which."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chiasma.experiment.report import wording
 from chiasma.experiment.report.rows import Table
-from chiasma.experiment.results import Results
+from chiasma.experiment.results import Interval, Results
 
 MOST_LABELS = 200
 
@@ -24,6 +25,25 @@ def labels(results: Results) -> Table:
     return Table(
         f"The winner on each label of the test split, hardest first{more}", columns, rows, frozenset(columns[1:])
     )
+
+
+def slices(results: Results) -> Table:
+    """Return how the winner does on the rows with each value of the data's slices."""
+    if not results.slices:
+        return Table("", (), ())
+    split = "test split" if results.test_examples else "select split"
+    rows = tuple(
+        (str(row["slice"]), str(row["value"]), f"{row['count']:,}", _score(results.metric, row))
+        for row in results.slices
+    )
+    columns = ("column", "value", "examples", f"{wording.metric_words(results.metric)} (interval)")
+    return Table(f"The winner on parts of the {split}", columns, rows, frozenset(columns[2:]))
+
+
+def _score(metric: str, row: Mapping[str, Any]) -> str:
+    if row["score"] is None:
+        return wording.NONE
+    return wording.interval(metric, Interval(value=row["score"], low=row["low"], high=row["high"]))
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,18 @@ def other_metrics(results: Results) -> Table:
     winner = wording.arm_named(results, results.winner)
     tested = winner.test if winner else {}
     rows = tuple(
-        (words, wording.interval(name, tested[name]))
-        for name, words in wording.METRIC_WORDS.items()
-        if name in tested and name != results.metric
+        (wording.metric_words(name), wording.interval(name, tested[name]))
+        for name in sorted(tested, key=_place)
+        if name != results.metric
     )
     return Table("Other metrics of the winner on test", ("metric", "value"), rows, frozenset({"value"}))
+
+
+def _place(metric: str) -> tuple[str, int]:
+    """Return where a metric stands in a table: by its task, then in the usual order."""
+    task, _, name = metric.rpartition("/")
+    known = list(wording.METRIC_WORDS)
+    return task, known.index(name) if name in known else len(known)
 
 
 def calibration_words(results: Results) -> str | None:

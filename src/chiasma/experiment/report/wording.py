@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chiasma.experiment.results import Arm, Gain, Interval, Results
+from chiasma.train.metrics import plain_name
 
 PERCENT = frozenset({"accuracy", "balanced_accuracy", "f1_macro", "f1_micro"})
 METRIC_WORDS = {
@@ -18,6 +19,7 @@ METRIC_WORDS = {
     "r2": "explained variance (R²)",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
+    "mean_score": "mean score of the tasks",
 }
 KIND_WORDS = {
     "adam": "Adam",
@@ -35,7 +37,9 @@ NONE = "–"
 
 def metric_words(metric: str) -> str:
     """Return a metric's name in words."""
-    return METRIC_WORDS.get(metric, metric.replace("_", " "))
+    task, _, name = metric.rpartition("/")
+    words = METRIC_WORDS.get(name, name.replace("_", " "))
+    return f"{words} of {task}" if task else words
 
 
 def kind_words(part: Mapping[str, Any]) -> str:
@@ -46,7 +50,7 @@ def kind_words(part: Mapping[str, Any]) -> str:
 
 def amount(metric: str, value: float, *, unit: bool = True) -> str:
     """Return a metric's value: ``97.2 %`` or ``0.873``."""
-    if metric in PERCENT:
+    if plain_name(metric) in PERCENT:
         return f"{100 * value:.1f}{' %' if unit else ''}"
     return number(value)
 
@@ -71,7 +75,7 @@ def interval(metric: str, estimate: Interval) -> str:
 
 def points(metric: str, value: float, *, unit: bool = True) -> str:
     """Return a difference of metrics: ``3.1 points`` of a percentage, or ``0.031``."""
-    if metric not in PERCENT:
+    if plain_name(metric) not in PERCENT:
         return number(value)
     text = signed(f"{100 * value:.1f}").replace("−0.0", "0.0")
     return text + (f" {'point' if text == '1.0' else 'points'}" if unit else "")

@@ -11,11 +11,14 @@ from chiasma.model.encoders.features import Features
 from chiasma.model.encoders.ngram import NGram
 from chiasma.model.encoders.pixels import Pixels
 from chiasma.model.encoders.pretrained import Pretrained
+from chiasma.model.encoders.region_tokens import Regions
 from chiasma.model.encoders.usual import usual_encoder
 from chiasma.model.encoders.vit import ViT
+from chiasma.model.encoders.words import Words
 
 EncoderSpec = Annotated[
-    Convolution | ViT | Pixels | Bert | NGram | Features | Pretrained | EncoderPlugin, Field(discriminator="kind")
+    Convolution | ViT | Pixels | Bert | NGram | Words | Features | Regions | Pretrained | EncoderPlugin,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -28,7 +31,9 @@ __all__ = [
     "NGram",
     "Pixels",
     "Pretrained",
+    "Regions",
     "ViT",
+    "Words",
     "resolve_encoder",
     "usual_encoder",
 ]

@@ -49,7 +49,7 @@ class ConvolutionEncoder(Encoder):
 
     def __init__(self, dim: int, spec: "Convolution", input: ImageInput) -> None:
         super().__init__()
-        halvings = max(0, math.ceil(math.log2(max(input.height, input.width) / spec.grid)))
+        halvings = spec.halvings(input)
         # What the stages cannot halve is averaged away first, so that large images stay cheap.
         self.shrink = 2 ** max(0, halvings - len(spec.widths))
         height, width = math.ceil(input.height / self.shrink), math.ceil(input.width / self.shrink)
@@ -121,6 +121,15 @@ class Convolution(EncoderSettings):
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, but kernel={kernel}")
         return kernel
+
+    def halvings(self, input: ImageInput) -> int:
+        """Return how often sides are halved, by averaging or by a stage."""
+        return max(0, math.ceil(math.log2(max(input.height, input.width) / self.grid)))
+
+    def places(self, input: ImageInput) -> tuple[int, int]:
+        """Return rows and columns of the map that comes out of the last stage."""
+        cell = 2 ** self.halvings(input)
+        return math.ceil(input.height / cell), math.ceil(input.width / cell)
 
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:
         """Return the encoder of images of the size in ``input``."""

@@ -33,6 +33,18 @@ class EncoderSettings(Spec):
 
     accepts: ClassVar[tuple[type[Spec], ...]]
 
+    def check(self, modality: str, input: ImageInput | TextInput | TokensInput) -> None:
+        """Refuse data that were prepared for something else.
+
+        Args:
+            modality: What it encodes, for messages.
+            input: Of a class it accepts.
+
+        Raises:
+            ConfigError: Says which setting is to be changed.
+        """
+        del modality, input
+
     @abstractmethod
     def build(self, dim: int, input: ImageInput | TextInput | TokensInput) -> Encoder:
         """Return an encoder of ``input`` into tokens of width ``dim``; ``input`` is of a class it accepts."""

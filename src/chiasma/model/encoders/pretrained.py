@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from chiasma.core.errors import ConfigError
+from chiasma.core.rng import kept_torch_generator
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Tokens
 from chiasma.data.published import SMALL_FILES, Published, published_folder
@@ -28,6 +29,8 @@ from chiasma.model.encoders.backbone import (
     width_of,
 )
 from chiasma.model.encoders.encoder import Encoder, EncoderSettings
+from chiasma.model.encoders.layered import Layered, parameter_depths
+from chiasma.model.encoders.lora import Lora, adapt, merged_weights, without_adapters
 from chiasma.model.encoders.published_weights import load_published_weights, weight_files, weights_sha256
 from chiasma.model.recompute import Passage
 
@@ -56,7 +59,7 @@ class Backbone(Spec):
         return f"{self.model_type} (weights {self.weights[:12]})"
 
 
-class PretrainedEncoder(Encoder):
+class PretrainedEncoder(Encoder, Layered):
     """A pretrained backbone, and a trainable linear map of its tokens to the model's width.
 
     Of an image the patches or cells of the grid come out, after the class token where there is one; of a text one
@@ -74,6 +77,8 @@ class PretrainedEncoder(Encoder):
         assert spec.backbone is not None
         self.spec = spec
         self.backbone = build_network(spec.backbone.architecture, spec.name)
+        # Before adapters, which a backbone's own list of layers does not name.
+        final_norm = _norm_of_all_tokens(self.backbone, spec.backbone.model_type)
         self._learning = _thaw(self.backbone, spec)
         self._passage = Passage()
         self._recomputed = _recomputable(self.backbone)
@@ -85,7 +90,7 @@ class PretrainedEncoder(Encoder):
         # Not saved: they are the data's, and come with its signature.
         self.register_buffer("mean", torch.tensor(mean or 0.0).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation or 1.0).reshape(-1, 1, 1), persistent=False)
-        self.final_norm = _norm_of_all_tokens(self.backbone, spec.backbone.model_type)
+        self.final_norm = final_norm
         self.train()
 
     def forward(self, inputs: Tensor | Tokens) -> Tokens:
@@ -135,13 +140,34 @@ class PretrainedEncoder(Encoder):
         """
         found = self.spec.backbone
         assert found is not None
+        plain = self.backbone
+        if self.spec.lora is not None:
+            with kept_torch_generator():
+                plain = build_network(found.architecture, self.spec.name)
         load_published_weights(
-            self.backbone,
+            plain,
             found.architecture,
             name=self.spec.name,
             revision=self.spec.revision,
             sha256=found.weights,
         )
+        if self.spec.lora is not None:
+            own, published = self.backbone.state_dict(), plain.state_dict()
+            around = {name: published[before] for name, before in without_adapters(own).items()}
+            self.backbone.load_state_dict({**own, **around}, strict=True)
+
+    def depths(self) -> dict[str, int]:
+        """Return how deep the backbone's learning parameters lie; nothing where it is not plain what its layers are."""
+        layers = repeated_layers(self.backbone)
+        if not layers:
+            return {}
+        name, _ = layers_of(self.backbone)
+        return parameter_depths(self.backbone, (name, len(layers)), prefix="backbone")
+
+    def merged(self) -> dict[str, Tensor]:
+        """Return this encoder's weights with its adapters added into the backbone's."""
+        rest = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+        return rest | {f"backbone.{name}": value for name, value in merged_weights(self.backbone).items()}
 
     def _pooled(self, tokens: Tokens) -> Tokens:
         assert self.spec.backbone is not None
@@ -161,6 +187,7 @@ class Pretrained(EncoderSettings):
         freeze: Train nothing of it (``all``), everything (``none``), or its last layers with the final norm
             (``last_n``). What leads to the model's width always trains.
         trainable_layers: With ``last_n``, how many layers train; of a ResNet its stages count.
+        lora: Low-rank adapters that learn inside of a frozen backbone (``freeze=all``); None for none.
         pool: Return all tokens, only the class token (of CLIP's texts the end of the text), or the mean.
         backbone: What was found under the name; filled in when a design is made, and part of it from then on.
     """
@@ -172,8 +199,15 @@ class Pretrained(EncoderSettings):
     revision: str | None = None
     freeze: Literal["all", "none", "last_n"] = "all"
     trainable_layers: int = Field(default=2, ge=1)
+    lora: Lora | None = None
     pool: Literal["none", "cls", "mean"] = "none"
     backbone: Backbone | None = None
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> "Pretrained":
+        if self.lora is not None and self.freeze != "all":
+            raise ValueError(f"with lora only the adapters learn, so it needs freeze=all, but freeze={self.freeze}")
+        return self
 
     def found(self, reads: Reads) -> "Pretrained":
         """Return the same with what is found under its name; with its own where it was found before.
@@ -290,6 +324,8 @@ def _thaw(backbone: nn.Module, spec: Pretrained) -> tuple[str, ...]:
     if spec.freeze == "none":
         return ()
     backbone.requires_grad_(False)
+    if spec.lora is not None:
+        return adapt(backbone, spec.lora, layers=layers_of(backbone)[0], name=spec.name)
     if spec.freeze == "all":
         return ()
     name, layers = layers_of(backbone)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,18 +109,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise ConfigError(f"The weights {path} are damaged: {_first_line(error)}") from None
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise ConfigError(
-            f"The weights {path} are damaged, or a pickle of more than tensors, which is never run: "
-            f"{_first_line(error)}"
-        ) from None
+    values = read_values(path)
     plain = isinstance(values, dict) and all(isinstance(value, Tensor) for value in values.values())
     if not plain or any(value.layout != torch.strided for value in values.values()):
         raise ConfigError(f"The weights {path} must be strided tensors by name, but the file holds something else.")
     # Whole numbers in old files are positions, which are not learned.
     return {str(name): value for name, value in values.items() if value.is_floating_point()}
+
+
+def read_values(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, as long as that is tensors and plain values; nothing of it is run.
+
+    Raises:
+        ConfigError: The file is damaged, or a pickle of something else.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Torch warns of pickles that it did not write; they are read or refused all the same.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+        raise ConfigError(
+            f"The weights {path} are damaged, or a pickle of more than tensors, which is never run: "
+            f"{_first_line(error)}"
+        ) from None
 
 
 def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str, Tensor], *, name: str) -> None:
@@ -142,18 +155,16 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
     weights = filled.state_dict()
     missing = [key for key in sorted(told["missing_keys"]) if key in weights and weights[key].is_floating_point()]
     if missing:
-        raise ConfigError(
-            f"The weights of {name} lack {_some(missing)}: it is not the model that its config.json says."
-        )
+        raise ConfigError(f"The weights of {name} lack {some(missing)}: it is not the model that its config.json says.")
     if told["mismatched_keys"]:
         wrong = [
             f"{key} {list(theirs)} instead of {list(ours)}" for key, theirs, ours in sorted(told["mismatched_keys"])
         ]
-        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {_some(wrong)}.")
+        raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {some(wrong)}.")
     network.load_state_dict(weights, strict=True)
     unused = sorted(told["unexpected_keys"])
     numbers = sum(value.numel() for value in network.parameters())
-    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", _some(unused) if unused else "nothing")
+    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", some(unused) if unused else "nothing")
 
 
 @contextmanager
@@ -179,7 +190,8 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

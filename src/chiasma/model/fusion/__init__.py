@@ -11,6 +11,7 @@ from chiasma.model.fusion.fusion import Fusion, FusionPlugin
 from chiasma.model.fusion.generated import Generated
 from chiasma.model.fusion.late import Late
 from chiasma.model.fusion.pooled import Bilinear, Concat, FiLM, Gated, Multiplicative
+from chiasma.model.fusion.vilbert import ViLBERT
 
 FusionSpec = Annotated[
     Concat
@@ -22,6 +23,7 @@ FusionSpec = Annotated[
     | Alternating
     | Early
     | Late
+    | ViLBERT
     | Composed
     | Generated
     | FusionPlugin,
@@ -44,4 +46,5 @@ __all__ = [
     "Generated",
     "Late",
     "Multiplicative",
+    "ViLBERT",
 ]
