@@ -1,6 +1,7 @@
 """The ViLBERT presets with tiny weights: train on features and on pixels, then do without the published file."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def arguments(place: Path, weights: Path, layout: Layout, **more) -> list[str]:
     values = {
         **tiny_vilbert_settings(weights, layout=layout),
         "model.head.hidden": 8,
-        "optim.warmup_steps": 2,
+        "optim.warmup_steps": 40,
         "train.epochs": 2,
         "train.batch_size": 8,
         "data.steer_fraction": 0.25,
@@ -64,6 +65,8 @@ def trained(place: Path, preset: str, weights: Path, layout: Layout, *features: 
     result = invoke("train", str(place / "memes"), "--config", preset, "--name", name, *features, "--set", *settings)
     assert result.exit_code == 0, result.output
     assert "is a ViLBERT (weights" in result.output
+    said = " ".join(result.output.split())
+    assert re.search(r"warm-up lasts 40 steps, but the training has only (4|6), so the rate reaches 1[05]% of", said)
     return next(path for path in (place / "runs").iterdir() if f"train-{name}-2" in path.name)
 
 

@@ -220,7 +220,7 @@ def test_the_budget_that_is_left_is_asked_for_once_an_ask_with_the_seconds_of_tr
 
 
 def test_a_policy_sees_the_budget_that_is_left():
-    found = [run(proposer(left=lambda number, seconds, part=part: part), SharedArchive(), 6) for part in (0.1, 0.9)]
+    found = [run(proposer(left=lambda number, seconds, part=part: part), SharedArchive(), 24) for part in (0.1, 0.9)]
     assert [each.genome.action for each in found[0]] != [each.genome.action for each in found[1]]
 
 

@@ -42,6 +42,7 @@ from chiasma.model.generated import unapproved_in
 from chiasma.store.logs import log_to
 from chiasma.store.run import RunStore
 from chiasma.train.compiling import CompileError
+from chiasma.train.design import OptimSpec
 from chiasma.train.fit import Fit
 from chiasma.train.metrics import higher_is_better, measure
 from chiasma.train.progress import SharedProgress, TrainingProgress
@@ -167,6 +168,7 @@ def _train(
             say_idle_controls(design, console=group.console)
             for warning in one_token_warning(design.model, dataset.signature):
                 group.console.say(warning)
+            say_warm_up(config.optim, trainer.total_steps, console=group.console)
             fit = _fit(trainer, config, store=store, group=group)
             done = ended(fit, design, dataset, precision=config.run.precision)
         result = _write_down(config, dataset, report, store=store, done=done, metric=metric)
@@ -176,6 +178,16 @@ def _train(
         store.set_status("stopped" if done.stopped == "interrupted" else "finished")
         summarise(tracking, config, result, model=done.model)
     return result
+
+
+def say_warm_up(optim: OptimSpec, steps: int, *, console: Console) -> None:
+    """Say it where a training is over before its rate has risen: warm-up can be counted in steps."""
+    if optim.warming(steps) >= steps:
+        peak = steps / optim.warming(steps)
+        console.say(
+            f"warning: warm-up lasts {optim.warming(steps):,} steps, but the training has only {steps:,}, so the rate "
+            f"reaches {peak:.0%} of optim.lr. Shorter: --set optim.warmup_steps=null optim.warmup=0.1"
+        )
 
 
 def _fit(trainer: Trainer, config: RunConfig, *, store: RunStore, group: Group) -> Fit:

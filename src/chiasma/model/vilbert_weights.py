@@ -244,8 +244,9 @@ def _is_needless(key: str) -> bool:
 def _reads_anew(model: MultimodalModel, fusion: ViLBERT, theirs: Mapping[str, Tensor]) -> bool:
     """Return whether images are of another kind than the published ones, and the design allows to begin anew there."""
     image, published = model.signature.inputs["image"], theirs.get("v_embeddings.image_embeddings.weight")
-    same = isinstance(image, TokensInput) and image.boxes and published is not None
-    return fusion.fresh_image and not (same and published is not None and published.shape[1] == image.dim)
+    if not isinstance(image, TokensInput) or published is None:
+        return fusion.fresh_image
+    return fusion.fresh_image and not (image.boxes and published.shape[1:] == (image.dim,))
 
 
 def _shaped(

@@ -100,6 +100,10 @@ class OptimSpec(Spec):
     clip: float | None = Field(default=1.0, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
 
+    def warming(self, total_steps: int) -> int:
+        """Return for how many of the steps of a training the rate rises."""
+        return round(self.warmup * total_steps) if self.warmup_steps is None else self.warmup_steps
+
 
 class Unfreezing(Spec):
     """Layers of pretrained encoders begin to learn one after another, the last one first.
@@ -134,10 +138,6 @@ class Unfreezing(Spec):
             return 0
         awake = 1 + math.floor((layers - 1) * (progress - self.begin) / (self.end - self.begin))
         return layers - awake
-
-    def warming(self, total_steps: int) -> int:
-        """Return for how many of the steps of a training the rate rises."""
-        return round(self.warmup * total_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class CrossEntropy(Spec):
