@@ -15,6 +15,7 @@ from chiasma.core.errors import ConfigError, DataError
 from chiasma.core.files import write_atomic
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
+from chiasma.data.dataset import Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
@@ -23,6 +24,7 @@ from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity
 from chiasma.data.signature import TokensInput
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
+from chiasma.train.predicting import predict_logits
 
 BATCH = 64
 
@@ -122,6 +124,18 @@ def predict_manifest(
             if console.interrupted:
                 break
     return [rows[line] for line in sorted(rows)]
+
+
+def predict_prepared(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[PredictedRow]:
+    """Return a prediction for each of a prepared dataset's rows, in order.
+
+    Raises:
+        DataError: The dataset is not prepared as the model expects.
+    """
+    if not saved.reads_as_prepared(dataset):
+        raise DataError(f"{dataset.source} is prepared otherwise than for this model: other sizes, words or columns.")
+    answers = _answered(saved, predict_logits(saved.model, dataset, rows))
+    return [PredictedRow(identity, answer) for identity, answer in zip(dataset.ids(rows), answers, strict=True)]
 
 
 def write_predictions(
@@ -287,9 +301,11 @@ def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
-    if not samples:
-        return []
-    logits = saved.logits(samples)
+    return _answered(saved, saved.logits(samples)) if samples else []
+
+
+def _answered(saved: SavedModel, logits: np.ndarray) -> list[Answer]:
+    """Return what outputs ``[n C]`` come to."""
     return [
         Answer(prediction=prediction, scores=dict(zip(saved.labels, map(float, row), strict=True)))
         for prediction, row in zip(saved.decide(logits), saved.scores(logits), strict=True)

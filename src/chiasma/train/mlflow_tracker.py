@@ -222,8 +222,9 @@ class MlflowTracker(Tracker):
         for start in range(0, len(fresh), _BATCH):
             self._client.log_batch(self.run, params=fresh[start : start + _BATCH], synchronous=True)
         name, source, fingerprint = dataset
-        if fingerprint[:_LONGEST_DIGEST] not in [each.dataset.digest for each in run.inputs.dataset_inputs]:
-            digest = fingerprint[:_LONGEST_DIGEST]
+        digest = fingerprint[:_LONGEST_DIGEST]
+        known = run.inputs.dataset_inputs if run.inputs else ()
+        if digest not in [each.dataset.digest for each in known]:
             shown = Dataset(name=name, digest=digest, source_type="local", source=source, schema=None, profile=None)
             self._client.log_inputs(self.run, [DatasetInput(shown, [InputTag("mlflow.data.context", "training")])])
 
