@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chiasma.core.errors import DataError
+from chiasma.core.errors import ConfigError, DataError
 from chiasma.store.folders import ledger_folder
 from chiasma.store.openings import OpeningLedger
 from tests.experiment.mlflow_runs import client_of, runs_of
@@ -191,3 +191,27 @@ def test_every_preset_and_extractor_of_the_repositorys_parameters_is_one():
         chosen = {name: value for name, value in parameters.items() if name not in ("data", "machine")}
         assert {key for value in chosen.values() for key in value} <= set(_KEYS)
         assert {value["preset"] for value in chosen.values() if "preset" in value} <= set(preset_names())
+
+
+def test_nobody_is_told_who_runs_what(project: Path, monkeypatch: pytest.MonkeyPatch):
+    from kedro_telemetry import plugin
+
+    from chiasma.pipelines import settings
+
+    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+    assert "kedro-telemetry" in settings.DISABLE_HOOKS_FOR_PLUGINS
+    # Either is enough: the variable that our settings set, and the file in the repository.
+    assert plugin._check_for_telemetry_consent(project) is False
+    monkeypatch.delenv("KEDRO_DISABLE_TELEMETRY")
+    assert plugin._check_for_telemetry_consent(project) is None
+    assert plugin._check_for_telemetry_consent(ROOT) is False
+
+
+def test_data_that_are_not_there_say_what_to_do(place: Path):
+    with pytest.raises(DataError, match=r"hateful_memes, which are not there: .*kedro run --env=tiny"):
+        kedro_run(make_project(place / "bare"), "data_processing", data={"source": "data/01_raw/hateful_memes"})
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest(project: Path):
+    with pytest.raises(ConfigError, match=r"parameters\.yml: 'presets' is unknown.*Known: preset, set"):
+        kedro_run(project, "model_training", vilbert={"presets": "concat", "extractor": "pixels"})
