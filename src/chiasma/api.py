@@ -15,6 +15,7 @@ from chiasma.core.errors import DataError
 from chiasma.data.batch import Sample
 from chiasma.data.manifest import Columns, resolve_roles
 from chiasma.data.records import read_records
+from chiasma.experiment.captioned_rows import captions_for
 from chiasma.experiment.compose import load_config
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import SilentConsole
@@ -267,7 +268,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
         given, image_dir = self._rows_to_predict(table)
         saved = self._fitted()
         columns = saved.columns_for(self._columns(), given.columns)
-        return samples_of(given, columns, image_dir=image_dir, max_pixels=saved.max_pixels)
+        device = str(next(saved.model.parameters()).device)
+        captions = captions_for(saved, asked=None, device=device, console=SilentConsole())
+        if captions.captions is not None and captions.captions.column is not None:
+            texts = captions.text_columns(columns.text or ("text",), given.columns)
+            columns = columns.model_copy(update={"text": texts})
+        found = samples_of(given, columns, image_dir=image_dir, max_pixels=saved.max_pixels)
+        return captions.written(found)
 
     def _rows_to_predict(self, table: Any) -> tuple[GivenRows, Path]:
         if not isinstance(table, str | Path):

@@ -46,7 +46,9 @@ def signature(task: str = "classification", **inputs: InputSpec) -> Signature:
 
 
 def target_of(task: str) -> Target:
-    """Return a target with three labels; of several tasks two classes and a quantity."""
+    """Return a target with three labels; of several tasks two classes and a quantity, of pairs both sides."""
+    if task == "contrastive":
+        return Target.from_dict({"task": task, "labels": ["image", "text"]})
     if task != "multitask":
         return Target.from_dict({"task": task, "labels": ["a", "b", "c"]})
     classes = {"name": "x", "target": {"task": "classification", "labels": ["a", "b"]}}

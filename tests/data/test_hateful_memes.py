@@ -6,11 +6,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
 from chiasma.core.errors import DataError
-from chiasma.data.manifest import DataSpec
+from chiasma.data.manifest import DataSpec, read
 from chiasma.data.prepare import prepare
 
 
@@ -145,3 +147,25 @@ def test_a_fallback_that_is_not_there_is_one_line(challenge):
     without_images(challenge, 1)
     with pytest.raises(DataError, match=r"data.image_fallbacks: .*gone.zip must be a folder or an archive .* exist"):
         look(challenge, image_fallbacks=(str(challenge.parent / "gone.zip"),))
+
+
+def test_the_hub_s_parquet_gives_the_same_rows(challenge):
+    tables = {"train": ["train"], "validation": ["dev_seen", "dev_unseen"], "test": ["test_seen", "test_unseen"]}
+    hub = challenge.parent / "hub"
+    (hub / "data").mkdir(parents=True)
+    for split, names in tables.items():
+        lines = [line for name in names for line in (challenge / f"{name}.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in lines]
+        # As the library reads them: numbers, of which the leading zeros are gone.
+        ids = [row["id"].strip("x").lstrip("0") for row in rows]
+        columns = {"id": ids, **{key: [row[key] for row in rows] for key in ("img", "text", "label")}}
+        parquet.write_table(pa.table(columns), hub / "data" / f"{split}-00000-of-00001.parquet")
+    shutil.copytree(challenge / "img", hub / "img")
+    frames = [read(DataSpec(source=str(folder))).frame for folder in (challenge, hub)]
+    assert frames[0]["image"].tolist() == frames[1]["image"].tolist()
+    zeros = [name for name in frames[1]["id"] if name.startswith("0")]
+    assert zeros
+    _, report = look(hub)
+    assert "data/validation-00000-of-00001.parquet repeats 8 ids of its own; each is one row." in report.notes
+    assert any("ids had lost their leading zeros" in note for note in report.notes)
+    assert report.splits["select"].rows == 12

@@ -187,5 +187,5 @@ def test_a_table_of_other_columns_is_read_as_any_other(tmp_path):
 def test_a_folder_with_a_second_table_is_not_taken_for_imdb(tmp_path):
     write_table(tmp_path / "imdb" / "imdb.csv", table_rows())
     write_table(tmp_path / "imdb" / "other.csv", table_rows())
-    with pytest.raises(DataError, match=r"nor is it in a layout of CIFAR-10 or IMDB; .* imdb.csv, other.csv"):
+    with pytest.raises(DataError, match=r"is a folder in no layout that is known here .* imdb.csv, other.csv"):
         look(tmp_path / "imdb")

@@ -69,7 +69,9 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_folder_of_another_layout_is_refused(tmp_path):
     write(tmp_path / "data.jsonl")
-    with pytest.raises(DataError, match=r"without train.jsonl.*name the manifest file itself. Tables.*data.jsonl"):
+    with pytest.raises(
+        DataError, match=r"in no layout that is known.*name the manifest file itself. Tables.*data.jsonl"
+    ):
         read(spec(tmp_path))
 
 

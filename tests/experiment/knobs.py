@@ -102,6 +102,7 @@ KNOBS: dict[str, Knob] = {
     "data.shared_images": Knob(("drop", "keep"), {"data.source": "splits.csv", "data.columns.split": "part"}),
     "data.max_bad_fraction": Knob((0.5, 0.0)),
     "data.features": Knob(({}, {"image": "tokens.npz"})),
+    "data.captions": Knob((None, {"column": "question"})),
     "data.sensitive": Knob((False, True)),
     "data.rows": Knob((None, 30)),
     "model.dim": Knob((16, 32)),

@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             'chiasma predict latest --image meme.png --text "when you see it"',
             "chiasma predict latest unlabelled.csv -o predicted.csv",
+            "chiasma predict latest queries.csv --against gallery.csv --top 5",
         )
     )(predict)
     app.command(
@@ -98,8 +99,21 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where predictions go: .csv or .jsonl.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="GALLERY", help="Find the best of these images or texts for each row."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="With --against: matches a row.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            "--captions",
+            metavar="FILE|MODEL|none",
+            help="Where captions come from, for a model that reads such; what it remembers by default.",
+        ),
+    ] = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Accept predictions that fail a required check.", show_default=False)
     ] = False,
@@ -117,6 +131,9 @@ def predict(
     if manifest is not None:
         columns = {"image": image, "text": tuple(text.split(",")) if text else (), "id": id}
         features = {modality: Path(file) for modality, file in files_by_modality(feature or ()).items()}
+        if against is not None:
+            _retrieve(saved, manifest, against, top=top, columns=columns, image_dir=image_dir, out=out, as_json=as_json)
+            return
         _predict_manifest(
             saved,
             manifest,
@@ -125,14 +142,17 @@ def predict(
             features=features,
             out=out,
             as_json=as_json,
+            captions=(captions, device),
             relax=relax,
         )
         return
-    if out is not None or id is not None or image_dir is not None or feature:
-        raise ConfigError("--out, --id, --image-dir and --features belong to a MANIFEST, but none was given.")
+    if out is not None or id is not None or image_dir is not None or feature or against is not None:
+        raise ConfigError(
+            "--out, --id, --image-dir, --features and --against belong to a MANIFEST, but none was given."
+        )
     if image is None and text is None:
         raise ConfigError("Nothing to predict: give --image FILE, --text TEXT or a MANIFEST.")
-    _predict_one(saved, image=image, text=text, as_json=as_json, relax=relax)
+    _predict_one(saved, image=image, text=text, as_json=as_json, captions=(captions, device), relax=relax)
 
 
 @takes_settings(without=("seed", "workers", "name"))
@@ -216,12 +236,18 @@ def _held_by(folder: Path, trust: Sequence[str] | None) -> Mapping[str, Any]:
     return {f"the fusion of {folder}": spec_of_model(folder)}
 
 
-def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bool, relax: bool) -> None:
-    from chiasma.cli.display import table
+def _predict_one(
+    saved: Any, *, image: str | None, text: str | None, as_json: bool, captions: tuple[str | None, str], relax: bool
+) -> None:
+    from chiasma.cli.display import progress, table
+    from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted
     from chiasma.experiment.predict import PredictedRow, predict_one, prediction_words, said_by, shown_probability
 
-    answer = predict_one(saved, image=None if image is None else Path(image), text=text)
+    asked, device = captions
+    with progress() as console:
+        told = captions_for(saved, asked=asked, device=device, console=console)
+        answer = predict_one(saved, image=None if image is None else Path(image), text=text, captions=told)
     if as_json:
         typer.echo(answer.to_json())
     elif saved.signature.target.tasks:
@@ -229,9 +255,52 @@ def _predict_one(saved: Any, *, image: str | None, text: str | None, as_json: bo
         table(["task", "prediction", "probability"], rows, title="Predictions")
     else:
         ordered = sorted(answer.scores.items(), key=lambda item: -item[1])
-        what = "value" if saved.signature.target.task == "regression" else "probability"
-        table(["label", what], ordered, title=f"Prediction: {answer.words}")
+        valued = saved.signature.target.task in ("regression", "contrastive")
+        table(["label", "value" if valued else "probability"], ordered, title=f"Prediction: {answer.words}")
     _hold_to(check_predicted(saved, [PredictedRow("1", answer)]), relax=relax, quiet=True)
+
+
+def _retrieve(
+    saved: Any,
+    queries: Path,
+    against: Path,
+    *,
+    top: int,
+    columns: dict[str, Any],
+    image_dir: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    import sys
+
+    from chiasma.cli.display import progress
+    from chiasma.data.manifest import Columns
+    from chiasma.experiment.retrieve import retrieve, write_matches
+
+    _check_out(out, queries, against)
+    with progress() as console:
+        rows = retrieve(
+            saved, queries, against=against, top=top, columns=Columns(**columns), image_dir=image_dir, console=console
+        )
+    kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"
+    text = write_matches(rows, kind=kind, out=out)
+    if out is None:
+        sys.stdout.write(text)
+    bad = sum(row.error is not None for row in rows)
+    typer.echo(f"{len(rows) - bad} rows searched for, {bad} could not be read (column error).", err=True)
+    if bad == len(rows):
+        raise typer.Exit(1)
+
+
+def _check_out(out: Path | None, *inputs: Path) -> None:
+    if out is None:
+        return
+    if out.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--out must end in .csv or .jsonl, but got {out}.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist.")
+    if any(out.absolute() == given.absolute() for given in inputs):
+        raise ConfigError(f"--out: {out} is the manifest itself, which would be overwritten.")
 
 
 def _predict_manifest(
@@ -243,24 +312,28 @@ def _predict_manifest(
     features: dict[str, Path],
     out: Path | None,
     as_json: bool,
+    captions: tuple[str | None, str],
     relax: bool,
 ) -> None:
     import sys
 
     from chiasma.cli.display import progress
     from chiasma.data.manifest import Columns
+    from chiasma.experiment.captioned_rows import captions_for
     from chiasma.experiment.checked_predictions import check_predicted, write_checks
     from chiasma.experiment.predict import predict_manifest, write_predictions
 
-    if out is not None and out.suffix not in (".csv", ".jsonl"):
-        raise ConfigError(f"--out must end in .csv or .jsonl, but got {out}.")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist.")
-    if out is not None and out.absolute() == manifest.absolute():
-        raise ConfigError(f"--out: {out} is the manifest itself, which would be overwritten.")
+    _check_out(out, manifest)
     with progress() as console:
+        asked, device = captions
         rows = predict_manifest(
-            saved, manifest, columns=Columns(**columns), image_dir=image_dir, features=features, console=console
+            saved,
+            manifest,
+            columns=Columns(**columns),
+            image_dir=image_dir,
+            features=features,
+            captions=captions_for(saved, asked=asked, device=device, console=console),
+            console=console,
         )
         interrupted = console.interrupted
     kind = "jsonl" if as_json or (out is not None and out.suffix == ".jsonl") else "csv"

@@ -21,7 +21,7 @@ DataArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A manifest (JSONL, CSV, Parquet), a folder of Hateful Memes, CIFAR-10 or IMDB, or digit_claims[:hard].",
+        help="A manifest (JSONL, CSV, Parquet), a public dataset's folder, hf:NAME, or digit_claims[:hard].",
         show_default="digit_claims, built in",
     ),
 ]
@@ -100,9 +100,18 @@ class Settings:
     image_dir: Annotated[
         str | None, _option("--image-dir", metavar="FOLDER", help="What image paths are below.", panel=_COLUMNS)
     ] = None
+    slices: Annotated[
+        str | None,
+        _option("--slices", metavar="COL[,COL]", help="Columns by which results are shown apart.", panel=_COLUMNS),
+    ] = None
     features: Annotated[
         list[str] | None,
-        _option("--features", metavar="MODALITY=FILE", help="Ready-made tokens (npz, safetensors).", panel=_COLUMNS),
+        _option(
+            "--features",
+            metavar="MODALITY=FILE",
+            help="Ready-made tokens (npz, safetensors, h5, lmdb).",
+            panel=_COLUMNS,
+        ),
     ] = None
     task: Annotated[
         str | None,
@@ -176,6 +185,8 @@ class Settings:
         chosen: dict[str, Any] = {home: getattr(self, name) for name, home in self.homes.items()}
         if self.text is not None:
             chosen["data.columns.text"] = [name.strip() for name in self.text.split(",")]
+        if self.slices is not None:
+            chosen["data.slices"] = [name.strip() for name in self.slices.split(",")]
         if self.label is not None and "," in self.label:
             chosen["data.columns.label"] = [name.strip() for name in self.label.split(",")]
         chosen |= {

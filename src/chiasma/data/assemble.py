@@ -14,10 +14,11 @@ from chiasma.core.errors import DataError
 from chiasma.core.rng import numpy_rng
 from chiasma.core.spec import canonical_json
 from chiasma.data import clean
+from chiasma.data.captions import Describe, ImageSource, captioned
 from chiasma.data.choices import allowed_matrix
 from chiasma.data.inputs import Inputs, image_inputs, ready_made_inputs, text_inputs
 from chiasma.data.labels import label_names
-from chiasma.data.learnable import Learnable, learnable
+from chiasma.data.learnable import SIDES, Learnable, learnable
 from chiasma.data.manifest import DataSpec, Table
 from chiasma.data.mapped import save_array
 from chiasma.data.pictures import Pictures, look_at_images
@@ -79,7 +80,7 @@ class _Published:
 
 
 def assemble(
-    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress
+    table: Table, spec: DataSpec, *, seed: int, folder: Path, progress: Progress, describe: Describe | None = None
 ) -> tuple[dict[str, Any], DataReport]:
     """Write every file of a prepared dataset but its manifest.
 
@@ -90,6 +91,9 @@ def assemble(
         DataError: The table cannot be used as a whole, or too much of it cannot.
     """
     frame, what = _labelled(table, spec, seed)
+    frame = captioned(
+        frame, spec.captions, table.findings, source_of=lambda name: _source(name, table), describe=describe
+    )
     frame = _cleaned(frame, table, spec)
     progress(f"looking at the images of {len(frame):,} rows")
     published = _Published.read(spec)
@@ -115,6 +119,13 @@ def assemble(
     return manifest, _report(rows, table, spec, why=what.why, inputs=inputs)
 
 
+def _source(name: str, table: Table) -> ImageSource | None:
+    """Return where the image of a name is."""
+    if name in table.arrays:
+        return table.arrays[name]
+    return None if table.image_root is None or not name.isprintable() else table.image_file(name)
+
+
 def _labelled(table: Table, spec: DataSpec, seed: int) -> tuple[pd.DataFrame, Learnable]:
     """Check the whole label column before anything is spent on the rows."""
     frame, findings = table.frame, table.findings
@@ -136,6 +147,9 @@ def _cleaned(frame: pd.DataFrame, table: Table, spec: DataSpec) -> pd.DataFrame:
 
 def _split_rows(pictures: Pictures, table: Table, spec: DataSpec, *, what: Learnable, seed: int) -> Rows:
     frame, findings = pictures.frame, table.findings
+    if what.task == "contrastive":
+        frame = clean.require_pairs(frame, findings, sides=[s for s in SIDES if s not in spec.features])
+        clean.stop_if_too_bad(findings, limit=spec.max_bad_fraction, root=table.image_root)
     if not table.curated:
         contents = _contents(frame, pictures.numbers(frame))
         frame = clean.drop_repeats(frame, contents, findings, quantities=what.may_differ)
@@ -242,7 +256,7 @@ def _write_rows(
 ) -> PreprocessingSpec:
     frame, visible = rows.frame, rows.visible
     train = (frame["split"] == "train").to_numpy(bool)
-    labels, scale = standardised(what.encode(frame, target), target, train=train)
+    labels, scale = standardised(what.encode(frame, target, images=rows.images), target, train=train)
     arrays = {
         "contents": row_contents(frame, digest),
         "labels": labels[:visible],

@@ -17,7 +17,7 @@ L       length of a text in token ids
 Masks are True where there is something. A row whose mask is all False is an absent modality.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,13 @@ def cleared(x: Shaped[Tensor, "B *rest"], mask: Bool[Tensor, "B *some"]) -> Shap
     return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), 0)
 
 
+def beside(parts: Sequence[Tokens]) -> Tokens:
+    """Return the tokens of several parts in one sequence, none of which has seen another; one part as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Tokens(torch.cat([part.x for part in parts], dim=1), torch.cat([part.mask for part in parts], dim=1))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Model inputs of several examples. Labels travel beside it, never in it.
@@ -135,7 +142,8 @@ class Output:
     """What a model returns.
 
     Attributes:
-        logits: Class scores, label scores, or regression values in standardised units.
+        logits: Class scores, label scores, or regression values in standardised units; of pairs the direction of the
+            image beside that of the text.
         penalty: What a part of the model wants added to the loss while training; None for nothing.
         log_variances: How uncertain the model finds each of several tasks, by which their losses are weighed; None
             for one task, or where all count alike.

@@ -1,6 +1,6 @@
 """Rows that cannot be used, repeat others, contradict them, or leak from one split into another; each is counted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,13 @@ def count_oddities(frame: pd.DataFrame, pictures: Mapping[str, Picture], finding
 def require_content(frame: pd.DataFrame, findings: Findings) -> pd.DataFrame:
     """Set aside rows with neither image nor text."""
     return findings.quarantine(frame, frame["image"].isna() & frame["text"].isna(), reason="neither image nor text")
+
+
+def require_pairs(frame: pd.DataFrame, findings: Findings, *, sides: Sequence[str]) -> pd.DataFrame:
+    """Set aside rows that lack one of the sides that are to be compared."""
+    for side in sides:
+        frame = findings.quarantine(frame, frame[side].isna(), reason=f"a pair without its {side}")
+    return frame
 
 
 def stop_if_too_bad(findings: Findings, *, limit: float, root: Path | None) -> None:

@@ -286,7 +286,7 @@ def _checked(encoded: Encoded, count: int) -> dict[str, np.ndarray]:
         halves = tokens.astype(np.float16)
     if not np.isfinite(halves).all():
         raise DataError("The encoder returned tokens that are not finite in float16.")
-    kept = {"tokens": halves}
+    kept: dict[str, np.ndarray] = {"tokens": halves}
     if encoded.mask is not None:
         kept["mask"] = np.asarray(encoded.mask, dtype=np.bool_)
     if encoded.boxes is not None:

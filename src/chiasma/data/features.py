@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from chiasma.core.errors import DataError
 from chiasma.core.files import storage_errors, sync_folder
+from chiasma.data.feature_archives import FOLDERS, read_hdf5, read_lmdb
 from chiasma.data.signature import TokensInput
 
 
@@ -51,19 +53,22 @@ class Features:
 
 
 def import_file(path: Path) -> Features:
-    """Read tokens made elsewhere: ``tokens`` and ``id``, and perhaps ``mask`` and ``boxes``.
+    """Read tokens made elsewhere: ``tokens`` and ``id``, and perhaps ``mask`` and ``boxes``; or a detector's regions.
 
-    In ``npz`` the ids are an array of strings or integers; in ``safetensors`` they are a JSON list in the metadata
-    entry ``id``, or an integer tensor. Nothing is unpickled.
+    HDF5 and LMDB are read as :mod:`chiasma.data.feature_archives` says. In ``npz`` the ids are an array of strings or
+    integers; in ``safetensors`` they are a JSON list in the metadata entry ``id``, or an integer tensor. Nothing is
+    unpickled that could call something.
 
     Raises:
         DataError: The file is missing, damaged, holds objects, has a wrong shape, repeats an id, or is not finite.
     """
-    if not path.is_file():
+    reader = _READERS.get(path.suffix)
+    if not (path.is_file() or (path.is_dir() and path.suffix in FOLDERS)):
         raise DataError(f"The feature file {path} does not exist.")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise DataError(f"The feature file {path} must end in .npz or .safetensors, not {path.suffix!r}.")
-    arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    if reader is None:
+        endings = ", ".join(_READERS)
+        raise DataError(f"The feature file {path} must end in one of {endings}, but ends in {path.suffix!r}.")
+    arrays = reader(path)
     for name in ("tokens", "id"):
         if name not in arrays:
             raise DataError(
@@ -97,6 +102,16 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+_READERS: Mapping[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".lmdb": read_lmdb,
+    ".mdb": read_lmdb,
+}
 
 
 def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Features:

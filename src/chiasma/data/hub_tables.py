@@ -25,12 +25,18 @@ def split_tables(folder: Path, *, suffix: str) -> dict[str, list[Path]]:
             continue
         for path in sorted([*top.glob(f"*{suffix}"), *top.glob(f"*/*{suffix}")]):
             name = path.parent.name if path.parent != top else path.name.removesuffix(suffix)
-            match = _NAME.fullmatch(name)
-            if match and match["split"].lower() in SPLIT_NAMES:
-                found.setdefault(match["split"].lower(), []).append(path)
+            split = known_split(name)
+            if split is not None:
+                found.setdefault(split, []).append(path)
         if "train" in found:
             return {split: found[split] for split in SPLIT_NAMES if split in found}
     return {}
+
+
+def known_split(name: str) -> str | None:
+    """Return the split in the name of a file or folder, as the hub knows it, or None: ``dev_seen`` is ``dev``."""
+    match = _NAME.fullmatch(name)
+    return match["split"].lower() if match and match["split"].lower() in SPLIT_NAMES else None
 
 
 def damaged(path: Path, error: Exception) -> DataError:

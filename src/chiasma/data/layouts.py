@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chiasma.data import cifar, hateful_memes, imdb, science_qa
+from chiasma.data import cifar, class_folders, coco, hateful_memes, hub, imdb, science_qa
 from chiasma.data.records import Records
 
 
@@ -79,6 +79,16 @@ LAYOUTS = (
         imdb.stamp_imdb_table,
         columns={"group": imdb.GROUP},
         label_in_disguise=(imdb.RATING,),
+    ),
+    Layout("COCO captions", coco.is_coco, coco.read_coco, coco.stamp_coco, columns_of_task=coco.COLUMNS_OF_TASK),
+    Layout("Hugging Face (saved)", hub.is_saved, hub.read_saved, hub.stamp_saved),
+    # Last: of folders that nothing else knows.
+    Layout("Hugging Face (Parquet)", hub.is_parquet_folder, hub.read_parquet_folder, hub.stamp_parquet_folder),
+    Layout(
+        "class folders",
+        class_folders.is_class_folders,
+        class_folders.read_class_folders,
+        class_folders.stamp_class_folders,
     ),
 )
 

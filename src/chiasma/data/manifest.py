@@ -12,14 +12,16 @@ from pydantic import Field, model_validator
 from chiasma.core.errors import DataError
 from chiasma.core.files import sha256_file
 from chiasma.core.spec import Spec, suggestion
+from chiasma.data.captions import Captions
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.digit_claims import digit_claims
 from chiasma.data.findings import Findings
+from chiasma.data.hub import is_hub_name, read_hub_name, stamp_hub_name
 from chiasma.data.layouts import LAYOUTS, Layout, layout_of
 from chiasma.data.published import Published
 from chiasma.data.records import Records, read_records, records_from_frame
-from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles
+from chiasma.data.roles import Columns, check_slices, columns_by_role, missing_role, resolve_roles, text_columns
 from chiasma.data.signature import PartTask, Task
 
 
@@ -59,7 +61,8 @@ class DataSpec(Spec):
         shared_images: What to do where the source's own splits share an image or a group: ``drop`` the copy in the
             split that matters less (train before steer, select, test), or ``keep`` and report it.
         max_bad_fraction: Stop when a larger share of the rows is unusable or misses its image.
-        features: Tokens made elsewhere, by modality: an ``npz`` or ``safetensors`` file.
+        features: Tokens made elsewhere, by modality: a file in ``npz``, ``safetensors``, HDF5 or LMDB.
+        captions: What images show, joined to the texts; None for no captions.
         sensitive: The report shows no examples.
         rows: Prepare only about so many rows, for a quick look.
     """
@@ -88,6 +91,7 @@ class DataSpec(Spec):
     shared_images: Literal["drop", "keep"] = "drop"
     max_bad_fraction: float = Field(default=0.2, ge=0, le=1)
     features: Mapping[str, str] = {}
+    captions: Captions | None = None
     sensitive: bool = False
     rows: int | None = Field(default=None, ge=1)
 
@@ -165,15 +169,22 @@ def read(spec: DataSpec) -> Table:
         DataError: The source is missing, empty or damaged, or a role cannot be told from the column names.
     """
     if spec.source in BUILT_IN:
+        if spec.task == "contrastive":
+            raise DataError(
+                f"Half of the pairs of {spec.source} do not belong together, so that task=contrastive needs other data."
+            )
         return _read_built_in(spec)
     check_source(spec)
     path = Path(spec.source).expanduser()
     layout = layout_of(path)
     if layout is not None:
         spec = _with_columns_of(layout, spec)
-    records, notes = (read_records(path), []) if layout is None else layout.read(path)
-    root = path if path.is_dir() else path.parent
-    root = root if spec.image_dir is None else Path(spec.image_dir).expanduser()
+    if is_hub_name(spec.source):
+        records, notes = read_hub_name(spec.source)
+    else:
+        records, notes = (read_records(path), []) if layout is None else layout.read(path)
+    beside = Path.cwd() if is_hub_name(spec.source) else path if path.is_dir() else path.parent
+    root = beside if spec.image_dir is None else Path(spec.image_dir).expanduser()
     if not root.is_dir():
         raise DataError(f"The image folder {root} does not exist (data.image_dir).")
     return table_from_records(records, spec, image_root=root, notes=notes)
@@ -186,7 +197,7 @@ def check_source(spec: DataSpec) -> None:
         DataError: There is neither such a file or folder nor such built-in data; says what is meant, if that is known.
     """
     path = Path(spec.source).expanduser()
-    if spec.source in BUILT_IN or path.exists() or "/" in spec.source or path.suffix:
+    if spec.source in BUILT_IN or is_hub_name(spec.source) or path.exists() or "/" in spec.source or path.suffix:
         return
     layout = next((layout for layout in LAYOUTS if spec.source == layout.name.lower().replace(" ", "_")), None)
     if layout is not None:
@@ -220,6 +231,8 @@ def _with_columns_of(layout: Layout, spec: DataSpec) -> DataSpec:
 
 def source_stamp(spec: DataSpec) -> str | None:
     """Return the hash that :func:`read` would give the source, without reading rows; None where there is no source."""
+    if is_hub_name(spec.source):
+        return stamp_hub_name(spec.source)
     path = Path(spec.source).expanduser()
     layout = layout_of(path)
     if layout is not None:
@@ -248,7 +261,8 @@ def table_from_records(
         DataError: A named column does not exist, the label column is missing, or there is neither image nor text.
     """
     roles = resolve_roles(records.columns, spec.columns)
-    if not roles.get("label"):
+    roles["text"] = text_columns(roles["text"], records.columns, spec.captions)
+    if not roles.get("label") and spec.task != "contrastive":
         raise DataError(missing_role("label", records.columns))
     check_slices(spec.slices, records.columns)
     findings = Findings(rows_read=records.total, notes=list(notes))

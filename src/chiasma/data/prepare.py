@@ -19,10 +19,12 @@ from chiasma.core.errors import CorruptFileError, DataError
 from chiasma.core.files import sha256_file, storage_errors, sync_folder, write_json
 from chiasma.core.spec import canonical_json
 from chiasma.data.assemble import assemble
+from chiasma.data.captions import Describe
 from chiasma.data.dataset import MANIFEST, Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.digit_claims import SOURCES as BUILT_IN
 from chiasma.data.fallbacks import fallbacks_stamp, with_fallbacks
+from chiasma.data.feature_archives import tokens_file
 from chiasma.data.manifest import DataSpec, Table, read, source_stamp
 from chiasma.data.published import Published
 from chiasma.data.published_images import read_image_processor
@@ -40,7 +42,13 @@ def silent(line: str) -> None:
 
 
 def prepare(
-    spec: DataSpec, *, seed: int, cache: Path, progress: Progress = silent, table: Table | None = None
+    spec: DataSpec,
+    *,
+    seed: int,
+    cache: Path,
+    progress: Progress = silent,
+    table: Table | None = None,
+    describe: Describe | None = None,
 ) -> tuple[Dataset, DataReport]:
     """Read, clean, split, tokenise and decode a source, or open what was prepared from the same before.
 
@@ -50,6 +58,7 @@ def prepare(
         cache: The folder that keeps prepared data, one folder for each source, settings and seed.
         progress: Told in a line what is being done.
         table: Rows in memory, from :func:`chiasma.data.manifest.from_frame`, instead of ``spec.source``.
+        describe: Writes captions of images, where the settings want that.
 
     Raises:
         DataError: The source cannot be used; says why in a line.
@@ -67,7 +76,7 @@ def prepare(
     started = time.monotonic()
     table = with_fallbacks(table or read(spec), spec, cache=cache, progress=progress)
     with _building(folder) as temporary:
-        manifest, report = assemble(table, spec, seed=seed, folder=temporary, progress=progress)
+        manifest, report = assemble(table, spec, seed=seed, folder=temporary, progress=progress, describe=describe)
         quarantine = str(folder / QUARANTINE) if report.quarantined else None
         (temporary / QUARANTINE).write_text(table.findings.quarantine_lines())
         seconds = round(time.monotonic() - started, 3)
@@ -94,8 +103,12 @@ def with_published(spec: DataSpec) -> DataSpec:
 
 def _stamped(spec: DataSpec, table: Table | None, cache: Path) -> tuple[Table | None, Any]:
     """Return what identifies the source's content, and the table where it had to be read for that."""
-    features: list[Any] = [_file_stamp(Path(path).expanduser()) for _, path in sorted(spec.features.items())]
+    features: list[Any] = [
+        _file_stamp(tokens_file(Path(path).expanduser())) for _, path in sorted(spec.features.items())
+    ]
     features += fallbacks_stamp(spec)
+    if spec.captions is not None and spec.captions.file is not None:
+        features.append(_file_stamp(Path(spec.captions.file).expanduser()))
     if table is None and spec.source in BUILT_IN:
         return None, [spec.source, features]
     if table is not None:

@@ -66,8 +66,8 @@ def read_records(path: Path) -> Records:
         raise DataError(f"The manifest {path} does not exist.{_neighbours(path)}")
     if path.is_dir():
         raise DataError(
-            f"{path} is a folder without train.jsonl, so it is not in the Hateful Memes layout, nor is it in a layout "
-            f"of CIFAR-10 or IMDB; name the manifest file itself.{_neighbours(path / 'x')}"
+            f"{path} is a folder in no layout that is known here (docs/datasets.md lists them); name the manifest file "
+            f"itself.{_neighbours(path / 'x')}"
         )
     name = path.name.lower().removesuffix(".gz")
     reader = _reader(Path(name).suffix, path)

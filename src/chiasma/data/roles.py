@@ -9,6 +9,7 @@ import pandas as pd
 
 from chiasma.core.errors import DataError
 from chiasma.core.spec import Spec, suggestion
+from chiasma.data.captions import Captions
 from chiasma.data.labels import LABEL_SEPARATOR, SeveralLabels, label_word
 from chiasma.data.records import Records
 from chiasma.data.text import TEXT_SEPARATOR
@@ -106,6 +107,23 @@ def check_slices(slices: Sequence[str], columns: Sequence[str]) -> None:
 
 def _names(mapped: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (mapped,) if isinstance(mapped, str) else tuple(mapped or ())
+
+
+def text_columns(names: tuple[str, ...], columns: Sequence[str], captions: Captions | None) -> tuple[str, ...]:
+    """Return the columns of the text, with that of captions where they have one.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    own = None if captions is None else captions.column
+    if own is None or own in names:
+        return names
+    if own not in columns:
+        raise DataError(
+            f"data.captions.column is {own!r}, but the table has no such column.{suggestion(own, list(columns))} "
+            f"Its columns: {', '.join(columns)}."
+        )
+    return (*names, own)
 
 
 def missing_role(role: str, columns: Sequence[str]) -> str:

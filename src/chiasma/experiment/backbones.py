@@ -4,6 +4,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.data.manifest import DataSpec, check_source
 from chiasma.data.prepare import with_published
 from chiasma.data.published import Published
+from chiasma.experiment.captions import pinned
 from chiasma.experiment.config import RunConfig
 from chiasma.experiment.console import Console
 from chiasma.model.encoders import Pretrained
@@ -37,7 +38,8 @@ def with_backbones(config: RunConfig, console: Console) -> RunConfig:
         if not known and encoder.backbone is not None:
             console.say(f"{modality} encoder: {encoder.name} is {encoder.backbone.words}")
     model = config.model.model_copy(update={"encoders": encoders, "fusion": _with_weights(config, console)})
-    return config.model_copy(update={"data": with_published(data), "model": model})
+    data = with_published(data).model_copy(update={"captions": pinned(data.captions)})
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def _with_weights(config: RunConfig, console: Console) -> FusionSpec | None:

@@ -11,6 +11,7 @@ from chiasma.core.errors import ChiasmaError, ConfigError, DataError
 from chiasma.data.dataset import Dataset
 from chiasma.data.prepare import DataReport, prepare
 from chiasma.data.signature import Target
+from chiasma.experiment.captions import captioner
 from chiasma.experiment.config import Budget, RunConfig
 from chiasma.experiment.console import Console, stoppable
 from chiasma.experiment.learned_controllers import check_controls
@@ -20,6 +21,7 @@ from chiasma.store.provenance import environment_changes, provenance
 from chiasma.store.run import RunStore
 from chiasma.train.design import Design
 from chiasma.train.devices import pick_device
+from chiasma.train.losses import check_whole_batches
 from chiasma.train.metrics import measure, primary_metric
 
 Fact = tuple[str, Mapping[str, Any]]
@@ -41,7 +43,15 @@ def prepare_data(config: RunConfig, console: Console) -> tuple[Dataset, DataRepo
     Raises:
         DataError: The data cannot be used.
     """
-    return prepare(config.data, seed=config.run.seed, cache=run_cache(config), progress=stoppable(console))
+    cache = run_cache(config)
+    describe = captioner(
+        config.data.captions,
+        cache=cache,
+        device=config.run.device,
+        max_pixels=config.data.max_pixels,
+        console=console,
+    )
+    return prepare(config.data, seed=config.run.seed, cache=cache, progress=stoppable(console), describe=describe)
 
 
 def check_can_run(config: RunConfig, dataset: Dataset, *, searched: bool = True) -> None:
@@ -78,6 +88,7 @@ def check_task(design: Design, target: Target, *, searched: bool) -> None:
         "train.balance": design.training.loop.balance,
         "Source that trains in the jail": bool(unapproved_in(design)),
     }
+    check_whole_batches(target, accumulation=design.training.loop.accumulation, ranks=1)
     for name, wanted in asked.items():
         if wanted:
             raise ConfigError(

@@ -40,7 +40,7 @@ def check_rows(
         judged = Bootstrap.over(dataset, rows, level=evaluate.level, resamples=evaluate.resamples)
     except DataError:  # One group: there is no interval.
         judged = None
-    if judged is not None and saved.target_scale is not None:
+    if judged is not None and saved.target_scale is not None and not saved.signature.target.tasks:
         mean, deviation = saved.target_scale
         judged = Bootstrap(
             judged.labels * deviation + mean,

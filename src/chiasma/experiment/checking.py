@@ -52,7 +52,7 @@ class Predictions:
     @property
     def readable(self) -> np.ndarray:
         """Return which rows have all scores ``[n]``."""
-        return np.isfinite(self.scores).all(1)
+        return np.asarray(np.isfinite(self.scores).all(1))
 
 
 def check_predictions(
@@ -136,7 +136,7 @@ def _range(found: Predictions) -> Finding:
 def _threshold(found: Predictions) -> Finding:
     """Hold each decision against the probabilities and the thresholds that select chose."""
     rows = np.flatnonzero(found.readable)
-    wrong = sum(not _follows(found.decisions[row], found.scores[row], found) for row in rows)
+    wrong = sum(not _follows(found.decisions[int(row)], found.scores[row], found) for row in rows)
     chosen = ", ".join(f"{value:.3g}" for value in found.calibrator.thresholds[:4])
     rule = f"the threshold that select chose ({chosen})" if chosen else "the greatest probability"
     if not chosen and found.target.task == "multilabel":
@@ -235,6 +235,8 @@ def _constant(found: Predictions, judged: Bootstrap) -> np.ndarray:
 
 
 def _is_value(decision: Any) -> bool:
+    if isinstance(decision, dict):
+        return all(map(_is_value, decision.values()))
     if isinstance(decision, tuple):
         return all(_is_value(item) for item in decision)
     if isinstance(decision, float):

@@ -190,6 +190,9 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     for place in _published_places(tree):
         if isinstance(place.get("name"), str) and Path(place["name"]).expanduser().exists():
             place["name"] = str(Path(place["name"]).expanduser().resolve())
+    captions = tree["data"].get("captions") if isinstance(tree.get("data"), dict) else None
+    if isinstance(captions, dict) and isinstance(captions.get("file"), str):
+        captions["file"] = _whole_path(captions["file"], built_in=False)
     features = tree["data"].get("features") if isinstance(tree.get("data"), dict) else None
     if isinstance(features, dict):
         for modality, file in features.items():
@@ -205,10 +208,12 @@ def _published_places(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield encoder
     data = tree["data"] if isinstance(tree.get("data"), dict) else {}
     fusion = tree["model"].get("fusion") if isinstance(tree.get("model"), dict) else None
+    captions = data.get("captions")
     for section, key in (
         (data, "tokenizer"),
         (data, "image_processor"),
         (fusion if isinstance(fusion, dict) else {}, "weights"),
+        (captions if isinstance(captions, dict) else {}, "model"),
     ):
         if isinstance(section.get(key), str):
             section[key] = {"name": section[key]}

@@ -14,7 +14,7 @@ from chiasma.experiment.checks import CheckRules
 from chiasma.experiment.tracking_settings import TrackingSection
 from chiasma.model.encoders import EncoderSpec, Pretrained, usual_encoder
 from chiasma.model.fusion import FusionSpec, Multiplicative, ViLBERT
-from chiasma.model.heads import Classification, HeadSpec, Multilabel, Multitask, Regression
+from chiasma.model.heads import Classification, Contrastive, HeadSpec, Multilabel, Multitask, Regression
 from chiasma.model.multimodal import ModelSpec
 from chiasma.model.trunk import TrunkSpec
 from chiasma.model.vilbert_weights import found
@@ -137,8 +137,9 @@ class ModelSection(Spec):
         encoders = {name: _known(name, encoder) for name, encoder in chosen.items() if encoder is not None}
         if not encoders:
             raise ConfigError(f"model.encoders: all modalities of the data are left out: {', '.join(chosen)}.")
-        fusion = _known_fusion(self.fusion or Multiplicative(), self.dim) if len(encoders) > 1 else None
         head = self.head or default_head(signature)
+        mixing = None if head.kind == "contrastive" else Multiplicative()
+        fusion = _known_fusion(self.fusion or mixing, self.dim) if len(encoders) > 1 else None
         parts = {"dim": self.dim, "encoders": encoders, "fusion": fusion, "trunk": self.trunk, "head": head}
         return ModelSpec.from_dict(parts, where="model")
 
@@ -381,5 +382,6 @@ def default_head(signature: Signature) -> HeadSpec:
         "multilabel": Multilabel,
         "regression": Regression,
         "multitask": Multitask,
+        "contrastive": Contrastive,
     }
     return heads[signature.target.task](hidden=HIDDEN)

@@ -76,6 +76,8 @@ def _label_words(dataset: Dataset, label: Any) -> str:
 def _one_label(target: Target, label: Any, scale: Scale | None) -> str:
     if target.task == "classification":
         return target.labels[int(label)]
+    if target.task == "contrastive":
+        return ""
     if target.task == "multilabel":
         return "|".join(name for name, on in zip(target.labels, label, strict=True) if on)
     assert scale is not None

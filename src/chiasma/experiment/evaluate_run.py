@@ -17,6 +17,7 @@ from chiasma.data.prepare import prepare
 from chiasma.data.signature import ImageInput, TokensInput
 from chiasma.experiment.beginning import run_cache
 from chiasma.experiment.calibration import judges_decisions
+from chiasma.experiment.captions import captioner
 from chiasma.experiment.checked_rows import check_rows
 from chiasma.experiment.checks import Check
 from chiasma.experiment.config import RunConfig
@@ -86,7 +87,10 @@ def evaluate(
     saved = SavedModel.load(model, device=config.run.device)
     spec = data if data is not None else DataSpec.from_dict(saved.card["data"])
     cache = run_cache(config) if data is not None else _own_cache(model, config)
-    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache, progress=stoppable(console))
+    describe = captioner(
+        spec.captions, cache=cache, device=config.run.device, max_pixels=spec.max_pixels, console=console
+    )
+    dataset, _ = prepare(spec, seed=saved.card["seed"], cache=cache, progress=stoppable(console), describe=describe)
     as_prepared = saved.reads_as_prepared(dataset)
     _check_fit(saved, dataset, as_prepared=as_prepared)
     own = as_prepared and dataset.fingerprint == saved.card["fingerprint"]

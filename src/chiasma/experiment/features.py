@@ -9,7 +9,7 @@ import numpy as np
 
 from chiasma.core.errors import ConfigError, DataError
 from chiasma.core.files import write_atomic
-from chiasma.data.decoding import image_path
+from chiasma.data.fallbacks import with_fallbacks
 from chiasma.data.feature_store import Content, FeatureStore
 from chiasma.data.features import Features, import_file
 from chiasma.data.image import decode, decode_file, from_array, quiet_decoding
@@ -56,7 +56,7 @@ def extract_features(
     """
     _check_out(out)
     opened = open_extractor(config, extractor, modality=modality, weights=weights, options=options or {})
-    table = read(config.data)
+    table = with_fallbacks(read(config.data), config.data, cache=run_cache(config), progress=console.status)
     ids, contents, outside = _contents(table, opened.modality, source=config.data.source)
     identity = opened.extractor.identity
     store = FeatureStore(
@@ -171,7 +171,7 @@ def _trimmed(features: Features) -> Features:
     """Drop the places at the end at which no row has a token."""
     if features.mask is None:
         return features
-    last = int(features.mask.any(0).nonzero()[0].max(initial=0)) + 1
+    last = int(np.flatnonzero(features.mask.any(axis=0)).max(initial=0)) + 1
     boxes = None if features.boxes is None else features.boxes[:, :last]
     return Features(features.ids, features.tokens[:, :last], features.mask[:, :last], boxes)
 
@@ -198,7 +198,7 @@ def _contents(table: Table, modality: str, *, source: str) -> tuple[list[str], l
 def _image(table: Table, name: str) -> Content | None:
     if name in table.arrays:
         return table.arrays[name]
-    return None if table.image_root is None else image_path(name, table.image_root)
+    return None if table.image_root is None else table.image_file(name)
 
 
 def _preparing(extractor: Extractor, max_pixels: int) -> Any:

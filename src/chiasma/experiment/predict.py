@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +15,18 @@ from chiasma.core.errors import ConfigError, DataError
 from chiasma.core.files import write_atomic
 from chiasma.core.spec import Spec
 from chiasma.data.batch import Sample
-from chiasma.data.dataset import Dataset
 from chiasma.data.decoding import image_path
 from chiasma.data.features import import_file
 from chiasma.data.image import decode_file, quiet_decoding
 from chiasma.data.records import Records, read_records
 from chiasma.data.roles import Columns, joined_text, resolve_roles, row_identity, words_of
 from chiasma.data.signature import TokensInput
+from chiasma.experiment.captioned_rows import RowCaptions
 from chiasma.experiment.console import Console
 from chiasma.experiment.saved import SavedModel
-from chiasma.train.predicting import predict_logits
 
 BATCH = 64
+NO_CAPTIONS = RowCaptions()
 
 OneAnswer = str | float | tuple[str, ...] | tuple[float, ...]
 
@@ -66,8 +66,16 @@ class PredictedRow:
     label: Any = None
 
 
-def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> Answer:
+def predict_one(
+    saved: SavedModel, *, image: Path | None, text: str | None, captions: RowCaptions = NO_CAPTIONS
+) -> Answer:
     """Return the prediction for one image, one text, or a pair.
+
+    Args:
+        saved: The model.
+        image: An image file.
+        text: A text.
+        captions: Where the caption of the image comes from, for a model that reads such.
 
     Raises:
         DataError: The image cannot be read, or the model reads neither of what is given.
@@ -75,10 +83,18 @@ def predict_one(saved: SavedModel, *, image: Path | None, text: str | None) -> A
     parts: dict[str, np.ndarray | str] = {}
     if image is not None:
         parts["image"] = read_image(image, max_pixels=saved.max_pixels)
-    if text is not None:
-        parts["text"] = text
-    _check_readable(saved, parts)
-    return _answers(saved, [Sample("1", parts)])[0]
+    told = captions.from_file(text, "", None if image is None else str(image))
+    if told is not None:
+        parts["text"] = told
+    sample = captions.written([Sample("1", parts)])[0]
+    _check_readable(saved, sample.parts)
+    pair = pair_of(saved)
+    if pair is not None and set(sample.parts) != set(pair):
+        raise DataError(
+            f"The model compares an image with a text, but only {', '.join(sample.parts)} is given; to find the best "
+            "of many, give MANIFEST --against GALLERY."
+        )
+    return _answers(saved, [sample])[0]
 
 
 def predict_manifest(
@@ -88,6 +104,7 @@ def predict_manifest(
     columns: Columns | None = None,
     image_dir: Path | None = None,
     features: Mapping[str, Path] | None = None,
+    captions: RowCaptions = NO_CAPTIONS,
     console: Console,
 ) -> list[PredictedRow]:
     """Return a prediction or a reason for every row, in the manifest's order.
@@ -101,41 +118,86 @@ def predict_manifest(
             them, or the usual names.
         image_dir: What image paths are below; the manifest's folder by default.
         features: By modality, a file of tokens made elsewhere, for a model that was trained on such.
+        captions: Where captions come from, for a model that reads such.
         console: Where progress goes.
 
     Raises:
         DataError: The manifest cannot be read, or has no column that the model reads.
     """
-    records = read_records(manifest)
-    roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
-    root = image_dir if image_dir is not None else manifest.parent
-    ready = _ready_tokens(saved, features or {})
-    rows: dict[int, PredictedRow] = {}
-    for bad in records.bad:
-        rows[bad.line] = PredictedRow(f"line-{bad.line}", None, bad.detail)
+    given = GivenManifest.read(
+        saved, manifest, columns=columns, image_dir=image_dir, features=features, captions=captions
+    )
+    rows = given.unreadable()
     with quiet_decoding():
-        for batch in _batches(_samples(saved, records, roles, root, ready)):
+        for batch in given.batches(saved, sides=pair_of(saved)):
             readable = [(line, sample) for line, sample in batch if isinstance(sample, Sample)]
             answers = _answers(saved, [sample for _, sample in readable])
             for (line, sample), answer in zip(readable, answers, strict=True):
                 rows[line] = PredictedRow(sample.id, answer, None, content_of(sample), sample.label)
             rows |= {line: item for line, item in batch if isinstance(item, PredictedRow)}
-            console.status(f"predicted {len(rows):,} of {records.total:,} rows")
+            console.status(f"predicted {len(rows):,} of {given.records.total:,} rows")
             if console.interrupted:
                 break
     return [rows[line] for line in sorted(rows)]
 
 
-def predict_prepared(saved: SavedModel, dataset: Dataset, rows: np.ndarray) -> list[PredictedRow]:
-    """Return a prediction for each of a prepared dataset's rows, in order.
+@dataclass(frozen=True)
+class GivenManifest:
+    """A manifest with what is known of its columns.
 
-    Raises:
-        DataError: The dataset is not prepared as the model expects.
+    Attributes:
+        roles: The columns by role.
+        root: What image paths are below.
+        ready: Tokens made elsewhere, by modality and id.
+        captions: Where captions come from.
     """
-    if not saved.reads_as_prepared(dataset):
-        raise DataError(f"{dataset.source} is prepared otherwise than for this model: other sizes, words or columns.")
-    answers = _answered(saved, predict_logits(saved.model, dataset, rows))
-    return [PredictedRow(identity, answer) for identity, answer in zip(dataset.ids(rows), answers, strict=True)]
+
+    records: Records
+    roles: Mapping[str, tuple[str, ...]]
+    root: Path
+    ready: Mapping[str, Mapping[str, np.ndarray]]
+    captions: RowCaptions = NO_CAPTIONS
+
+    @classmethod
+    def read(
+        cls,
+        saved: SavedModel,
+        manifest: Path,
+        *,
+        columns: Columns | None = None,
+        image_dir: Path | None = None,
+        features: Mapping[str, Path] | None = None,
+        captions: RowCaptions = NO_CAPTIONS,
+    ) -> "GivenManifest":
+        """Read a manifest; arguments and errors as in :func:`predict_manifest`."""
+        records = read_records(manifest)
+        roles = resolve_roles(records.columns, saved.columns_for(columns or Columns(), records.columns), labelled=False)
+        roles["text"] = captions.text_columns(roles["text"], records.columns)
+        root = image_dir if image_dir is not None else manifest.parent
+        return cls(records, roles, root, _ready_tokens(saved, features or {}), captions)
+
+    def unreadable(self) -> dict[int, PredictedRow]:
+        """Return the lines that are no rows, with the reason."""
+        return {bad.line: PredictedRow(f"line-{bad.line}", None, bad.detail) for bad in self.records.bad}
+
+    def batches(
+        self, saved: SavedModel, *, sides: Collection[str] | None = None
+    ) -> Iterator[list[tuple[int, Sample | PredictedRow]]]:
+        """Yield the rows with their lines, as samples or as what cannot be read, some at a time.
+
+        Args:
+            saved: The model that reads them.
+            sides: The parts that count; each must be there. None for whatever there is of what the model reads.
+        """
+        roles = self.roles if sides is None else {n: c if n in (*sides, "id") else () for n, c in self.roles.items()}
+        for batch in _batches(_samples(saved, self.records, roles, self.root, self.ready, self.captions)):
+            told = _captioned(saved, batch, self.captions, check=not self.ready)
+            yield [(line, item if sides is None else _with_all(item, sides)) for line, item in told]
+
+
+def _with_all(item: Sample | PredictedRow, sides: Collection[str]) -> Sample | PredictedRow:
+    missing = [side for side in sides if isinstance(item, Sample) and side not in item.parts]
+    return PredictedRow(item.id, None, f"The row has no {missing[0]}.") if missing else item
 
 
 def write_predictions(
@@ -189,15 +251,37 @@ def _samples(
     roles: Mapping[str, tuple[str, ...]],
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
 ) -> Iterator[tuple[int, Sample | PredictedRow]]:
-    label = saved.data("rows").columns.label or "label"
+    # Of several label columns none is looked at: the checks know one.
+    named = saved.data("rows").columns.label or "label"
+    label = named if isinstance(named, str) else ""
     for row, line in zip(records.rows, records.lines, strict=True):
         identity = str(row.get(roles["id"][0])) if roles["id"] else row_identity(line)
         try:
-            parts = _parts(saved, row, roles, root, ready) | _tokens(row, roles, identity, ready)
+            parts = _parts(saved, row, roles, root, ready, captions, identity)
+            parts |= _tokens(row, roles, identity, ready)
             yield line, Sample(identity, parts, row.get(label), allowed=_choices(saved, row, roles))
         except DataError as error:
             yield line, PredictedRow(identity, None, str(error))
+
+
+def _captioned(
+    saved: SavedModel, batch: Sequence[tuple[int, Sample | PredictedRow]], captions: RowCaptions, *, check: bool
+) -> list[tuple[int, Sample | PredictedRow]]:
+    """Return the rows of a batch with captions written, and the reason for each that the model cannot read."""
+    written = iter(captions.written([item for _, item in batch if isinstance(item, Sample)]))
+    told = [(line, next(written) if isinstance(item, Sample) else item) for line, item in batch]
+    return [(line, _checked(saved, item) if check else item) for line, item in told]
+
+
+def _checked(saved: SavedModel, item: Sample | PredictedRow) -> Sample | PredictedRow:
+    if isinstance(item, Sample):
+        try:
+            _check_readable(saved, item.parts)
+        except DataError as error:
+            return PredictedRow(item.id, None, str(error))
+    return item
 
 
 def _parts(
@@ -206,21 +290,21 @@ def _parts(
     roles: Mapping[str, tuple[str, ...]],
     root: Path,
     ready: Mapping[str, Mapping[str, np.ndarray]],
+    captions: RowCaptions,
+    identity: str,
 ) -> dict[str, np.ndarray | str]:
     parts: dict[str, np.ndarray | str] = {}
-    text = joined_text(row, roles["text"])
+    name = row.get(roles["image"][0]) if roles["image"] else None
+    text = captions.from_file(joined_text(row, roles["text"]), identity, None if name is None else str(name))
     if text is not None:
         parts["text"] = text
     if "image" in ready:
         return parts
-    name = row.get(roles["image"][0]) if roles["image"] else None
-    if name not in (None, "") and "image" in saved.model.spec.encoders:
+    if name not in (None, "") and ("image" in _reads(saved) or captions.of_images):
         path = image_path(str(name), root)
         if path is None:
             raise DataError(f"The image path {name} leads outside the image folder {root}.")
         parts["image"] = read_image(path, max_pixels=saved.max_pixels)
-    if not ready:
-        _check_readable(saved, parts)
     return parts
 
 
@@ -282,8 +366,18 @@ def _tokens(
     return found
 
 
+def _reads(saved: SavedModel) -> list[str]:
+    """Return what a model reads; a whole model of a third party, which does not say so, all there is."""
+    return list(saved.model.spec.encoders) or list(saved.signature.inputs)
+
+
+def pair_of(saved: SavedModel) -> tuple[str, ...] | None:
+    """Return the parts that must be there to be compared; None for a model that makes do with what there is."""
+    return saved.signature.target.labels if saved.signature.target.task == "contrastive" else None
+
+
 def _check_readable(saved: SavedModel, parts: Mapping[str, Any]) -> None:
-    reads = list(saved.model.spec.encoders)
+    reads = _reads(saved)
     if not set(parts) & set(reads):
         given = ", ".join(parts) or "nothing"
         raise DataError(f"The model reads {' and '.join(reads)}, but the row has {given}.")
@@ -301,11 +395,11 @@ def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
-    return _answered(saved, saved.logits(samples)) if samples else []
+    return answered(saved, saved.logits(samples)) if samples else []
 
 
-def _answered(saved: SavedModel, logits: np.ndarray) -> list[Answer]:
-    """Return what outputs ``[n C]`` come to."""
+def answered(saved: SavedModel, logits: np.ndarray) -> list[Answer]:
+    """Return what a model's outputs ``[n C]`` come to."""
     return [
         Answer(prediction=prediction, scores=dict(zip(saved.labels, map(float, row), strict=True)))
         for prediction, row in zip(saved.decide(logits), saved.scores(logits), strict=True)

@@ -111,7 +111,9 @@ def data_like(model: Path, spec: DataSpec) -> DataSpec:
     known = SavedModel.load(model, device="cpu").data(spec.source)
     named = {name: value for name, value in spec.columns.to_dict().items() if value}
     columns = Columns.from_dict(known.columns.to_dict() | named)
-    return spec.model_copy(update={"columns": columns, "task": known.task if spec.task == "auto" else spec.task})
+    task = known.task if spec.task == "auto" else spec.task
+    captions = spec.captions or known.captions
+    return spec.model_copy(update={"columns": columns, "task": task, "captions": captions})
 
 
 def read_results(run: Path) -> Results:

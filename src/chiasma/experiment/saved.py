@@ -24,8 +24,10 @@ from chiasma.model.multimodal import ModelSpec, MultimodalModel
 from chiasma.store.checkpoint import load_newest, save_checkpoint
 from chiasma.train.devices import pick_device
 from chiasma.train.predicting import predict_logits
+from chiasma.train.retrieval import directions
 
 FORMAT = 1
+SIMILARITY = "similarity"
 LEARNT_FILE = "learnt.u64"
 LEARNT_DTYPE = "<u8"
 
@@ -76,8 +78,9 @@ class SavedModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the names of the outputs, in order."""
-        return self.signature.target.labels
+        """Return the names of the scores, in order."""
+        target = self.signature.target
+        return (SIMILARITY,) if target.task == "contrastive" else target.labels
 
     @property
     def target_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -180,7 +183,12 @@ class SavedModel:
         """Return how to read other data of the same kind: with the columns and task of those it was trained on."""
         known = DataSpec.from_dict(self.card.get("data", {}))
         return DataSpec(
-            source=source, columns=known.columns, task=known.task, tasks=known.tasks, max_pixels=known.max_pixels
+            source=source,
+            columns=known.columns,
+            task=known.task,
+            tasks=known.tasks,
+            max_pixels=known.max_pixels,
+            captions=known.captions,
         )
 
     def columns_for(self, chosen: Columns, present: Collection[str]) -> Columns:
@@ -198,7 +206,10 @@ class SavedModel:
         return self.scores(self.logits(samples))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Return what :meth:`predict_proba` makes of outputs ``[n C]``."""
+        """Return what :meth:`predict_proba` makes of outputs ``[n C]``; of pairs their cosine similarity ``[n 1]``."""
+        if self.signature.target.task == "contrastive":
+            image, text = directions(logits)
+            return (image * text).sum(1, keepdims=True)
         values = self.calibrator.probabilities(logits)
         if self.target_scale is None:
             return values
@@ -210,6 +221,8 @@ class SavedModel:
 
         Of several tasks a mapping with the prediction of each.
         """
+        if self.signature.target.task == "contrastive":
+            return [float(similarity) for similarity in self.scores(logits)[:, 0]]
         parts = parts_of(self.signature.target)
         decided, values = self.calibrator.decision_logits(logits), self.scores(logits)
         each = [_decisions(part.target, decided[:, part.outputs], values[:, part.outputs]) for part in parts]

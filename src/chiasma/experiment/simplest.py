@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from chiasma.core.rng import numpy_rng
 from chiasma.data.dataset import Dataset
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
@@ -10,10 +13,32 @@ from chiasma.experiment.report.wording import amount, metric_words
 from chiasma.experiment.results import Arm
 from chiasma.train.metrics import METRICS, measure
 
+DIRECTIONS = 32
+
 
 def simplest_floors(target: Target) -> tuple[ClassicalFloor, ...]:
     """Return the floors that say how hard a task is, which the figures of several tasks do not; none for one task."""
+    if target.task == "contrastive":
+        return (Chance(),)
     return (Majority(),) if target.tasks else ()
+
+
+class Chance(ClassicalFloor):
+    """Image and text have nothing to do with each other."""
+
+    name = "chance"
+
+    def __init__(self) -> None:
+        self.description = "random similarities"
+
+    def _fit(self, dataset: Dataset) -> None:
+        """Nothing is learned."""
+
+    def _logits(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Return random directions, equal for equal images and equal texts."""
+        labels = dataset.labels(rows).numpy()
+        drawn = [numpy_rng(0, "chance", side).standard_normal((labels.max() + 1, DIRECTIONS)) for side in (0, 1)]
+        return np.concatenate([drawn[side][labels[:, side]] for side in (0, 1)], axis=1)
 
 
 def simplest_arms(dataset: Dataset) -> tuple[Arm, ...]:

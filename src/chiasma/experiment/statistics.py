@@ -23,6 +23,7 @@ from chiasma.data.signature import Target
 from chiasma.experiment.results import Gain, Interval
 from chiasma.experiment.weighted_metrics import RANKED, GroupMetric, group_metric
 from chiasma.train.metrics import MEAN_SCORE, Scale, higher_is_better, metrics_of, plain_name
+from chiasma.train.retrieval import MEDIAN_RANKS, RETRIEVAL_METRICS
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -32,7 +33,12 @@ RANKED_WORK = 40_000_000
 FEWEST_RANKED = 200
 FEWEST_DIFFERING = 4
 FEWEST_FREEDOM = 2
-BOUNDED = frozenset({"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "auroc", "map", "ece", MEAN_SCORE})
+BOUNDED = frozenset(
+    {
+        *("accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "auroc", "map", "ece", MEAN_SCORE),
+        *(name for name in RETRIEVAL_METRICS if name not in MEDIAN_RANKS),
+    }
+)
 
 
 class UndefinedMetricError(DataError):

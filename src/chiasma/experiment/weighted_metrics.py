@@ -14,6 +14,7 @@ from chiasma.core.errors import ConfigError
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
 from chiasma.train.metrics import CALIBRATION_BINS, MEAN_SCORE, METRICS, Scale, mean_score
+from chiasma.train.retrieval import Ranks, depth_of, rank_answers, ways_of
 
 GroupMetric = Callable[[np.ndarray], np.ndarray]
 """Weights ``[R G]`` (draws of each group in each of R replicates) to the metric ``[R]``; NaN where undefined."""
@@ -51,6 +52,8 @@ def group_metric(
         return _classification(name, outputs, np.asarray(labels, dtype=np.int64), groups)
     if target.task == "multilabel":
         return _multilabel(name, outputs, np.asarray(labels) > 0.5, groups)
+    if target.task == "contrastive":
+        return _retrieval(name, outputs, np.asarray(labels), groups)
     mean, deviation = target_scale or (np.zeros(1), np.ones(1))
     values = np.asarray(labels, dtype=np.float64) * deviation + mean
     return _regression(name, outputs * deviation + mean, values, groups)
@@ -94,6 +97,35 @@ def _several(
     if name != MEAN_SCORE:
         return next(iter(found.values()))
     return lambda weights: mean_score(target, {each: metric(weights) for each, metric in found.items()})
+
+
+def _retrieval(name: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> GroupMetric:
+    """Return a metric of retrieval as a function of how often a query is drawn; the answers stay all of them."""
+    if name not in METRICS["contrastive"]:
+        raise ConfigError(f"metric: {name!r} is not a metric of contrastive.")
+    ranked, depth = rank_answers(logits, labels), depth_of(name)
+    if depth is None:
+        return _median(ranked[ways_of(name)[0]], groups)
+    ways = [
+        _sums([(r.shares * (r.ranks <= depth))[:, None], r.shares[:, None]], groups, _mean_ratio)
+        for r in (ranked[way] for way in ways_of(name))
+    ]
+    return lambda weights: np.mean([way(weights) for way in ways], axis=0)
+
+
+def _median(ranked: Ranks, groups: np.ndarray) -> GroupMetric:
+    order = np.argsort(ranked.ranks, kind="stable")
+
+    def metric(weights: np.ndarray) -> np.ndarray:
+        rows = max(1, CELLS // len(groups))
+        blocks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
+        return np.concatenate([block_metric(block) for block in blocks])
+
+    def block_metric(weights: np.ndarray) -> np.ndarray:
+        covered = np.cumsum((weights[:, groups] * ranked.shares)[:, order], axis=1)
+        return ranked.ranks[order][(covered >= covered[:, -1:] / 2 - 1e-9).argmax(1)]
+
+    return metric
 
 
 def _undefined(weights: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Heads: from the fused tokens to the output, one for each task."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -9,23 +8,10 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from chiasma.core.spec import Spec
 from chiasma.data.batch import Output, TokenBatch, Tokens
 from chiasma.data.signature import Target
-
-
-class Head(nn.Module, ABC):
-    """From fused tokens to the output."""
-
-    @abstractmethod
-    def forward(self, fused: Tokens, tokens: TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
-        """Return the output of each row.
-
-        Args:
-            fused: What the fusion returned.
-            tokens: What the encoders returned, for heads that align or generate.
-            targets: Token ids to predict, for heads that generate.
-        """
+from chiasma.model.contrastive import Contrastive
+from chiasma.model.head import Head, HeadSettings, perceptron
 
 
 class PerceptronHead(Head):
@@ -40,8 +26,7 @@ class PerceptronHead(Head):
 
     def __init__(self, dim: int, *, outputs: int, hidden: int | None, dropout: float) -> None:
         super().__init__()
-        hidden_layer = [] if hidden is None else [nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(nn.Dropout(dropout), *hidden_layer, nn.Linear(hidden or dim, outputs))
+        self.layers = perceptron(dim, outputs=outputs, hidden=hidden, dropout=dropout)
 
     def forward(self, fused: Tokens, tokens: TokenBatch, targets: Int[Tensor, "B L"] | None = None) -> Output:
         """Return the scores; ``tokens`` and ``targets`` are for other heads."""
@@ -71,27 +56,8 @@ class SeveralHeads(Head):
         return Output(torch.cat(scores, dim=1), log_variances=self.log_variances)
 
 
-class HeadSettings(Spec):
-    """What every head has.
-
-    Attributes:
-        kind: The task, which must be the target's.
-        hidden: Width of a hidden layer; None for a linear head.
-        dropout: Probability of zeroing a feature before each linear map.
-    """
-
-    kind: str
-    hidden: int | None = Field(default=None, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    def check(self, target: Target) -> None:
-        """Refuse a target of another task.
-
-        Raises:
-            ValueError: The task is not the one this head is for.
-        """
-        if self.kind != target.task:
-            raise ValueError(f"The head must be for the target's task {target.task!r}, but it is {self.kind!r}.")
+class PerceptronSettings(HeadSettings):
+    """What the heads of one task have that give one score a label."""
 
     def build(self, dim: int, target: Target) -> Head:
         """Return a head with one output for each label of the target.
@@ -103,19 +69,19 @@ class HeadSettings(Spec):
         return PerceptronHead(dim, outputs=target.outputs, hidden=self.hidden, dropout=self.dropout)
 
 
-class Classification(HeadSettings):
+class Classification(PerceptronSettings):
     """One class out of C: scores before the softmax."""
 
     kind: Literal["classification"] = "classification"
 
 
-class Multilabel(HeadSettings):
+class Multilabel(PerceptronSettings):
     """Any subset of C labels: scores before the sigmoid."""
 
     kind: Literal["multilabel"] = "multilabel"
 
 
-class Regression(HeadSettings):
+class Regression(PerceptronSettings):
     """C real numbers, in standardised units."""
 
     kind: Literal["regression"] = "regression"
@@ -145,4 +111,4 @@ class Multitask(HeadSettings):
         return SeveralHeads(heads, weighed=self.weighting == "uncertainty")
 
 
-HeadSpec = Annotated[Classification | Multilabel | Regression | Multitask, Field(discriminator="kind")]
+HeadSpec = Annotated[Classification | Multilabel | Regression | Multitask | Contrastive, Field(discriminator="kind")]

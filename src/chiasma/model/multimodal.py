@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec, suggestion
-from chiasma.data.batch import Batch, Output, TokenBatch, Tokens, cleared
+from chiasma.data.batch import Batch, Output, TokenBatch, Tokens, beside, cleared
 from chiasma.data.signature import Signature
 from chiasma.model.blocks import TransformerSpec
 from chiasma.model.encoders import EncoderSpec, resolve_encoder
@@ -31,7 +31,7 @@ class ModelSpec(Spec):
     Attributes:
         dim: Width D of all tokens between encoders, fusion and head; a fusion may take wider or narrower ones.
         encoders: By modality; a model may use only some of a dataset's modalities.
-        fusion: Joins image and text; None exactly when there is one encoder.
+        fusion: Joins image and text; None when there is one encoder, or where the head compares both.
         trunk: Members that change the fused tokens; None leaves them as they are.
         head: From the fused tokens to the output.
         gates: What the fused tokens and the trunk's output go through; a controller sets them while a model trains.
@@ -99,11 +99,23 @@ class ModelSpec(Spec):
             raise ValueError(
                 f"fusion must be null with one encoder, but encoders={names} and fusion={self.fusion.kind!r}"
             )
+        if self.head.kind == "contrastive":
+            self._check_sides(names)
+            return self
         if len(names) > 1 and self.fusion is None:
             raise ValueError(f"fusion must be given with more than one encoder, but encoders={names} and fusion=null")
         if self.fusion is not None and names != list(FUSED):
             raise ValueError(f"fusion joins exactly the encoders {list(FUSED)}, but encoders={names}")
         return self
+
+    def _check_sides(self, names: list[str]) -> None:
+        mixing = {"fusion": self.fusion, "trunk": self.trunk}
+        given = [name for name, part in mixing.items() if part is not None]
+        if names != list(FUSED) or given:
+            raise ValueError(
+                f"a contrastive head compares the encoders {list(FUSED)}, which nothing may mix before, but "
+                f"encoders={names} and {', '.join(given) or 'nothing'} mixes them: leave fusion and trunk out"
+            )
 
     @model_validator(mode="after")
     def _check_heads(self) -> "ModelSpec":
@@ -177,9 +189,9 @@ class MultimodalModel(nn.Module):
         return replace(self.answer(trunked.tokens, tokens, targets), penalty=trunked.penalty)
 
     def fuse(self, tokens: TokenBatch) -> Tokens:
-        """Return the joint tokens of all modalities, before the trunk."""
+        """Return the joint tokens of all modalities, before the trunk; side by side where there is no fusion."""
         if self.fusion is None:
-            (fused,) = (tokens.tokens[name] for name in self.encoders)
+            fused = beside([tokens.tokens[name] for name in self.encoders])
         else:
             fused = self.fusion(*(tokens.tokens[name] for name in FUSED))
         return at(self.gates, "fusion").apply(fused)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,6 +74,24 @@ class SeveralLosses(Loss):
                 each = loss(logits[known][:, part.outputs], truth) * share
                 total = total + (each if log_variances is None else torch.exp(-log_variances[place]) * each)
         return total if log_variances is None else total + log_variances.sum()
+
+
+class ContrastiveLoss(Loss):
+    """Symmetric InfoNCE of CLIP (Radford et al. 2021): each image finds its text among the batch's, and back.
+
+    The logits are directions ``[B 2P]`` whose products are scaled similarities, the labels say which image and which
+    text a row has. Unlike there, a pair that shares its image or its text with a row is not held against it: several
+    captions of one image would otherwise be each other's wrong answers.
+    """
+
+    def forward(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, "B 2"]) -> Float[Tensor, ""]:
+        image, text = logits.float().chunk(2, dim=1)
+        similar = image @ text.T
+        alike = (labels[:, None] == labels[None]).any(-1)
+        alike.fill_diagonal_(False)
+        similar = similar.masked_fill(alike, torch.finfo(similar.dtype).min)
+        own = torch.arange(len(labels), device=labels.device)
+        return (functional.cross_entropy(similar, own) + functional.cross_entropy(similar.T, own)) / 2
 
 
 class CrossEntropyLoss(Loss):
@@ -204,6 +222,8 @@ def build_loss(
     """
     if target.tasks:
         return _several(spec, target, class_counts=class_counts, examples=examples, labelled=labelled)
+    if target.task == "contrastive" and spec is None:
+        return ContrastiveLoss()
     chosen = _own_loss(target) if spec is None else spec
     if target.task not in TASKS[chosen.kind]:
         raise ConfigError(
@@ -223,6 +243,20 @@ def build_loss(
             return SquaredErrorLoss()
         case Huber():
             return HuberLoss(delta=chosen.delta)
+
+
+def check_whole_batches(target: Target, *, accumulation: int, ranks: int) -> None:
+    """Refuse to divide the batches of pairs, in which each row is the others' wrong answer.
+
+    Raises:
+        ConfigError: There are several micro-batches or several processes.
+    """
+    for name, count in (("train.accumulation", accumulation), ("torchrun", ranks)):
+        if target.task == "contrastive" and count > 1:
+            raise ConfigError(
+                f"{name}: pairs are compared within a whole batch, which cannot be divided into {count} parts; where "
+                "memory is short, train.recompute=true needs less of it."
+            )
 
 
 def _several(

@@ -8,13 +8,15 @@ from chiasma.core.errors import ConfigError
 from chiasma.core.spec import suggestion
 from chiasma.data.several import parts_of
 from chiasma.data.signature import Target
+from chiasma.train.retrieval import MEDIAN_RANKS, RETRIEVAL_METRICS, retrieval
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss", "auroc", "ece"),
     "multilabel": ("map", "f1_micro", "f1_macro", "log_loss"),
     "regression": ("r2", "mae", "rmse"),
+    "contrastive": RETRIEVAL_METRICS,
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", *MEDIAN_RANKS})
 CALIBRATION_BINS = 15
 MEAN_SCORE = "mean_score"
 """Of several tasks: the mean of each one's usual metric, all of which are 1 at best; R² counts as 0 at worst."""
@@ -23,7 +25,7 @@ Scale = tuple[np.ndarray, np.ndarray]
 
 
 def primary_metric(target: Target, chosen: str | None = None) -> str:
-    """Return the metric that decides: the user's choice, or accuracy, ``map``, ``r2`` or ``mean_score`` by task.
+    """Return the metric that decides: the user's choice, or the first of its task.
 
     Raises:
         ConfigError: ``chosen`` is not a metric of this task; the nearest name is suggested.
@@ -105,6 +107,8 @@ def measure(
         return _classification(outputs, np.asarray(labels, dtype=np.int64))
     if target.task == "multilabel":
         return _multilabel(outputs, np.asarray(labels) > 0.5)
+    if target.task == "contrastive":
+        return retrieval(outputs, np.asarray(labels))
     mean, deviation = target_scale or (np.zeros(1), np.ones(1))
     values = np.asarray(labels, dtype=np.float64)
     return _regression(outputs * deviation + mean, values * deviation + mean)

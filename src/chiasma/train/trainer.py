@@ -33,7 +33,7 @@ from chiasma.train.devices import Precision, check_precision, environment, pick_
 from chiasma.train.fit import Fit
 from chiasma.train.initial import kept_weights
 from chiasma.train.learner import Learner, Part, Progressed
-from chiasma.train.losses import build_loss
+from chiasma.train.losses import build_loss, check_whole_batches
 from chiasma.train.metrics import primary_metric
 from chiasma.train.optim import changeable, frozen
 from chiasma.train.order import DataOrder, Slice, evaluation_steps, micro_batches
@@ -121,6 +121,7 @@ class Trainer:
         self.progress = progress
         metric = primary_metric(self.data.signature.target, metric)
         loop = design.training.loop
+        check_whole_batches(self.data.signature.target, accumulation=loop.accumulation, ranks=ranks.size)
         self._steering = Steering(self.data, metric=metric, precision=precision, ranks=ranks)
         self._order = DataOrder(learnt_rows(self.data, loop), batch_size=loop.batch_size, seed=seed)
         self._order.check_shares(loop.accumulation, ranks=ranks.size)

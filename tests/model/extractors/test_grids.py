@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from chiasma.core.errors import ConfigError
+from chiasma.data.boxes import cells
 from chiasma.data.image import quiet_decoding
 from chiasma.model.encoders.extractor import Place
 from chiasma.model.encoders.extractors import CLIP, T5, DINOv2, ResNet
-from chiasma.model.encoders.extractors.boxes import cells
 from tests.published import SIDE, save_backbone
 
 PLACE = Place(device=torch.device("cpu"))

@@ -81,6 +81,6 @@ def merged_weights(backbone: Any) -> dict[str, Tensor]:
     found = {plain: weights[name] for name, plain in without_adapters(weights).items()}
     for path, module in backbone.named_modules():
         if isinstance(module, LoraLayer):
-            change: Any = module.get_delta_weight
-            found[f"{path}.weight"] = found[f"{path}.weight"] + change("default").detach()
+            adapter: Any = module
+            found[f"{path}.weight"] = found[f"{path}.weight"] + adapter.get_delta_weight("default").detach()
     return found

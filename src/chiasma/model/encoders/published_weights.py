@@ -142,7 +142,28 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
         ConfigError: A weight of the network is missing, or has another shape.
     """
     found, config = network_class(architecture, name)
-    with kept_torch_generator(), _quiet():
+    unused = fill_class(network, found, config, tensors, name=name, **without_pooler(found))
+    numbers = sum(value.numel() for value in network.parameters())
+    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", some(unused) if unused else "nothing")
+
+
+def fill_class(
+    network: nn.Module, found: Any, config: Any, tensors: dict[str, Tensor], *, name: str, **building: Any
+) -> list[str]:
+    """Do the same for a network of a class of transformers, and return the names of what was not needed.
+
+    Args:
+        network: Built from ``config``.
+        found: Its class.
+        config: Its configuration.
+        tensors: By the names that transformers gives them.
+        name: For messages.
+        building: What else the class was told.
+
+    Raises:
+        ConfigError: A weight of the network is missing, or has another shape.
+    """
+    with kept_torch_generator(), quiet_loading():
         filled, told = found.from_pretrained(
             None,
             config=config,
@@ -150,7 +171,7 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **without_pooler(found),
+            **building,
         )
     weights = filled.state_dict()
     missing = [key for key in sorted(told["missing_keys"]) if key in weights and weights[key].is_floating_point()]
@@ -162,13 +183,11 @@ def fill(network: nn.Module, architecture: Mapping[str, Any], tensors: dict[str,
         ]
         raise ConfigError(f"The weights of {name} have other shapes than its config.json says: {some(wrong)}.")
     network.load_state_dict(weights, strict=True)
-    unused = sorted(told["unexpected_keys"])
-    numbers = sum(value.numel() for value in network.parameters())
-    _log.info("%s: %s weights loaded; not needed: %s", name, f"{numbers:,}", some(unused) if unused else "nothing")
+    return sorted(told["unexpected_keys"])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers from drawing bars and tables: what matters of them becomes our own message."""
     from transformers.utils import logging as theirs
 

@@ -156,7 +156,7 @@ def torchvision_ops() -> Any:
     if importlib.util.find_spec("torchvision") is None:
         return None
     try:
-        from torchvision import ops
+        from torchvision import ops  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, OSError):
         # Its binaries belong to another build of torch.
         return None

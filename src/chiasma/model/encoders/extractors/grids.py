@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from chiasma.data.boxes import cells
 from chiasma.data.feature_store import Encoded
 from chiasma.data.published import Published, content_sha256
 from chiasma.data.published_images import read_image_processor
 from chiasma.model.encoders.backbone import FIRST
 from chiasma.model.encoders.extractor import Extractor, ExtractorSettings, Identity, Place, Reads
-from chiasma.model.encoders.extractors.boxes import cells
 from chiasma.model.encoders.extractors.frozen import Frozen, load_frozen
 
 

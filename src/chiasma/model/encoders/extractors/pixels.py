@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from chiasma.data.boxes import Window, cells
 from chiasma.data.feature_store import Encoded
 from chiasma.data.image import fitted
 from chiasma.model.encoders.extractor import Extractor, ExtractorSettings, Identity, Place, Reads
-from chiasma.model.encoders.extractors.boxes import Window, cells
 
 
 class PixelsExtractor(Extractor):
