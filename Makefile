@@ -7,13 +7,17 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PYTHON ?=
 ARGS ?=
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test coverage lint format bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/chiasma evolve --budget 3m
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Apart from the tests, which it makes slower by half; fails below [tool.coverage.report] fail_under.
+coverage: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

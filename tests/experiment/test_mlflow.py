@@ -108,6 +108,7 @@ def test_mlflow_sees_the_settings_the_data_and_the_result(shown):
     assert (run.data.params["samples.train"], run.data.params["device"]) == ("200", "cpu")
     assert run.data.metrics["parameters_in_all"] == run.data.metrics["parameters"] > 0
     assert run.data.metrics["select_accuracy"] == result.results.arms[0].select["accuracy"]
+    assert [each.step for each in run.outputs.model_outputs] == [result.results.budget["steps"]]
     assert (run.info.status, run.info.run_name) == ("FINISHED", result.run_path.name)
 
 

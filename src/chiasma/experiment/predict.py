@@ -108,9 +108,11 @@ def pair_of(saved: SavedModel) -> tuple[str, ...] | None:
 
 
 def _answers(saved: SavedModel, samples: Sequence[Sample]) -> list[Answer]:
-    if not samples:
-        return []
-    logits = saved.logits(samples)
+    return answered(saved, saved.logits(samples)) if samples else []
+
+
+def answered(saved: SavedModel, logits: np.ndarray) -> list[Answer]:
+    """Return what a model's outputs ``[n C]`` come to."""
     return [
         Answer(prediction=prediction, scores=dict(zip(saved.labels, map(float, row), strict=True)))
         for prediction, row in zip(saved.decide(logits), saved.scores(logits), strict=True)

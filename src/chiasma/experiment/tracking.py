@@ -131,6 +131,9 @@ def summarise(tracking: TrackedTraining, config: RunConfig, result: RunResult, *
     }
     if isinstance(model, MultimodalModel):
         values["parameters_in_all"] = sum(parameter.numel() for parameter in model.parameters())
+    judged = {check.name: check for check in results.checks if check.passed is not None}
+    values |= {f"check/{name}": float(bool(check.passed)) for name, check in judged.items()}
+    values["checks_failed"] = ", ".join(name for name, check in judged.items() if not check.passed) or "none"
     events = [{name: event.get(name) for name in _EVENT_COLUMNS} for event in results.growth.get("events", [])]
     files = {name: result.run_path / name for name in ("config.json", "results.json", "report.html")}
     if config.tracking.mlflow.model:

@@ -161,7 +161,8 @@ class MlflowTracker(Tracker):
         """Show the last figures, tables as JSON, the files, and the model so that MLflow loads it."""
         with quiet_mlflow():
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            self._metrics(numbers, step=int(values.get("steps", 0)))
+            step = int(values.get("steps", 0))
+            self._metrics(numbers, step=step)
             for name, value in values.items():
                 if isinstance(value, str):
                     self._client.set_tag(self.run, name, value[:_LONGEST_TAG])
@@ -169,7 +170,7 @@ class MlflowTracker(Tracker):
                 self._client.log_dict(self.run, {"rows": [dict(row) for row in rows]}, f"{name}.json")
             for name, path in files.items():
                 if name == MODEL:
-                    self._log_model(path)
+                    self._log_model(path, step=step)
                 else:
                     self._client.log_artifact(self.run, str(path))
 
@@ -222,10 +223,9 @@ class MlflowTracker(Tracker):
         for start in range(0, len(fresh), _BATCH):
             self._client.log_batch(self.run, params=fresh[start : start + _BATCH], synchronous=True)
         name, source, fingerprint = dataset
-        if fingerprint[:_LONGEST_DIGEST] not in [
-            each.dataset.digest for each in (run.inputs.dataset_inputs if run.inputs else ())
-        ]:
-            digest = fingerprint[:_LONGEST_DIGEST]
+        digest = fingerprint[:_LONGEST_DIGEST]
+        known = run.inputs.dataset_inputs if run.inputs else ()
+        if digest not in [each.dataset.digest for each in known]:
             shown = Dataset(name=name, digest=digest, source_type="local", source=source, schema=None, profile=None)
             self._client.log_inputs(self.run, [DatasetInput(shown, [InputTag("mlflow.data.context", "training")])])
 
@@ -236,9 +236,10 @@ class MlflowTracker(Tracker):
         metrics = [Metric(metric_name(name), float(value), now, step) for name, value in values.items()]
         self._client.log_batch(self.run, metrics=metrics, synchronous=True)
 
-    def _log_model(self, folder: Path) -> None:
+    def _log_model(self, folder: Path, *, step: int) -> None:
         """Log a saved model as a pyfunc that our own loader reads, so that nothing in it is ever unpickled."""
         import mlflow.pyfunc
+        from mlflow.entities import LoggedModelOutput
 
         with tempfile.TemporaryDirectory() as draft:
             whole = Path(draft) / MODEL
@@ -252,6 +253,7 @@ class MlflowTracker(Tracker):
             logged = self._client.create_logged_model(self._experiment, name=MODEL, source_run_id=self.run)
             self._client.log_model_artifacts(logged.model_id, str(whole))
             self._client.finalize_logged_model(logged.model_id, "READY")
+            self._client.log_outputs(self.run, [LoggedModelOutput(logged.model_id, step)])
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
