@@ -19,13 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("chiasma ")
 ]
-# Captions as labels become texts that are written with the head that generates; until then they are classes.
-LATER = "generation"
-CHECKS = [
-    words
-    for line in COMMANDS
-    if (words := shlex.split(line))[1:3] == ["data", "check"] and words[3] != "DATA" and LATER not in words
-]
+CHECKS = [words for line in COMMANDS if (words := shlex.split(line))[1:3] == ["data", "check"] and words[3] != "DATA"]
 
 
 @pytest.fixture(scope="module")

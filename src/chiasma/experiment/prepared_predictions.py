@@ -4,7 +4,8 @@ import numpy as np
 
 from chiasma.core.errors import DataError
 from chiasma.data.dataset import Dataset
-from chiasma.experiment.predict import PredictedRow, answered
+from chiasma.experiment.answers import PredictedRow
+from chiasma.experiment.predict import answered
 from chiasma.experiment.saved import SavedModel
 from chiasma.train.predicting import predict_logits
 

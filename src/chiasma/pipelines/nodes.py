@@ -17,7 +17,7 @@ from chiasma.experiment.evaluate_run import evaluate as run_evaluate
 from chiasma.experiment.evolve import evolve as run_evolve
 from chiasma.experiment.features import extract_features as run_extract
 from chiasma.experiment.fusion_search import search_fusion
-from chiasma.experiment.predict import write_predictions
+from chiasma.experiment.predicted_table import write_predictions
 from chiasma.experiment.prepared_predictions import predict_prepared
 from chiasma.experiment.published_figures import published_figures
 from chiasma.experiment.saved import SavedModel

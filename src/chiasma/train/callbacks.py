@@ -11,7 +11,9 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from chiasma.core.errors import ConfigError
 from chiasma.core.spec import Spec
+from chiasma.train.design import TrainingSpec
 from chiasma.train.ranks import Ranks
 from chiasma.train.regulation import Regulation
 
@@ -150,6 +152,16 @@ def by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
         names = ", ".join(callback.name for callback in callbacks)
         raise ValueError(f"Callbacks of one training must have different names, but got {names}.")
     return named
+
+
+def check_carried_out(training: TrainingSpec, callbacks: Mapping[str, Callback]) -> None:
+    """Raise ConfigError where no callback carries out what a design asks for while it trains."""
+    for what in ("growth", "controller"):
+        if getattr(training, what) is not None and what not in callbacks:
+            raise ConfigError(
+                f"The design has a section {what}, which a callback carries out: give the trainer "
+                "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
+            )
 
 
 def actions_told(callback: Callback, moment: Moment, ranks: Ranks) -> Sequence[Action]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from chiasma.core.errors import ConfigError
 from chiasma.core.rng import seed_torch
 from chiasma.core.spec import replace_at
 from chiasma.data.augment import augmented
@@ -26,6 +25,7 @@ from chiasma.train.callbacks import (
     Stop,
     actions_told,
     by_name,
+    check_carried_out,
     words_for_watchers,
 )
 from chiasma.train.design import Design, Plateau
@@ -108,12 +108,7 @@ class Trainer:
         self.compile = compile
         self.ranks = ranks
         self.callbacks = by_name(callbacks)
-        for what in ("growth", "controller"):
-            if getattr(design.training, what) is not None and what not in self.callbacks:
-                raise ConfigError(
-                    f"The design has a section {what}, which a callback carries out: give the trainer "
-                    "callbacks=chiasma.adapt.callbacks.callbacks_of(design, data, seed=seed)."
-                )
+        check_carried_out(design.training, self.callbacks)
         self._initial = kept_weights(start_from) if isinstance(start_from, Path) else dict(start_from or {})
         self.checkpoints = checkpoints
         self.checkpoint_every_seconds = checkpoint_every_seconds
