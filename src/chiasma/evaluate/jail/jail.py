@@ -40,6 +40,8 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "TOKENIZERS_PARALLELISM": "false",
+    # Some versions of pyarrow begin a thread as soon as they are imported.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "LC_ALL": "C.UTF-8",
